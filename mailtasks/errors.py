@@ -1,0 +1,129 @@
+"""Every error that mailtasks raises, as one tree.
+
+::
+
+    MailtasksError
+    ├── SettingsError            a setting is wrong; the sentence names it and where it came from
+    ├── MessageError             this message can't be mailed as it is; nothing was accepted
+    │   ├── AddressError         an address is none, or holds what would break the dialogue
+    │   ├── AttachmentError      an attachment isn't there or can't be read
+    │   └── MessageTooLarge      larger than the size limit
+    ├── IdempotencyConflict      the key was used before with other content
+    ├── UnknownMessage           no such id: never accepted, or past its retention
+    ├── IllegalMove              a state can't become that state
+    ├── StoreError               Redis didn't do what was asked
+    │   └── StoreUnavailable     Redis is away, hangs, or is loading
+    ├── RelayError               a connection to a relay could not be had or kept
+    │   ├── RelayUnavailable     no connection: DNS, refused, timed out, greeting, TLS, AUTH
+    │   └── PoolTimeout          every connection was lent for too long
+    └── DeliveryError            what a recipient's attempt ended with, for `autoretry_for`
+        ├── TemporaryFailure     try again later
+        └── PermanentFailure     refused for good
+
+A sentence says what was wrong, where, and what to do. Nothing is left half done behind an error;
+where that can't be known (a time-out), the error says so and carries what makes trying again safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MailtasksError(Exception):
+    """The root of the tree: `except MailtasksError` catches whatever this package raises itself."""
+
+
+class SettingsError(MailtasksError, ValueError):
+    """A setting is wrong. One line that names the setting, its source and what it should be."""
+
+
+class MessageError(MailtasksError, ValueError):
+    """A message can't be mailed as it is. Raised before anything is accepted."""
+
+
+class AddressError(MessageError):
+    """An address is none, or holds a character that would break headers or the SMTP dialogue."""
+
+
+class AttachmentError(MessageError):
+    """An attachment isn't there or can't be read."""
+
+
+class MessageTooLarge(MessageError):
+    """The message is larger than `size_limit` allows."""
+
+
+class IdempotencyConflict(MailtasksError):
+    """The idempotency key was used before, for other content.
+
+    Attributes:
+        id: the message that holds the key.
+    """
+
+    def __init__(self, key: str, id: str) -> None:
+        self.key = key
+        self.id = id
+        super().__init__(
+            f"idempotency key {key!r} was used before with other content, by message {id}; "
+            "use another key for another mail"
+        )
+
+
+class UnknownMessage(MailtasksError, LookupError):
+    """No such id: never accepted, or finished so long ago that its retention has ended."""
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        super().__init__(
+            f"no message {id!r} is known: it was never accepted, or its retention has ended; "
+            "check the id, or `mailtasks find ADDRESS`"
+        )
+
+
+class IllegalMove(MailtasksError):
+    """A state was asked to become one that the table in `mailtasks.state` doesn't allow."""
+
+
+class StoreError(MailtasksError):
+    """Redis answered, but not with what was asked for."""
+
+
+class StoreUnavailable(StoreError, ConnectionError):
+    """Redis is away, hangs or is still loading.
+
+    Attributes:
+        ids: the messages whose acceptance is not known, because the connection broke or timed
+            out after the request was written. Trying again *with the same message objects or
+            idempotency keys* is safe; `status(id)` tells whether Redis took one.
+    """
+
+    def __init__(self, message: str, ids: Sequence[str] = ()) -> None:
+        self.ids = tuple(ids)
+        super().__init__(message)
+
+
+class RelayError(MailtasksError):
+    """A connection to a relay could not be had or kept."""
+
+
+class RelayUnavailable(RelayError):
+    """No usable connection: the name, the port, the greeting, TLS or the login failed.
+
+    Which of them is told by the `failure` that the SMTP layer attaches (`mailtasks.reply.Outcome`).
+    """
+
+
+class PoolTimeout(RelayError):
+    """Every connection to the relay was lent for longer than the caller was ready to wait."""
+
+
+class DeliveryError(MailtasksError):
+    """What an attempt for one recipient ended with; `autoretry_for` in `task_annotations` names these."""
+
+
+class TemporaryFailure(DeliveryError):
+    """The relay asked to try again later, or could not be reached."""
+
+
+class PermanentFailure(DeliveryError):
+    """The relay refused the recipient or the message for good."""
