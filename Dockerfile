@@ -1,0 +1,16 @@
+# One image for everything: `mailtasks worker`, `mailtasks flower`, `mailtasks send …`.
+FROM python:3.13-slim
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY mailtasks mailtasks
+# hatchling builds the wheel; constraints.txt holds the versions that the tests ran with.
+RUN pip install --no-cache-dir --constraint constraints.txt ".[cli,flower]"
+
+# Nothing is written outside Redis, so nothing needs root.
+RUN useradd --system --create-home mailtasks
+USER mailtasks
+WORKDIR /home/mailtasks
+
+ENTRYPOINT ["mailtasks"]
+CMD ["worker"]

@@ -1,0 +1,181 @@
+"""One mail address as a user writes it, with or without a display name.
+
+`parse` is the door: what it lets through may stand in a header and in an SMTP command. The rules:
+
+1. No control character passes, so that no address can end a header line or an SMTP command.
+2. An `Address` holds what goes over the wire: domain names in lower case and as A-labels
+   (RFC 5890). `Address.unicode` is the form for people.
+3. Syntax only: no DNS, and special-use domains (`test`, `localhost`) are the user's business.
+
+Plain ASCII addresses take a fast path of one regular expression; a property test holds it to what
+the email-validator library, which checks all others, would say.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from typing import Final
+
+import email_validator
+import idna
+
+from mailtasks.errors import AddressError
+
+MAX_OCTETS: Final = 254
+"""RFC 5321 4.5.3.1.3 allows a path of 256 octets; two of them are the angle brackets."""
+
+_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 3.2.3
+# RFC 1123 2.1. A label with "--" in third place may be an A-label (RFC 5890): the library's.
+_LABEL: Final = r"(?!..--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_PLAIN: Final = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*)")
+_NAMED: Final = re.compile(r'("(?:[^"\\]|\\.)*" *|[^"<>,;@]*)<(.*)>')
+_UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls; surrogates aren't text
+_NEEDS_QUOTES: Final = re.compile(r'[()<>\[\]:;@\\,."]|  |=\?')  # RFC 5322 3.2.3 specials; RFC 2047 5
+_RESERVED: Final = frozenset(email_validator.SPECIAL_USE_DOMAIN_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address that `parse` has checked.
+
+    Attributes:
+        display_name: the name as text, without quotes; "" if there is none.
+        address: `local@domain` as it goes over the wire, at most 254 octets.
+    """
+
+    display_name: str
+    address: str
+
+    @property
+    def local_part(self) -> str:
+        """What stands before the last `@`, quotes included."""
+        return self.address.rpartition("@")[0]
+
+    @property
+    def domain(self) -> str:
+        """The domain in lower case and ASCII (A-labels), or an address literal in brackets."""
+        return self.address.rpartition("@")[2]
+
+    @property
+    def ascii_ok(self) -> bool:
+        """Whether any relay takes it; otherwise the relay must offer SMTPUTF8 (RFC 6531)."""
+        return self.address.isascii()
+
+    @property
+    def unicode(self) -> str:
+        """The address for people: an international domain in its own script."""
+        if "xn--" not in self.domain:
+            return self.address
+        return f"{self.local_part}@{idna.decode(self.domain)}"
+
+    def __str__(self) -> str:
+        """The address with its name, as `parse` reads it."""
+        if not self.display_name:
+            return self.address
+        return f"{quoted(self.display_name)} <{self.address}>"
+
+
+def parse(text: str) -> Address:
+    """Read `ann@example.com`, `Ann <ann@example.com>` or `"Doe, Ann" <ann@example.com>`.
+
+    Raises:
+        AddressError: with a sentence that shows the text, if it is no address.
+    """
+    plain = _plain(text) if isinstance(text, str) else None
+    return Address("", plain) if plain else _parse_any(text)
+
+
+def quoted(name: str) -> str:
+    """A display name, in double quotes if it holds what has a meaning of its own (RFC 5322 3.2.4)."""
+    return f'"{escaped(name)}"' if _NEEDS_QUOTES.search(name) else name
+
+
+def escaped(text: str) -> str:
+    """Text as it stands between the double quotes of a quoted string (RFC 5322 3.2.4)."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def excerpt(text: object) -> str:
+    """The text as an error may show it: one line, escaped, cut at 60 characters."""
+    if not isinstance(text, str):
+        return f"{str(text)[:60]!r} ({type(text).__name__})"
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _plain(text: str) -> str | None:
+    """The wire form of an ASCII dot-atom at an ASCII host; None for whatever else it may be."""
+    match = _PLAIN.fullmatch(text)
+    return f"{match[1]}@{match[2].lower()}" if match and len(text) <= MAX_OCTETS else None
+
+
+def _parse_any(text: str) -> Address:
+    if not isinstance(text, str):
+        raise AddressError(f"{excerpt(text)} is no mail address: give a string such as 'ann@example.com'")
+    _check_safe(text, text)
+    name, bare = _split(text.strip())
+    _check_safe(name, text)
+    return Address(name, _plain(bare) or _checked(bare, text))
+
+
+def _check_safe(part: str, text: str) -> None:
+    unsafe = _UNSAFE.search(part)
+    if unsafe:
+        raise AddressError(
+            f"the address {excerpt(text)} holds {unsafe[0]!r}: line breaks, control characters and "
+            "surrogates can't be mailed; remove them"
+        )
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Display name and bare address."""
+    if not text.endswith(">"):
+        return "", text
+    named = _NAMED.fullmatch(text)
+    if not named:
+        raise AddressError(
+            f"{excerpt(text)} is no mail address: put the display name in double quotes, "
+            "and give several addresses as a list"
+        )
+    return _name(named[1].strip()), named[2]
+
+
+def _name(written: str) -> str:
+    """The display name's text: unquoted, or decoded if `email.utils.formataddr` has encoded it."""
+    if written.startswith('"'):
+        return re.sub(r"\\(.)", r"\1", written[1:-1]).strip()
+    if "=?" not in written:
+        return written
+    try:
+        return str(make_header(decode_header(written))).strip()
+    except (HeaderParseError, LookupError, ValueError):
+        return written
+
+
+def _checked(bare: str, text: str) -> str:
+    """The wire form of an address that may be quoted, international or a literal."""
+    # The library refuses special-use domains and has no switch for it but a global one.
+    stand_in = ".com" if bare.rpartition(".")[2].rpartition("@")[2].lower() in _RESERVED else ""
+    try:
+        valid = email_validator.validate_email(
+            bare + stand_in,
+            allow_smtputf8=True,
+            allow_empty_local=False,
+            allow_quoted_local=True,
+            allow_domain_literal=True,
+            allow_display_name=False,
+            strict=False,
+            globally_deliverable=False,
+            check_deliverability=False,
+            test_environment=False,
+        )
+    except email_validator.EmailSyntaxError as error:
+        raise AddressError(_refusal(text, str(error))) from None
+    return f"{valid.local_part}@{valid.ascii_domain.removesuffix(stand_in)}"
+
+
+def _refusal(text: str, reason: str) -> str:
+    hint = "; give several addresses as a list" if re.search("[,;]", text) else ""
+    return f"{excerpt(text)} is no mail address: {reason.rstrip('.')}{hint}"

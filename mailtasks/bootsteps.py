@@ -1,0 +1,129 @@
+"""What a worker runs beside its tasks: the pump, and the opening and closing of what tasks share."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import Any, Final
+
+from celery import Celery, bootsteps
+
+from mailtasks.errors import SettingsError, StoreError
+from mailtasks.installation import Installation, installation_of
+from mailtasks.message import PRIORITIES, Priority
+from mailtasks.store.ledger import LOOK_AT_MOST
+
+log = logging.getLogger(__name__)
+
+BUSY: Final = 100
+"""Hints in a queue, above which one may merely be waiting there and isn't published again."""
+
+GATE_INTERVAL: Final = 0.25  # seconds between looks at the rate's gate, so that a second's tokens come evenly
+
+
+def install(app: Celery) -> None:
+    """Add the steps to the workers of `app`."""
+    app.steps["worker"].add(Shared)
+    app.steps["worker"].add(Pump)
+
+
+class Shared(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    """What the threads share: closed when the last of them has ended, since the pool is stopped before."""
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        try:
+            installation_of(parent.app).settings  # noqa: B018  (a wrong setting stops the start)
+        except SettingsError as error:
+            sys.exit(f"mailtasks: {error}")
+        super().__init__(parent, **options)
+
+    def start(self, parent: Any) -> None:
+        """Tell the installation who and how many we are."""
+        installation = installation_of(parent.app)
+        installation.owner = parent.hostname
+        installation.threads = max(1, int(parent.concurrency or 1))
+
+    def stop(self, parent: Any) -> None:
+        """QUIT, and no more renewing."""
+        installation_of(parent.app).close()
+
+    terminate = stop
+
+
+class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    """Looks for what is due and hints it: retries, sends planned for now, lost hints, dead workers' claims."""
+
+    requires = {"celery.worker.components:Pool"}  # noqa: RUF012  (Celery's own way to say it)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        super().__init__(parent, **options)
+
+    def start(self, parent: Any) -> None:
+        """Start the pump's thread."""
+        pump = _Pumping(installation_of(parent.app), self._stopped)
+        self._thread = threading.Thread(target=pump.run, name="mailtasks-pump", daemon=True)
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:
+        """The worker is shutting down: begin no more dots, look no more."""
+        installation_of(parent.app).begin_stopping()
+        self._stopped.set()
+        if self._thread:
+            self._thread.join()
+
+    terminate = stop
+
+
+class _Pumping:
+    """The pump's loop."""
+
+    def __init__(self, installation: Installation, stopped: threading.Event) -> None:
+        self._publisher = installation.publisher
+        self._ledger = installation.mailer.ledger
+        self._limiter = installation.limiter
+        self._interval = installation.settings.pump_interval
+        self._stopped = stopped
+        self._away = False
+
+    def run(self) -> None:
+        while not self._stopped.wait(self._pause()):
+            try:
+                self._open_rate_gates()
+                self._look()
+                self._away = False
+            except StoreError as error:
+                self._say_away(error)
+            except Exception:  # a thread that dies takes recovery with it; whatever it is, it is logged
+                log.exception("the pump stumbled, and goes on")
+
+    def _pause(self) -> float:
+        limited = self._limiter.available() is not None
+        return min(self._interval, GATE_INTERVAL) if limited else self._interval
+
+    def _look(self) -> None:
+        while True:
+            due = self._ledger.due()
+            busy = {priority: self._is_busy(priority) for priority in PRIORITIES} if due else {}
+            hints = self._ledger.look(due, busy)
+            if hints:
+                self._publisher.hint((hint.batch, hint.priority) for hint in hints)
+            if len(due) < LOOK_AT_MOST or any(busy.values()) or self._stopped.is_set():
+                return
+
+    def _is_busy(self, priority: Priority) -> bool:
+        return self._publisher.waiting(priority) > BUSY
+
+    def _open_rate_gates(self) -> None:
+        """As many batches as there are messages allowed now, the most urgent first."""
+        allowed = self._limiter.available()
+        for priority in PRIORITIES if allowed else ():
+            if allowed:
+                allowed -= self._ledger.open("rate", priority, allowed)
+
+    def _say_away(self, error: Exception) -> None:
+        if not self._away:
+            log.warning("the pump can't look: %s", error)
+        self._away = True

@@ -1,0 +1,107 @@
+"""The Celery app: `celery -A mailtasks worker -P threads`, and `install(app)` for one that you have.
+
+Our own app is made on first use: our defaults, then `celeryconfig.py`, if one can be imported.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from importlib.util import find_spec
+from logging import Logger
+from pathlib import Path
+from typing import Any, Final
+
+from celery import Celery
+from celery.signals import after_setup_logger
+
+from mailtasks import bootsteps, tasks, transport, worker
+from mailtasks.errors import SettingsError
+from mailtasks.installation import Installation, installation_of
+from mailtasks.logs import JsonFormatter
+from mailtasks.publish import configuration, queues
+from mailtasks.settings import Settings
+
+_lock = threading.RLock()
+_own: Celery | None = None
+_installed: Celery | None = None
+
+_WORKER_DEFAULTS: Final = {
+    "worker_send_task_events": True,  # for Flower
+    "worker_prefetch_multiplier": 1,  # an urgent hint waits behind as few others as possible
+}
+
+
+def install(app: Celery, settings: Settings | None = None) -> Celery:
+    """Make `app` one that sends mail: queues, tasks, the pump, and a transport that outlives a Redis restart.
+
+    Its other tasks, queues and settings stay as they are. Call it where the app is made; its workers run
+    with `-P threads` from then on. Neither settings nor the app's configuration are read before they are
+    needed, so this may stand in a module that Django imports while it reads its own settings.
+
+    Args:
+        settings: by default what environment and file say, with the app's broker.
+
+    Returns:
+        The same app.
+    """
+    global _installed
+    app.mailtasks = Installation(app, settings)
+    transport.install(app)
+    worker.install(app)
+    bootsteps.install(app)
+    tasks.register(app)
+    app.on_after_finalize.connect(_add_queues, weak=False)
+    _installed = app
+    return app
+
+
+def _add_queues(sender: Celery, **_: Any) -> None:
+    """Our queues beside the app's own: a worker without `-Q` takes from all."""
+    for queue in queues(installation_of(sender).settings.namespace):
+        sender.amqp.queues.add(queue)
+
+
+def own_app() -> Celery:
+    """The app behind `celery -A mailtasks`, made now if it wasn't yet.
+
+    Raises:
+        SettingsError: a setting is wrong. Under the `celery` command that ends the process with one line.
+    """
+    global _own
+    with _lock:
+        if _own is None:
+            _own = _make()
+        return _own
+
+
+def current_app() -> Celery:
+    """The app that was installed last, else our own."""
+    return _installed or own_app()
+
+
+def _make() -> Celery:
+    try:
+        settings = Settings.load()
+    except SettingsError as error:
+        if Path(sys.argv[0]).name == "celery":
+            sys.exit(f"mailtasks: {error}")  # Celery would show a traceback
+        raise
+    app = Celery("mailtasks", set_as_current=False)
+    if find_spec("celeryconfig"):
+        app.config_from_object("celeryconfig")
+    app.add_defaults(configuration(settings) | _WORKER_DEFAULTS)
+    return install(app, settings)
+
+
+@after_setup_logger.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types
+def _write_json(logger: Logger, **_: Any) -> None:
+    if _installed is not None and installation_of(_installed).settings.log_format == "json":
+        for handler in logger.handlers:
+            handler.setFormatter(JsonFormatter())
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return own_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

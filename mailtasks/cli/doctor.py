@@ -1,0 +1,383 @@
+"""What `mailtasks check` looks at, and how it judges what it sees.
+
+The rules:
+
+1. Looking and judging are apart: `Facts` is all that is asked of a Redis, and each judge is a function
+   of it. The same for a relay and its `Reception`.
+2. `fail` means that mail isn't accepted or sent, or can be lost as things stand; `warn`, that it works
+   and could be better. Each of both says what to do.
+3. Nothing is changed and no mail is sent.
+"""
+
+from __future__ import annotations
+
+import platform
+import smtplib
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata
+from statistics import median
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from mailtasks import address
+from mailtasks.errors import AddressError, RelayUnavailable
+from mailtasks.relay import Relay, is_loopback, mask_url
+from mailtasks.reply import Stage
+from mailtasks.settings import Settings, redis_py_url
+from mailtasks.smtp.session import ConnectFailed, Session, Timeouts
+from mailtasks.smtp.transport import tls_context
+from mailtasks.store.connection import connect
+
+OLDEST_REDIS: Final = (6, 2)
+SLOW_REDIS: Final = 10.0  # ms; a mail needs a few round trips
+MEMORY_CEILING: Final = 0.85  # of maxmemory; above it, nothing more is accepted
+MEMORY_WARNING: Final = 0.70
+CERTIFICATE_DAYS: Final = 14
+PINGS: Final = 5
+
+
+class Level(StrEnum):
+    """How serious a finding is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    level: Level
+    found: str
+    advice: str = ""  # what to do; "" if all is well
+
+
+def examine(settings: Settings, *, timeout: float) -> Iterator[Finding]:
+    """Look at everything; each step of a dialogue may take `timeout` seconds."""
+    yield from versions()
+    yield from redis_findings(settings)
+    yield from relay_findings(settings.relay, settings.hello_name, timeout)
+    yield judge_sender(settings.default_from)
+
+
+# --- Versions ---------------------------------------------------------------------------------------
+
+PACKAGES: Final = {
+    "celery": "5.7.",
+    "kombu": "5.7.",
+    "redis": "",
+    "hiredis": "",
+}
+"""What we stand on, and what its version must begin with."""
+
+
+def versions() -> Iterator[Finding]:
+    """Python and the packages that matter."""
+    yield Finding("python", Level.OK, platform.python_version())
+    for package, beginning in PACKAGES.items():
+        yield judge_version(package, beginning, _installed(package))
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def judge_version(package: str, beginning: str, version: str | None) -> Finding:
+    """Whether a package is there, in a version that we were tested with."""
+    advice = "install mailtasks into this environment again, with pip"
+    if version is None:
+        return Finding(package, Level.FAIL, "not installed", advice)
+    if not version.startswith(beginning):
+        return Finding(package, Level.FAIL, f"{version}, not {beginning}x", advice)
+    return Finding(package, Level.OK, version)
+
+
+# --- Redis ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is asked of a Redis."""
+
+    version: str
+    latency: float  # ms, the median of a few PINGs
+    aof: bool
+    aof_written: bool  # the last write of the append-only file succeeded
+    fsync: str | None  # None: the server doesn't say (CONFIG is often refused where it is rented)
+    eviction: str  # maxmemory-policy
+    used: int  # bytes
+    ceiling: int  # bytes; 0: none
+
+
+def redis_findings(settings: Settings) -> Iterator[Finding]:
+    """The store, and the broker if that is another one."""
+    broker = redis_py_url(settings.broker_url)
+    if broker != settings.store_url:
+        yield from _one_redis(
+            "broker", broker, settings, (judge_redis_version, judge_latency, judge_eviction)
+        )
+    yield from _one_redis("store", settings.store_url, settings, STORE_JUDGES)
+
+
+def _one_redis(name: str, url: str, settings: Settings, judges: tuple[Judge, ...]) -> Iterator[Finding]:
+    try:
+        facts = _ask(url, settings)
+    except RedisError as error:
+        found = f"{mask_url(url)} can't be used: {error}"
+        yield Finding(name, Level.FAIL, found, f"start it, or set {name}_url to where it is")
+        return
+    yield Finding(name, Level.OK, f"{mask_url(url)} answers")
+    for judge in judges:
+        subject, level, found, advice = judge(facts)
+        yield Finding(f"{name}: {subject}", level, found, advice)
+
+
+def _ask(url: str, settings: Settings) -> Facts:
+    client = connect(url, timeout=settings.redis_timeout, connect_timeout=settings.redis_connect_timeout)
+    with closing(client):
+        info: Any = client.info()
+        return Facts(
+            version=info["redis_version"],
+            latency=median(_milliseconds(client.ping) for _ in range(PINGS)),
+            aof=bool(info["aof_enabled"]),
+            aof_written=info.get("aof_last_write_status", "ok") == "ok",
+            fsync=_configured(client, "appendfsync"),
+            eviction=info["maxmemory_policy"],
+            used=info["used_memory"],
+            ceiling=info["maxmemory"],
+        )
+
+
+def _configured(client: Any, option: str) -> str | None:
+    with suppress(RedisError):
+        for value in client.config_get(option).values():
+            return value.decode() if isinstance(value, bytes) else str(value)
+    return None
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return (time.perf_counter() - begin) * 1000
+
+
+Verdict = tuple[str, Level, str, str]
+Judge = Callable[[Facts], Verdict]
+
+
+def judge_redis_version(facts: Facts) -> Verdict:
+    """Our scripts need what Redis 6.2 brought."""
+    new_enough = tuple(map(int, facts.version.split(".")[:2])) >= OLDEST_REDIS
+    if new_enough:
+        return "version", Level.OK, facts.version, ""
+    return "version", Level.FAIL, facts.version, "use Redis 6.2 or later"
+
+
+def judge_latency(facts: Facts) -> Verdict:
+    """How long a round trip takes."""
+    found = f"{facts.latency:.2f} ms a round trip"
+    if facts.latency <= SLOW_REDIS:
+        return "latency", Level.OK, found, ""
+    return (
+        "latency",
+        Level.WARN,
+        found,
+        "run workers and Redis in one network: each mail is a few round trips",
+    )
+
+
+def judge_persistence(facts: Facts) -> Verdict:
+    """What a crash would cost."""
+    if not facts.aof:
+        advice = "set appendonly yes: as it is, a restart of Redis forgets accepted mail"
+        return "persistence", Level.FAIL, "no append-only file", advice
+    if not facts.aof_written:
+        return (
+            "persistence",
+            Level.FAIL,
+            "the append-only file can't be written",
+            "look at Redis's disk and log",
+        )
+    return ("persistence", *FSYNC[facts.fsync])
+
+
+FSYNC: Final[dict[str | None, tuple[Level, str, str]]] = {
+    "always": (Level.OK, "append-only file, synced at each write: a crash loses nothing", ""),
+    "everysec": (
+        Level.WARN,
+        "append-only file, synced every second: a crash of the machine may lose the last second or two",
+        "set appendfsync always if no accepted mail may be lost",
+    ),
+    "no": (
+        Level.WARN,
+        "append-only file, never synced: a crash of the machine may lose the last half minute",
+        "set appendfsync everysec, or always if no accepted mail may be lost",
+    ),
+    None: (
+        Level.WARN,
+        "append-only file; how often it is synced isn't told",
+        "ask whoever runs this Redis for its appendfsync",
+    ),
+}
+"""What each `appendfsync` means."""
+
+
+def judge_eviction(facts: Facts) -> Verdict:
+    """Whether Redis may throw keys away: each is a mail."""
+    if facts.eviction == "noeviction":
+        return "eviction", Level.OK, facts.eviction, ""
+    level = Level.FAIL if facts.ceiling else Level.WARN
+    advice = "set maxmemory-policy noeviction: a key that is evicted is a lost mail"
+    return "eviction", level, facts.eviction, advice
+
+
+def judge_memory(facts: Facts) -> Verdict:
+    """How much room is left."""
+    if not facts.ceiling:
+        found = f"{_mib(facts.used)} used, no limit"
+        return "memory", Level.OK, found, ""
+    share = facts.used / facts.ceiling
+    found = f"{_mib(facts.used)} of {_mib(facts.ceiling)} used ({share:.0%})"
+    if share >= MEMORY_CEILING:
+        return "memory", Level.FAIL, found, "give Redis more maxmemory: above 85 % no mail is accepted"
+    if share >= MEMORY_WARNING:
+        return "memory", Level.WARN, found, "give Redis more maxmemory soon: above 85 % no mail is accepted"
+    return "memory", Level.OK, found, ""
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+STORE_JUDGES: Final = (
+    judge_redis_version,
+    judge_latency,
+    judge_persistence,
+    judge_eviction,
+    judge_memory,
+)
+
+# --- The relay --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """What a relay shows to anybody who says EHLO."""
+
+    extensions: frozenset[str]  # in lower case
+    certificate_ends: float | None  # seconds since the epoch; None: no TLS
+
+
+ADVICE: Final = {
+    Stage.CONNECT: "check host and port of the relay, its DNS name, and the firewalls in between",
+    Stage.GREETING: "ask the relay's operator whether this machine may send mail through it",
+    Stage.EHLO: "set hello_name to a name that DNS knows for this machine",
+    Stage.TLS: "use the host name that the certificate is for; for an authority of your own, add ?ca=FILE",
+    Stage.AUTH: "check user and password in the relay's URL, percent-encoded where needed",
+}
+"""What to do where a connection ended."""
+
+
+def relay_findings(relay: Relay, hello_name: str | None, timeout: float) -> Iterator[Finding]:
+    """Connect as a worker would, then look at what the relay offers."""
+    begin = time.perf_counter()
+    try:
+        Session.connect(relay, hello_name=hello_name, timeouts=_timeouts(timeout)).close()
+    except RelayUnavailable as error:
+        yield _unavailable(relay, error)
+        return
+    took = (time.perf_counter() - begin) * 1000
+    who = f", logged in as {relay.username}" if relay.username else ", without a login"
+    yield Finding("relay", Level.OK, f"{relay.name} ready in {took:.0f} ms{who}")
+    yield judge_secrecy(relay)
+    with suppress(OSError, smtplib.SMTPException):
+        yield from _reception_findings(_receive(relay, timeout))
+
+
+def _timeouts(seconds: float) -> Timeouts:
+    return Timeouts(connect=seconds, greeting=seconds, ehlo=seconds, tls=seconds, auth=seconds)
+
+
+def _unavailable(relay: Relay, error: RelayUnavailable) -> Finding:
+    stage = error.failure.stage if isinstance(error, ConnectFailed) else Stage.CONNECT
+    return Finding("relay", Level.FAIL, str(error), ADVICE[stage])
+
+
+def judge_secrecy(relay: Relay) -> Finding:
+    """Whether anybody in between can read along."""
+    if relay.tls != "none":
+        return Finding("relay: TLS", Level.OK, "encrypted, certificate verified")
+    if is_loopback(relay.host):
+        return Finding("relay: TLS", Level.OK, "none, and none needed on loopback")
+    what = "mail and password are" if relay.username else "mail is"
+    return Finding(
+        "relay: TLS", Level.WARN, f"none: {what} sent in plain text", "leave out tls=none if it can do TLS"
+    )
+
+
+def _reception_findings(reception: Reception) -> Iterator[Finding]:
+    if reception.certificate_ends is not None:
+        yield judge_certificate(reception.certificate_ends, time.time())
+    yield judge_pipelining(reception.extensions)
+
+
+def judge_certificate(ends: float, now: float) -> Finding:
+    """How long the certificate is still good for."""
+    days = int((ends - now) // 86400)
+    found = f"good for {days} more days"
+    if days >= CERTIFICATE_DAYS:
+        return Finding("relay: certificate", Level.OK, found)
+    return Finding("relay: certificate", Level.WARN, found, "have it renewed: workers refuse an expired one")
+
+
+def judge_pipelining(extensions: frozenset[str]) -> Finding:
+    """PIPELINING makes one round trip of the four or five that a message takes without it."""
+    if "pipelining" in extensions:
+        return Finding("relay: pipelining", Level.OK, "offered")
+    advice = "nothing is wrong, but a relay with PIPELINING (RFC 2920) takes mail several times as fast"
+    return Finding("relay: pipelining", Level.WARN, "not offered", advice)
+
+
+def _receive(relay: Relay, timeout: float) -> Reception:
+    """Look on with the standard library's client: a second opinion, and it shows the certificate."""
+    with _client(relay, timeout) as client:
+        if relay.tls == "required":
+            client.starttls(context=tls_context(relay.ca))
+        client.ehlo()
+        return Reception(frozenset(client.esmtp_features), _ends(client.sock))
+
+
+def _client(relay: Relay, timeout: float) -> smtplib.SMTP:
+    if relay.tls == "implicit":
+        return smtplib.SMTP_SSL(relay.host, relay.port, timeout=timeout, context=tls_context(relay.ca))
+    return smtplib.SMTP(relay.host, relay.port, timeout=timeout)
+
+
+def _ends(connected: object) -> float | None:
+    certificate = connected.getpeercert() if isinstance(connected, ssl.SSLSocket) else None
+    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"]))) if certificate else None
+
+
+# --- The sender -------------------------------------------------------------------------------------
+
+
+def judge_sender(default_from: str | None) -> Finding:
+    """Whether a message that names no sender has one."""
+    if default_from is None:
+        advice = "set default_from, or name a sender in each message"
+        return Finding("default_from", Level.WARN, "not set", advice)
+    try:
+        return Finding("default_from", Level.OK, str(address.parse(default_from)))
+    except AddressError as error:
+        return Finding("default_from", Level.FAIL, str(error), "set default_from to an address")

@@ -1,0 +1,105 @@
+"""The commands for whoever operates it: stats, queue, pause, resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from mailtasks.cli.context import Context, as_json, pass_context
+from mailtasks.cli.output import print_json, print_line, print_pairs, print_table
+
+if TYPE_CHECKING:
+    from mailtasks.status import Stats
+
+
+@click.command()
+@as_json
+@pass_context
+def stats(context: Context, as_json: bool) -> None:
+    """Show how many recipients are in which state, how fast mail is sent, and how long it takes."""
+    with context.mailer() as mailer:
+        figures = mailer.stats()
+    if as_json:
+        print_json(figures.as_dict())
+    else:
+        _print_stats(figures)
+
+
+def _print_stats(figures: Stats) -> None:
+    print_table(("state", "recipients"), [*figures.states.items(), ("accepted", figures.accepted)])
+    print_line("")
+    print_pairs(
+        {
+            "sent a second (last 5 minutes)": figures.sent_per_second,
+            "sent in the last hour": figures.sent_last_hour,
+            "failed in the last hour": figures.failed_last_hour,
+            "deferrals in the last hour": figures.deferrals_last_hour,
+            "success rate of the last hour": figures.success_rate,
+            **figures.tallies,
+        }
+    )
+    print_line("")
+    columns = ("response times, s", "count", "average", "median", "95th percentile")
+    times = figures.response_times.items()
+    print_table(columns, ((name, it.count, it.average, it.median, it.percentile_95) for name, it in times))
+
+
+@click.command()
+@as_json
+@pass_context
+def queue(context: Context, as_json: bool) -> None:
+    """Show what is unfinished, by priority: how much, since when, and what it waits for."""
+    with context.mailer() as mailer:
+        queues = mailer.queue()
+    if as_json:
+        print_json({it.priority.value: it.as_dict() for it in queues})
+        return
+    columns = ("priority", "recipients", "batches", "due", "next due", "oldest", "hints", "paused", "waiting")
+    rows = (
+        (
+            it.priority,
+            it.recipients,
+            it.batches,
+            it.due,
+            it.next_due,
+            it.oldest,
+            it.hints,
+            it.paused,
+            [f"{count} for {gate}" for gate, count in it.waiting.items()],
+        )
+        for it in queues
+    )
+    print_table(columns, rows)
+
+
+@click.command()
+@click.argument("what", default="all", metavar="[PRIORITY]")
+@as_json
+@pass_context
+def pause(context: Context, what: str, as_json: bool) -> None:
+    """Stop sending everything, or one PRIORITY, until `mailtasks resume`.
+
+    What is being sent at this moment is finished.
+    """
+    with context.mailer() as mailer:
+        mailer.pause(what)
+    _say(what, "paused", True, as_json)
+
+
+@click.command()
+@click.argument("what", default="all", metavar="[PRIORITY]")
+@as_json
+@pass_context
+def resume(context: Context, what: str, as_json: bool) -> None:
+    """Go on after `mailtasks pause`: with everything, or with one PRIORITY."""
+    with context.mailer() as mailer:
+        was_paused = mailer.resume(what)
+    _say(what, "resumed" if was_paused else "not paused", False, as_json)
+
+
+def _say(what: str, done: str, paused: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"what": what, "paused": paused})
+    else:
+        print_line(f"{what}: {done}")

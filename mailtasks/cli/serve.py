@@ -1,0 +1,113 @@
+"""The commands that run until they are told to stop: worker, flower, sink, up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from mailtasks.cli.context import Context, pass_context
+from mailtasks.cli.output import print_line
+
+if TYPE_CHECKING:
+    from mailtasks.settings import Settings
+
+PORT: Final = click.IntRange(0, 65535)
+PROCESSES: Final = click.option(
+    "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Processes for all mail."
+)
+CONCURRENCY: Final = click.option(
+    "-c", "--concurrency", type=click.IntRange(min=1), default=8, show_default=True, help="Threads in each."
+)
+
+
+@click.command()
+@PROCESSES
+@CONCURRENCY
+@click.option("-A", "--app", default="mailtasks", show_default=True, help="The Celery app, as for celery -A.")
+@click.option("-l", "--log-level", default="INFO", show_default=True, help="As for celery -l.")
+@pass_context
+def worker(context: Context, processes: int, concurrency: int, app: str, log_level: str) -> None:
+    """Send mail: run worker processes, and one more for urgent and normal mail only.
+
+    A process that dies is started again. Ctrl-C or SIGTERM lets them finish what they are sending; a
+    second one kills them.
+    """
+    from mailtasks.worker import Supervisor
+
+    supervisor = Supervisor(
+        context.settings,
+        processes=processes,
+        concurrency=concurrency,
+        app=app,
+        log_level=log_level,
+        environment=context.environment,
+    )
+    click.get_current_context().exit(supervisor.run())
+
+
+@click.command()
+@click.option("--address", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=PORT, help="The port; by default the setting flower_port.")
+@pass_context
+def flower(context: Context, address: str, port: int | None) -> None:
+    """Watch workers and tasks in the browser, with Flower.
+
+    Unless it listens on loopback only, it needs a login: the setting flower_auth.
+    """
+    from mailtasks.flower import serve
+
+    serve(context.settings, address=address, port=port or context.settings.flower_port)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=PORT, default=8025, show_default=True, help="The port; 0 for a free one.")
+@click.option(
+    "--save", type=click.Path(file_okay=False, path_type=Path), help="Keep each mail in this folder."
+)
+@click.option("--faults", metavar="ODDS", help="Misbehave at random, such as defer=0.1,stall=0.02,seed=7.")
+def sink(host: str, port: int, save: Path | None, faults: str | None) -> None:
+    """Catch mail instead of sending it: an SMTP server for development.
+
+    Words in a recipient's address order what it is answered; see the table in mailtasks.local.faults.
+    """
+    from mailtasks.local.faults import Faults
+    from mailtasks.local.sink import main
+
+    main(host, port, save, faults=Faults.parse(faults) if faults else None)
+
+
+@click.command()
+@PROCESSES
+@CONCURRENCY
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".mailtasks",
+    show_default=True,
+    help="For Redis' data and the caught mail.",
+)
+@click.option("--flower/--no-flower", default=True, show_default=True, help="Whether to start Flower, too.")
+@pass_context
+def up(context: Context, processes: int, concurrency: int, folder: Path, flower: bool) -> None:
+    """Run everything on this machine: Redis, a server that catches the mail, workers and Flower.
+
+    A Redis or relay that the settings name is used instead of one of its own.
+    """
+    from mailtasks.local.up import Everything
+
+    everything = Everything(folder, environment=context.environment, flower=flower, report=print_line)
+    with everything:
+        _tell_producers(everything.settings)
+        code = everything.run(processes=processes, concurrency=concurrency)
+    click.get_current_context().exit(code)
+
+
+def _tell_producers(settings: Settings) -> None:
+    print_line("\nTo send mail from another terminal:")
+    print_line(f"  export MAILTASKS_BROKER_URL={settings.broker_url}")
+    print_line(
+        "  mailtasks send --from you@example.com --to ann@example.com --subject Hello --text 'It works'\n"
+    )

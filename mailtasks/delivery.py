@@ -1,0 +1,329 @@
+"""A hint becomes sent mail: claim, route, talk, settle. The whole story of a worker's thread.
+
+The rules:
+
+1. Nothing is sent that isn't claimed, and nothing claimed is forgotten: every recipient of a window is
+   settled by name, and what can't be recorded because Redis is away is recorded again until it is.
+2. No dot is begun with less than half the lease left, after the lease was lost, or while the process
+   is stopping. What was not begun is given back.
+3. A delivery works for a bounded time, then gives back what is left, so that priorities take turns.
+4. What may not go yet (paused, over the rate) holds neither thread nor connection: it waits in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Final, TypeVar
+
+from mailtasks.errors import PoolTimeout, RelayError, StoreUnavailable
+from mailtasks.event import RelayEvent
+from mailtasks.keeper import Keeper
+from mailtasks.logs import log_attempt
+from mailtasks.policy.backoff import RetryPolicy
+from mailtasks.policy.decision import Decision, decide
+from mailtasks.policy.rate import TokenBucket
+from mailtasks.policy.verdict import Destination
+from mailtasks.publish import Publisher
+from mailtasks.reply import How, Outcome, Stage
+from mailtasks.routing import Route
+from mailtasks.settings import Settings
+from mailtasks.smtp.envelope import Envelope
+from mailtasks.smtp.session import ConnectFailed
+from mailtasks.state import State
+from mailtasks.store.events import Events
+from mailtasks.store.ledger import Claim, ClaimedMessage, ClaimedRecipient, Ledger, Refusal, Released, Result
+
+log = logging.getLogger(__name__)
+
+RATE_GATE: Final = "rate"
+"""The gate behind which waits what this worker's rate doesn't allow yet."""
+
+_RECORD_AGAIN_AFTER: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # seconds; the last one again and again
+_RECORD_WHILE_STOPPING: Final = 30.0  # seconds for which a stopping process goes on trying to record
+_WORDS_KEPT: Final = (
+    300  # characters of a reply; a relay may say kilobytes, and each failed recipient keeps it
+)
+_WAIT_FOR_CONNECTION: Final = 10.0  # seconds; then the window is given back
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(slots=True)
+class Report:
+    """What a delivery did, for the task that ran it. Holds nothing private."""
+
+    counts: Counter[State] = field(default_factory=Counter)
+    ended: Refusal | None = None
+    next_attempt: float | None = None  # seconds until the earliest retry; None: nothing was deferred
+    reason: str = ""  # why the last one was not sent: stage and code only
+
+    def note(self, settled: _Settled) -> None:
+        """Count one recipient."""
+        decision, outcome = settled.decision, settled.outcome
+        self.counts[decision.state] += 1
+        if decision.state is State.DEFERRED:
+            self.next_attempt = min(decision.delay, self.next_attempt or decision.delay)
+        if decision.state not in (State.SENT, State.QUEUED):
+            code = f" {outcome.reply.code} {outcome.reply.enhanced or ''}".rstrip() if outcome.reply else ""
+            self.reason = f"{decision.case} at {outcome.stage}{code}"
+
+    def __str__(self) -> str:
+        parts = [f"{count} {state}" for state, count in self.counts.items()]
+        told = ", ".join(parts) or f"nothing sent ({self.ended})"
+        return f"{told} ({self.reason})" if self.reason else told
+
+
+class Limiter:
+    """This process' rate, in messages; without a rate there is no limit."""
+
+    def __init__(self) -> None:
+        self._bucket: TokenBucket | None = None
+        self._lock = threading.Lock()
+
+    def set_rate(self, rate: float | None) -> None:
+        """Messages a second; None: no limit. Setting the same rate again changes nothing."""
+        with self._lock:
+            if rate is None:
+                self._bucket = None
+            elif self._bucket is None or self._bucket.rate != rate:
+                self._bucket = TokenBucket(rate)
+
+    def take(self, most: int) -> int:
+        """Up to `most` messages that may go now."""
+        with self._lock:
+            return most if self._bucket is None else self._bucket.take(most, time.monotonic())
+
+    def give_back(self, messages: int) -> None:
+        """What was taken and not used."""
+        with self._lock:
+            if self._bucket is not None:
+                self._bucket.give_back(messages)
+
+    def available(self) -> int | None:
+        """Messages that may go now; None: no limit."""
+        with self._lock:
+            return None if self._bucket is None else self._bucket.available(time.monotonic())
+
+
+class Delivery:
+    """Delivers batches. One for a process, used by all of its threads.
+
+    Args:
+        owner: this worker's name, as `status` and doubt show it.
+        retry_policy, limiter: what `task_annotations` say; see `mailtasks.tasks`.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        events: Events,
+        publisher: Publisher,
+        route: Route,
+        keeper: Keeper,
+        settings: Settings,
+        owner: str,
+        retry_policy: RetryPolicy,
+        limiter: Limiter,
+    ) -> None:
+        self.ledger = ledger
+        self.events = events
+        self.publisher = publisher
+        self.route = route
+        self.keeper = keeper
+        self.settings = settings
+        self.owner = owner
+        self.retry_policy = retry_policy
+        self.limiter = limiter
+        self.stopping = threading.Event()
+        self._largest_window = max(ledger.limits.windows.values())
+
+    def deliver(self, batch: str) -> Report:
+        """Send what of a batch can be sent now, within `settings.slice` seconds or a little more.
+
+        Raises:
+            StoreUnavailable: Redis is away, so nothing was claimed. The pump hints the batch again.
+        """
+        report = Report()
+        allowed = self.limiter.take(self._largest_window)
+        if not allowed:
+            report.ended = self.ledger.park(batch, self.owner).why
+            return report
+        claim = self.ledger.claim(batch, self.owner, most=allowed)
+        if isinstance(claim, Released):
+            self.limiter.give_back(allowed)
+            report.ended = claim.why
+            return report
+        with self.keeper.keeping(claim):
+            report.ended = self._work(claim, allowed, report).why
+        return report
+
+    def _work(self, claim: Claim, allowed: int, report: Report) -> Released:
+        """Window after window, until nothing is left or the time is up."""
+        ends = time.monotonic() + self.settings.slice
+        while True:
+            self.limiter.give_back(allowed - len(claim.window))
+            results = self._send_window(claim, report)
+            if self.stopping.is_set() or claim.lost or time.monotonic() > ends:
+                return self._release(claim, results)
+            allowed = self.limiter.take(self._largest_window)
+            if not allowed:
+                return self._release(claim, results, rated=True)
+            most = allowed
+            released = self._record(lambda: self.ledger.step(claim, self.owner, results, most=most))
+            if released:
+                self.limiter.give_back(allowed)
+                return self._hint_again(claim, released)
+
+    def _release(self, claim: Claim, results: Sequence[Result], *, rated: bool = False) -> Released:
+        released = self._record(lambda: self.ledger.release(claim, self.owner, results, rated=rated))
+        return self._hint_again(claim, released)
+
+    def _hint_again(self, claim: Claim, released: Released) -> Released:
+        if released.evidence:
+            log.warning(
+                "%d recipients of batch %s were settled by late evidence", released.evidence, claim.batch
+            )
+        if released.hint and released.priority:
+            self.publisher.hint([(claim.batch, released.priority)])
+        return released
+
+    def _record(self, move: Callable[[], _Answer]) -> _Answer:
+        """Make a move in the ledger, again and again while Redis is away: what was sent must be known."""
+        waits = chain(_RECORD_AGAIN_AFTER, repeat(_RECORD_AGAIN_AFTER[-1]))
+        give_up: float | None = None
+        for wait in waits:
+            try:
+                return move()
+            except StoreUnavailable as error:
+                if self.stopping.is_set():
+                    give_up = give_up or time.monotonic() + _RECORD_WHILE_STOPPING
+                    if time.monotonic() > give_up:
+                        log.critical("what became of a window could not be recorded: %s", error)
+                        raise
+                log.warning("what became of a window can't be recorded yet: %s", error)
+                time.sleep(wait)
+        raise AssertionError("unreachable: waits never end")
+
+    # Talk
+
+    def _send_window(self, claim: Claim, report: Report) -> list[Result]:
+        began = time.monotonic()
+        outcomes = self._talk(claim)
+        seconds = time.monotonic() - began
+        settled = [
+            _Settled(message, recipient, outcome, self._decide(outcome, recipient))
+            for message, of_message in zip(claim.window, outcomes, strict=True)
+            for recipient, outcome in zip(message.recipients, of_message, strict=True)
+        ]
+        for each in settled:
+            self._tell(each, seconds, report)
+        self._record_events(settled)
+        return [each.result(self.route.relay, seconds) for each in settled]
+
+    def _talk(self, claim: Claim) -> list[tuple[Outcome, ...]]:
+        """What became of each recipient of the window, whatever happened to the relay."""
+        if why := self.route.closed():
+            return _all_alike(claim, Outcome(Stage.CONNECT, How.LOST, detail=why))
+        try:
+            with self.route.pool.lend(_WAIT_FOR_CONNECTION) as session:
+                self.route.worked()
+                return session.deliver(_envelopes(claim), lambda _: self._may_begin(claim))
+        except ConnectFailed as error:
+            self.route.failed(str(error.failure))
+            return _all_alike(claim, error.failure)
+        except (PoolTimeout, RelayError) as error:
+            return _all_alike(claim, Outcome(Stage.CONNECT, How.UNTOUCHED, detail=str(error)))
+
+    def _may_begin(self, claim: Claim) -> bool:
+        return not self.stopping.is_set() and claim.remaining() > self.ledger.limits.lease / 2
+
+    def _decide(self, outcome: Outcome, recipient: ClaimedRecipient) -> Decision:
+        return decide(outcome, recipient.attempts, self.retry_policy, random.random)
+
+    # Tell
+
+    def _tell(self, settled: _Settled, seconds: float, report: Report) -> None:
+        decision = settled.decision
+        report.note(settled)
+        if decision.state is not State.QUEUED:
+            log_attempt(
+                id=settled.message.id,
+                recipient=settled.recipient.address,
+                relay=self.route.relay,
+                outcome=settled.outcome,
+                state=decision.state,
+                seconds=seconds,
+                attempt=settled.recipient.attempts + decision.counted,
+                masked=self.settings.mask_addresses,
+            )
+
+    def _record_events(self, settled: Sequence[_Settled]) -> None:
+        """What the relay or a domain should be spared. A statistic: not worth failing a delivery for."""
+        events = {
+            RelayEvent(
+                relay=self.route.relay,
+                domain=each.recipient.address.rpartition("@")[2],
+                case=each.decision.case.value,
+                action=each.decision.destination.value,
+                reply=each.words,
+                worker=self.owner,
+            )
+            for each in settled
+            if each.decision.destination not in (Destination.NONE, Destination.CREDIT)
+        }
+        if events:
+            try:
+                self.events.record(list(events))
+            except StoreUnavailable as error:
+                log.warning("%d relay events were not recorded: %s", len(events), error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """One recipient of a window, with what happened and what follows."""
+
+    message: ClaimedMessage
+    recipient: ClaimedRecipient
+    outcome: Outcome
+    decision: Decision
+
+    @property
+    def words(self) -> str:
+        """The relay's words, or what happened instead; at most what is worth keeping."""
+        return (str(self.outcome.reply) if self.outcome.reply else str(self.outcome))[:_WORDS_KEPT]
+
+    def result(self, relay: str, seconds: float) -> Result:
+        """What the ledger is told."""
+        return Result(
+            index=self.recipient.index,
+            state=self.decision.state,
+            delay=self.decision.delay,
+            counted=self.decision.counted,
+            reply=self.words,
+            relay=relay,
+            took=seconds,
+        )
+
+
+def _envelopes(claim: Claim) -> list[Envelope]:
+    return [
+        Envelope(
+            sender=message.record.sender,
+            recipients=tuple(recipient.address for recipient in message.recipients),
+            content=message.body,
+            smtputf8=message.record.smtputf8,
+        )
+        for message in claim.window
+    ]
+
+
+def _all_alike(claim: Claim, outcome: Outcome) -> list[tuple[Outcome, ...]]:
+    return [tuple(outcome for _ in message.recipients) for message in claim.window]

@@ -1,0 +1,108 @@
+"""What an installed Celery app carries, as `app.mailtasks`: its settings, its mailer, and in a worker its delivery."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from functools import cached_property
+from typing import Any
+
+from celery import Celery
+
+from mailtasks.delivery import Delivery, Limiter
+from mailtasks.errors import SettingsError
+from mailtasks.keeper import Keeper
+from mailtasks.mailer import Mailer
+from mailtasks.policy.backoff import RetryPolicy
+from mailtasks.publish import Publisher
+from mailtasks.routing import Route, open_route
+from mailtasks.settings import Settings
+
+
+class Installation:
+    """The parts of mailtasks that one app uses; each is made when it is first wanted.
+
+    Args:
+        app: the Celery app that it hangs on.
+        settings: by default what environment and file say, with the app's broker.
+    """
+
+    def __init__(self, app: Celery, settings: Settings | None = None) -> None:
+        self.app = app
+        self._given = settings
+        self.limiter = Limiter()
+        self.owner = socket.gethostname()
+        self.threads = 1
+        self._lock = threading.Lock()
+        self._delivery: Delivery | None = None
+        self._keeper: Keeper | None = None
+        self._route: Route | None = None
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Read when they are first needed.
+
+        Raises:
+            SettingsError: one is wrong.
+        """
+        broker = self.app.conf.broker_url
+        return self._given or Settings.load(framework={"broker_url": broker} if broker else None)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Hints through this app."""
+        return Publisher(self.app, self.settings.namespace)
+
+    @cached_property
+    def mailer(self) -> Mailer:
+        """Accepts through this app."""
+        return Mailer(self.settings, publisher=self.publisher)
+
+    def delivery(self, retry_policy: RetryPolicy) -> Delivery:
+        """What this process delivers with, opened by the first task."""
+        with self._lock:
+            if self._delivery is None:
+                self._route = open_route(self.settings, self.threads)
+                self._keeper = Keeper(self.mailer.ledger)
+                self._delivery = Delivery(
+                    ledger=self.mailer.ledger,
+                    events=self.mailer.events,
+                    publisher=self.publisher,
+                    route=self._route,
+                    keeper=self._keeper,
+                    settings=self.settings,
+                    owner=self.owner,
+                    retry_policy=retry_policy,
+                    limiter=self.limiter,
+                )
+            return self._delivery
+
+    def begin_stopping(self) -> None:
+        """No dot is begun any more; what is claimed and not begun is given back."""
+        with self._lock:
+            if self._delivery:
+                self._delivery.stopping.set()
+
+    def close(self) -> None:
+        """After the last task: end the keeper, say QUIT to the relay. A later task opens all anew."""
+        with self._lock:
+            keeper, route = self._keeper, self._route
+            self._delivery = self._keeper = self._route = None
+        if keeper:
+            keeper.stop()
+        if route:
+            route.pool.close()
+
+
+def installation_of(app: Any) -> Installation:
+    """What `install` hung on an app.
+
+    Raises:
+        SettingsError: the app was not installed.
+    """
+    found = getattr(app, "mailtasks", None)
+    if not isinstance(found, Installation):
+        raise SettingsError(
+            f"the Celery app {app!r} doesn't know mailtasks; call mailtasks.celery.install(app)"
+        )
+    return found

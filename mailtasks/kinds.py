@@ -1,0 +1,195 @@
+"""The kinds of value that a setting can have: how each is read from any source, and shown to anybody.
+
+Reading is idempotent: what `read` returned is read again to the same. A kind that may hold a secret
+says so, words its errors without what was given, and masks what it shows.
+"""
+# ruff: noqa: D102  (`expected`, `read` and `show` are told in Kind)
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from mailtasks.relay import EXPECTED, MASK, Relay, either, mask_url, parse_relay, split_url
+
+
+class Kind(Protocol):
+    """How a setting's value is read from any source, and shown to anybody."""
+
+    @property
+    def expected(self) -> str:
+        """What an error says should be there."""
+
+    @property
+    def secret(self) -> bool:
+        """Whether a value may hold what nobody else should see."""
+
+    def read(self, given: Any) -> Any:
+        """The value. Raises ValueError: its text, which may be empty, says what is wrong."""
+
+    def show(self, value: Any) -> Any:
+        """The value with its secrets masked: text, a number or a boolean."""
+
+
+class Plain:
+    """A kind with nothing to hide."""
+
+    secret: ClassVar[bool] = False
+
+    def show(self, value: Any) -> Any:
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Plain):
+    """A whole number between limits."""
+
+    minimum: int
+    maximum: int | None = None
+
+    @property
+    def expected(self) -> str:
+        if self.maximum is None:
+            return f"a whole number of at least {self.minimum}"
+        return f"a whole number from {self.minimum} to {self.maximum}"
+
+    def read(self, given: Any) -> int:
+        number = _plain_number(given)
+        if not isinstance(number, int):
+            raise ValueError
+        return int(_within(number, self.minimum, self.maximum))
+
+
+@dataclass(frozen=True, slots=True)
+class Duration(Plain):
+    """Seconds, with or without a unit."""
+
+    minimum: float  # seconds
+
+    UNITS: ClassVar[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    FORMS: ClassVar[str] = ', as a number or a text such as "90s", "15m", "2h" or "5d"'
+
+    @property
+    def expected(self) -> str:
+        return f"seconds, at least {self.minimum:g}{self.FORMS}"
+
+    def read(self, given: Any) -> float:
+        unit = 1
+        if isinstance(given, str) and given[-1:] in self.UNITS:
+            unit, given = self.UNITS[given[-1]], given[:-1]
+        return _within(_plain_number(given) * unit, self.minimum, None)
+
+
+def _plain_number(given: Any) -> float:
+    """A number, from itself or from digits; no exponent, no underscore, no space, as people write it."""
+    if isinstance(given, str) and re.fullmatch(r"\d{1,15}", given, re.ASCII):
+        return int(given)
+    if isinstance(given, str) and re.fullmatch(r"\d{1,15}\.\d{1,15}", given, re.ASCII):
+        return float(given)
+    if isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given):
+        return given
+    raise ValueError
+
+
+def _within(number: float, minimum: float, maximum: float | None) -> float:
+    if number < minimum or (maximum is not None and number > maximum):
+        raise ValueError
+    return number
+
+
+class Flag(Plain):
+    """Yes or no."""
+
+    expected = "true or false"
+    WORDS: ClassVar[Mapping[str, bool]] = {
+        **dict.fromkeys(("true", "yes", "on", "1"), True),
+        **dict.fromkeys(("false", "no", "off", "0"), False),
+    }
+
+    def read(self, given: Any) -> bool:
+        value = self.WORDS.get(given.lower()) if isinstance(given, str) else given
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Plain):
+    """One of a few words."""
+
+    options: tuple[str, ...]
+
+    @property
+    def expected(self) -> str:
+        return either([f'"{option}"' for option in self.options])
+
+    def read(self, given: Any) -> str:
+        if given not in self.options:
+            raise ValueError
+        return str(given)
+
+
+@dataclass(frozen=True, slots=True)
+class Text(Plain):
+    """Text of a stated form."""
+
+    pattern: str
+    expected: str
+
+    def read(self, given: Any) -> str:
+        if not isinstance(given, str) or not re.fullmatch(self.pattern, given):
+            raise ValueError
+        return given
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """Where a Redis is, as redis-py or kombu spells it."""
+
+    schemes: tuple[str, ...]
+    secret: ClassVar[bool] = True
+
+    @property
+    def expected(self) -> str:
+        return f"a URL such as redis://:PASSWORD@HOST:6379/0 ({either([f'{it}://' for it in self.schemes])})"
+
+    def read(self, given: Any) -> str:
+        parts = split_url(given, self.schemes)
+        # redis-py takes a database that is no number for 0, in silence.
+        if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/\d*)?", parts.path, re.ASCII):
+            raise ValueError("its database is no number")
+        return str(given)
+
+    def show(self, value: str) -> str:
+        return mask_url(value)
+
+
+class RelayUrl:
+    """A relay, or its URL."""
+
+    expected = EXPECTED
+    secret = True
+
+    def read(self, given: Any) -> Relay:
+        return given if isinstance(given, Relay) else parse_relay(given)
+
+    def show(self, value: Relay) -> str:
+        return value.url_masked
+
+
+class Login:
+    """A user and a password."""
+
+    expected = '"USER:PASSWORD"'
+    secret = True
+
+    def read(self, given: Any) -> str:
+        if not isinstance(given, str) or not re.fullmatch(r"[^:\s]+:\S+", given):
+            raise ValueError("it isn't a user, a colon and a password without spaces")
+        return given
+
+    def show(self, value: str) -> str:
+        return MASK

@@ -1,0 +1,128 @@
+"""Everything on this machine: what `mailtasks up` runs.
+
+A part that the settings name is used and not started: a Redis or a relay of yours stays yours. What is
+started here ends when this does, however that comes about. Redis' data and the caught mail are kept in
+a folder, so that what was accepted and not yet sent is sent the next time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from mailtasks.local.processes import Child
+from mailtasks.local.redis import HOST, LocalRedis, free_port
+from mailtasks.local.sink import CatchingProcess
+from mailtasks.settings import SETTINGS, Settings
+from mailtasks.worker import Supervisor
+
+FOLDER: Final = Path(".mailtasks")
+FLOWER_LOG: Final = "flower.log"
+
+
+class Everything:
+    """Redis, the catching server and Flower, as far as the settings name none; `run()` adds the workers.
+
+    A context manager: what it started ends with it.
+
+    Args:
+        folder: for the data of Redis, the caught mail and Flower's log.
+        environment: where the settings are read from, and what the processes get; ours if it is None.
+        flower: whether to start Flower, if it is installed.
+        report: takes each line for people.
+
+    Raises (when entered):
+        SettingsError: a setting is wrong, or another `mailtasks up` uses the folder.
+        StoreError: Redis didn't start.
+    """
+
+    def __init__(
+        self,
+        folder: Path = FOLDER,
+        *,
+        environment: Mapping[str, str] | None = None,
+        flower: bool = True,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.folder = folder.absolute()
+        self.environment = dict(os.environ if environment is None else environment)
+        self.flower_url: str | None = None
+        self._wants_flower = flower
+        self._report = report
+        self._stack = ExitStack()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings with what was started: what a producer needs as well."""
+        return Settings.load(environ=self.environment)
+
+    def run(self, *, processes: int = 2, concurrency: int = 8) -> int:
+        """Send mail until SIGINT or SIGTERM; to be called in the main thread. Returns the exit code."""
+        supervisor = Supervisor(
+            self.settings, processes=processes, concurrency=concurrency, environment=self.environment
+        )
+        return supervisor.run()
+
+    def __enter__(self) -> Everything:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        settings = self.settings
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if settings.source("broker_url") == "default":
+            self._start_redis()
+        if settings.source("relay") == "default":
+            self._start_sink()
+        if self._wants_flower:
+            self._start_flower(settings.flower_port)
+
+    def _start_redis(self) -> None:
+        server = self._stack.enter_context(LocalRedis(folder=self.folder / "redis"))
+        self._use("broker_url", server.url)
+        self._report(f"Redis   {server.url}, its data in {server.folder}")
+
+    def _start_sink(self) -> None:
+        folder = self.folder / "mail"
+        folder.mkdir(exist_ok=True)
+        sink = self._stack.enter_context(CatchingProcess(folder=folder, save=True))
+        self._use("relay", sink.url)
+        self._report(f"Relay   {sink.url} catches all mail in {folder}")
+
+    def _start_flower(self, port: int) -> None:
+        if importlib.util.find_spec("flower") is None:
+            self._report("Flower  isn't installed; pip install 'mailtasks[flower]'")
+            return
+        port = port if _is_free(port) else free_port()
+        command = [sys.executable, "-m", "mailtasks.cli", "flower", "--address", HOST, "--port", str(port)]
+        self._stack.enter_context(
+            Child(command, environment=self.environment, output=self.folder / FLOWER_LOG)
+        )
+        self.flower_url = f"http://{HOST}:{port}"
+        self._report(f"Flower  {self.flower_url}")
+
+    def _use(self, setting: str, value: str) -> None:
+        self.environment[SETTINGS[setting].variable] = value
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((HOST, port))
+        except OSError:
+            return False
+    return True

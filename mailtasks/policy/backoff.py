@@ -1,0 +1,51 @@
+"""When to try again, with Celery's names and meanings, for one recipient.
+
+The settings are those of a Celery task (`autoretry_for`, `max_retries`, `retry_backoff`, …); what they
+mean is what https://docs.celeryq.dev says of automatic retries, except that they count attempts for a
+recipient and that the waiting is done in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mailtasks.errors import TemporaryFailure
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The retry settings of a task. The defaults are ours: Celery's would give up after ten minutes,
+    and lose every mail that is greylisted for longer (RFC 6647 4.4 speaks of up to 24 hours).
+    """
+
+    autoretry_for: tuple[type[Exception], ...] = (TemporaryFailure,)
+    dont_autoretry_for: tuple[type[Exception], ...] = ()
+    max_retries: int | None = None  # None: until the message's maximum age
+    retry_backoff: float = 60  # seconds before the first retry, doubling; 0: default_retry_delay each time
+    retry_backoff_max: float = 3600  # seconds
+    retry_jitter: bool = True  # full: anything from 0 to the computed wait
+    default_retry_delay: float = 180  # seconds, used without back-off
+
+    def retries(self, failure: type[Exception]) -> bool:
+        """Whether a failure of this class is tried again at all."""
+        return issubclass(failure, self.autoretry_for) and not issubclass(failure, self.dont_autoretry_for)
+
+    def is_exhausted(self, attempts: int) -> bool:
+        """Whether this many counted attempts are enough (the first one is no retry)."""
+        return self.max_retries is not None and attempts > self.max_retries
+
+    def delay(self, attempts: int, random: Callable[[], float]) -> float:
+        """Seconds until the next attempt.
+
+        Args:
+            attempts: counted ones so far, this one included; 0 if it was free.
+            random: a source of numbers from 0 to 1.
+        """
+        if not self.retry_backoff:
+            return self.default_retry_delay
+        # Celery takes `True` for one second; 2 ** 32 is beyond any maximum and keeps the power small.
+        wait = min(
+            self.retry_backoff_max, max(1, int(self.retry_backoff)) * 2.0 ** min(max(attempts - 1, 0), 32)
+        )
+        return wait * random() if self.retry_jitter else wait

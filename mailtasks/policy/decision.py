@@ -1,0 +1,60 @@
+"""From what happened to a recipient to what the ledger is told: verdict, then retry policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from mailtasks.errors import PermanentFailure, TemporaryFailure
+from mailtasks.policy.backoff import RetryPolicy
+from mailtasks.policy.verdict import CONSEQUENCES, Case, Destination, Move, case_of
+from mailtasks.reply import Outcome
+from mailtasks.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of one recipient."""
+
+    case: Case
+    state: State
+    delay: float = 0.0  # seconds until the next attempt, if deferred
+    counted: bool = True
+    destination: Destination = Destination.NONE  # to be recorded
+
+
+_SETTLED: Final = {Move.SENT: State.SENT, Move.DOUBT: State.IN_DOUBT}
+_FREE: Final = frozenset({Move.RETRY_FREE, Move.GIVE_BACK})
+_PERMANENT: Final = frozenset({Move.FAIL, Move.FAIL_AND_SUPPRESS})
+
+
+def decide(outcome: Outcome, attempts: int, policy: RetryPolicy, random: Callable[[], float]) -> Decision:
+    """Decide about one recipient.
+
+    Args:
+        outcome: what happened.
+        attempts: counted ones before this.
+        policy: the task's retry settings.
+        random: a source of numbers from 0 to 1.
+    """
+    case = case_of(outcome)
+    consequence = CONSEQUENCES[case]
+    move, counted = consequence.move, consequence.move not in _FREE
+    if move is Move.GIVE_BACK:
+        return Decision(case, State.QUEUED, counted=False, destination=consequence.destination)
+    if state := _SETTLED.get(move):
+        return Decision(case, state, destination=consequence.destination)
+    so_far = attempts + counted
+    failure = PermanentFailure if _is_permanent(move, outcome, attempts) else TemporaryFailure
+    if not policy.retries(failure) or (counted and policy.is_exhausted(so_far)):
+        return Decision(case, State.FAILED, counted=counted, destination=consequence.destination)
+    delay = policy.delay(so_far if counted else 0, random)
+    return Decision(case, State.DEFERRED, delay, counted, consequence.destination)
+
+
+def _is_permanent(move: Move, outcome: Outcome, attempts: int) -> bool:
+    refused_again = (
+        move is Move.ONCE_MORE and attempts > 0 and outcome.reply is not None and outcome.reply.kind == 5
+    )
+    return move in _PERMANENT or refused_again

@@ -1,0 +1,157 @@
+"""Hints: Celery tasks that carry a batch's id, so that a worker looks at it soon.
+
+A hint may be lost or come twice; the ledger is the truth. So publishing never fails a caller: what
+could not be hinted is found by the pump after `hint_margin`.
+
+What a producer and a worker must agree upon (queues, routes, transport options) is `configuration`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from mailtasks.message import PRIORITIES, Priority
+from mailtasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DELIVER: Final = "mailtasks.deliver"
+"""The task that a hint is."""
+
+SEND_MAIL: Final = "mailtasks.send_mail"
+"""The task that users call."""
+
+_HINTS_AT_ONCE: Final = 500  # published in one round trip
+
+
+def queue_name(priority: Priority, namespace: str = "mailtasks") -> str:
+    """A priority's queue. The names sort in the order of urgency, for `queue_order_strategy="sorted"`."""
+    return f"{namespace}-{PRIORITIES.index(priority) + 1}-{priority}"
+
+
+URGENT_QUEUE: Final = queue_name(Priority.URGENT)
+NORMAL_QUEUE: Final = queue_name(Priority.NORMAL)
+BULK_QUEUE: Final = queue_name(Priority.BULK)
+
+
+def queues(namespace: str = "mailtasks") -> list[Queue]:
+    """The three queues."""
+    exchange = Exchange(namespace, type="direct")
+    names = [queue_name(priority, namespace) for priority in PRIORITIES]
+    return [Queue(name, exchange, routing_key=name) for name in names]
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """The Celery settings that hints need, in a producer and in a worker (see `celeryconfig.py`)."""
+    return {
+        "broker_url": settings.broker_url,
+        "broker_transport_options": transport_options(settings),
+        "broker_connection_max_retries": None,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_timeout": settings.redis_connect_timeout,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_send_sent_event": False,
+        "task_create_missing_queues": False,  # a typo must not make a queue that nobody reads
+        "task_routes": {SEND_MAIL: {"queue": queue_name(Priority.NORMAL, settings.namespace)}},
+        "task_queues": queues(settings.namespace),
+        "task_default_queue": queue_name(Priority.NORMAL, settings.namespace),
+        "task_default_exchange": settings.namespace,
+        "task_default_routing_key": queue_name(Priority.NORMAL, settings.namespace),
+    }
+
+
+def transport_options(settings: Settings) -> dict[str, Any]:
+    """How kombu talks to Redis."""
+    return {
+        # Recovery is the ledger's work: a hint that was taken and lost is published again by the pump.
+        "visibility_timeout": 86_400,
+        "socket_timeout": settings.redis_timeout,
+        "socket_connect_timeout": settings.redis_connect_timeout,
+        "socket_keepalive": True,
+        # Names that sort, taken in that order: a queue that is paused and resumed keeps its place.
+        "queue_order_strategy": "sorted",
+    }
+
+
+def producing_app(settings: Settings) -> Celery:
+    """A Celery app that only publishes; never the current app, so that a user's own is left alone."""
+    app = Celery("mailtasks-producer", set_as_current=False)
+    app.conf.update(configuration(settings))
+    return app
+
+
+class Publisher:
+    """Publishes hints through a Celery app.
+
+    Args:
+        app: the app, or what makes it when the first hint is published.
+        namespace: what the queues' names begin with.
+    """
+
+    def __init__(self, app: Celery | Callable[[], Celery], namespace: str = "mailtasks") -> None:
+        self._app = app
+        self._queues = dict(zip(PRIORITIES, queues(namespace), strict=True))
+
+    @property
+    def app(self) -> Celery:
+        """The Celery app, made now if it wasn't yet."""
+        if not isinstance(self._app, Celery):
+            self._app = self._app()
+        return self._app
+
+    def hint(self, batches: Iterable[tuple[str, Priority]]) -> bool:
+        """Publish a hint for each batch; returns whether all went out.
+
+        A failure is logged and not raised: the batches are accepted, and due again in a while.
+        """
+        pending = list(batches)
+        try:
+            with self.app.producer_pool.acquire(block=True) as producer, producer.batch(_HINTS_AT_ONCE):
+                for batch, priority in pending:
+                    self._publish(producer, batch, priority)
+        except (
+            Exception
+        ) as error:  # whatever a transport raises: the ledger has the mail, and the pump finds it
+            log.warning(
+                "%d hints could not be published (%s); the pump will find their mail", len(pending), error
+            )
+            return False
+        return True
+
+    def _publish(self, producer: Any, batch: str, priority: Priority) -> None:
+        """One task whose id is the batch's first message's, so that Flower shows a mail under its id."""
+        amqp = self.app.amqp
+        id = f"{batch}.0"
+        message = amqp.as_task_v2(
+            id,
+            DELIVER,
+            args=[batch],
+            root_id=id,
+            ignore_result=True,
+            # Shown in events and Flower: an id and a summary, nothing of the mail.
+            argsrepr=f"('{batch}',)",
+            kwargsrepr=f"{{'priority': '{priority}'}}",
+        )
+        amqp.send_task_message(producer, DELIVER, message, queue=self._queues[priority], retry=False)
+
+    def waiting(self, priority: Priority) -> int:
+        """How many hints wait in a priority's queue.
+
+        Raises:
+            kombu.exceptions.OperationalError: the broker can't be asked.
+        """
+        with self.app.connection_or_acquire() as connection, connection.channel() as channel:
+            try:
+                return int(
+                    channel.queue_declare(queue=self._queues[priority].name, passive=True).message_count
+                )
+            except connection.channel_errors:
+                return 0  # no such queue: to Redis, an empty list is none

@@ -1,0 +1,80 @@
+"""Which relay now: one, for the time being, with a pool of connections and a memory for being down."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from mailtasks.settings import Settings
+from mailtasks.smtp.pool import Pool
+from mailtasks.smtp.session import Timeouts
+
+FIRST_PAUSE: Final = 1.0  # seconds a relay that could not be reached is left alone, doubling
+LONGEST_PAUSE: Final = 60.0  # about a minute, as the reply table has it
+
+
+class Route:
+    """A relay: its pool, and whether it is worth trying.
+
+    Many threads meet a dead relay at once; one failed connection is enough to tell the others.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._lock = threading.Lock()
+        self._pause = 0.0
+        self._closed_until = 0.0
+        self._last_words = ""
+
+    @property
+    def relay(self) -> str:
+        """`host:port`."""
+        return self.pool.relay.name
+
+    def closed(self) -> str | None:
+        """Why it is left alone at the moment; None if it isn't."""
+        with self._lock:
+            return self._last_words if time.monotonic() < self._closed_until else None
+
+    def failed(self, words: str) -> None:
+        """A connection could not be had: leave the relay alone for a while, longer each time."""
+        with self._lock:
+            if time.monotonic() >= self._closed_until:
+                self._pause = min(LONGEST_PAUSE, self._pause * 2 or FIRST_PAUSE)
+                self._closed_until = time.monotonic() + self._pause
+                self._last_words = words
+
+    def worked(self) -> None:
+        """A connection was had."""
+        with self._lock:
+            self._pause = 0.0
+
+
+def open_route(settings: Settings, threads: int) -> Route:
+    """The route to the relay that the settings name.
+
+    Args:
+        threads: of this process; each may use one connection.
+    """
+    timeouts = Timeouts(
+        connect=settings.timeout_connect,
+        greeting=settings.timeout_greeting,
+        ehlo=settings.timeout_command,
+        auth=settings.timeout_command,
+        mail=settings.timeout_command,
+        rcpt=settings.timeout_command,
+        data=settings.timeout_data,
+        block=settings.timeout_block,
+        dot=settings.timeout_dot,
+    )
+    pool = Pool(
+        settings.relay,
+        size=settings.pool_size or threads,
+        max_messages=settings.connection_messages,
+        lifetime=settings.connection_lifetime,
+        idle=settings.connection_idle,
+        timeouts=timeouts,
+        hello_name=settings.hello_name,
+    )
+    return Route(pool)

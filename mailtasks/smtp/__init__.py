@@ -1,0 +1,10 @@
+"""Talking SMTP: a sans-IO engine, a connection around it, a pool around those.
+
+Read `engine` first; `session` joins it to a socket, `pool` lends sessions to threads.
+"""
+
+from mailtasks.smtp.envelope import Envelope
+from mailtasks.smtp.pool import Pool
+from mailtasks.smtp.session import ConnectFailed, Session, Timeouts
+
+__all__ = ["ConnectFailed", "Envelope", "Pool", "Session", "Timeouts"]

@@ -1,0 +1,242 @@
+"""One connection to a relay, from the name look-up to QUIT: an `Engine` joined to a `Transport`.
+
+A session is used by one thread at a time. What a relay does is never an exception here, only an
+outcome for each recipient; the one exception is that no usable connection could be had.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Self
+
+from mailtasks.errors import RelayUnavailable
+from mailtasks.relay import Relay
+from mailtasks.reply import How, Outcome, Stage
+from mailtasks.smtp.auth import Credentials
+from mailtasks.smtp.engine import Engine, Event, Failed, Finished, Opening, State
+from mailtasks.smtp.envelope import Envelope
+from mailtasks.smtp.transport import Transport, explain, tls_context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long to wait for what, in seconds; the defaults are RFC 5321 4.5.3.2's where it has one."""
+
+    connect: float = 30  # all of the host's addresses together
+    greeting: float = 300  # 4.5.3.2.1
+    ehlo: float = 300
+    tls: float = 30  # the answer to STARTTLS, and again the handshake
+    auth: float = 60  # each step
+    mail: float = 300  # 4.5.3.2.2
+    rcpt: float = 300  # 4.5.3.2.3
+    data: float = 120  # 4.5.3.2.4
+    block: float = 180  # 4.5.3.2.5, each piece that the network takes
+    dot: float = 600  # 4.5.3.2.6
+    quit: float = 2
+
+    def of(self, stage: Stage) -> float:
+        """How long to wait for the answer that is next."""
+        seconds: float = getattr(self, stage.value)
+        return seconds
+
+
+DEFAULT_TIMEOUTS: Final = Timeouts()
+_BUSY: Final = frozenset({State.TALKING, State.BODY})
+
+
+class ConnectFailed(RelayUnavailable):
+    """No usable connection, with the stage that failed and how.
+
+    Attributes:
+        failure: the outcome to hand to the policy; the same for every mail that waited for this.
+    """
+
+    def __init__(self, relay: Relay, failure: Outcome) -> None:
+        self.failure = failure
+        super().__init__(f"no connection to the relay {relay.name}: {failure}")
+
+
+class Session:
+    """A connection that is ready for mail.
+
+    Attributes:
+        relay: where it leads.
+        opened_at: when it became ready, monotonic.
+        messages: how many envelopes it was given so far.
+    """
+
+    def __init__(self, relay: Relay, engine: Engine, transport: Transport, timeouts: Timeouts) -> None:
+        self.relay = relay
+        self.opened_at = time.monotonic()
+        self.messages = 0
+        self._engine = engine
+        self._transport = transport
+        self._timeouts = timeouts
+        self._heard = True  # since `deliver` began; False only on a connection that was idle before
+
+    @classmethod
+    def connect(
+        cls, relay: Relay, *, hello_name: str | None = None, timeouts: Timeouts = DEFAULT_TIMEOUTS
+    ) -> Self:
+        """Connect, say EHLO, secure the connection and log in as the relay's URL says.
+
+        Args:
+            relay: where to, and how.
+            hello_name: who we are; by default the host name, or an address literal where that has no
+                domain (RFC 5321 4.1.4).
+            timeouts: how long to wait for what.
+
+        Raises:
+            ConnectFailed: it came to nothing, and no connection is left behind.
+        """
+        transport = _dial(relay, timeouts)
+        session = cls(relay, _engine(relay, hello_name or transport.local_name()), transport, timeouts)
+        try:
+            session._open()
+        except BaseException:
+            session.abort()
+            raise
+        return session
+
+    @property
+    def usable(self) -> bool:
+        """In step and idle: `deliver` may be called."""
+        return self._engine.state is State.IDLE
+
+    @property
+    def alive(self) -> bool:
+        """Usable, and the relay has neither closed it nor said anything (such as 421) meanwhile."""
+        return self.usable and self._transport.silent()
+
+    def deliver(
+        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool] = lambda index: True
+    ) -> list[tuple[Outcome, ...]]:
+        """Send each envelope in a transaction of its own; pipelined, if the relay offers that.
+
+        Args:
+            envelopes: what to send, in order.
+            may_begin: asked right before the body and dot of an envelope are written. False: nothing
+                is begun any more, what isn't decided is UNTOUCHED, and the connection is closed.
+
+        Returns:
+            for each envelope a tuple with one outcome for each recipient, all in order. If `usable`
+            is False afterwards, the connection is gone.
+        """
+        outcomes: list[tuple[Outcome, ...]] = [()] * len(envelopes)
+        self._heard = not self.messages
+        self.messages += len(envelopes)
+        try:
+            for event in self._converse(envelopes, may_begin):
+                if isinstance(event, Finished):
+                    outcomes[event.index] = event.outcomes
+        finally:
+            if not self.usable:
+                self.abort()
+        return outcomes
+
+    def close(self, seconds: float | None = None) -> None:
+        """Say QUIT if that makes sense, wait `seconds` for the answer (by default `timeouts.quit`), close."""
+        seconds = self._timeouts.quit if seconds is None else seconds
+        # Whatever goes wrong now, the connection goes away.
+        with suppress(OSError):
+            self._say_quit(seconds)
+        self.abort()
+
+    def abort(self) -> None:
+        """Close without a word. `usable` is False from here on."""
+        self._transport.close()
+        self._engine.break_off(How.LOST, "closed by us")
+
+    def _say_quit(self, seconds: float) -> None:
+        if self.usable:
+            self._engine.quit()
+            self._transport.send(self._engine.data_to_send(), seconds)
+            self._transport.receive(time.monotonic() + seconds)
+
+    def _open(self) -> None:
+        if self.relay.tls == "implicit":
+            self._secure()
+        while self._engine.state is not State.IDLE:
+            if self._engine.state is State.HANDSHAKE:
+                self._secure()
+                self._engine.secured()
+            self._exchange()
+            for event in self._engine.events():
+                if isinstance(event, Failed):
+                    raise ConnectFailed(self.relay, event.outcome)
+
+    def _secure(self) -> None:
+        """TLS now. There is no way back to plain text."""
+        try:
+            self._transport.start_tls(tls_context(self.relay.ca), self.relay.host, self._timeouts.tls)
+        except OSError as error:
+            raise _failed(self.relay, Stage.TLS, error) from error
+
+    def _converse(self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]) -> list[Event]:
+        engine = self._engine
+        engine.begin(envelopes)
+        while engine.state in _BUSY:
+            if engine.state is State.TALKING:
+                self._exchange()
+            elif may_begin(engine.body_index):
+                engine.write_body()
+            else:
+                engine.abort()
+        return engine.events()
+
+    def _exchange(self) -> None:
+        """Write what is to be written, then read until an answer has come."""
+        try:
+            data = self._engine.data_to_send()
+            if data:
+                self._transport.send(data, self._timeouts.block)
+            self._read_answer()
+        except TimeoutError:
+            self._break_off(How.TIMED_OUT, f"{self.relay.name} didn't answer in time")
+        except OSError as error:
+            self._hear_last_words()
+            self._break_off(How.LOST, explain(error, self.relay))
+
+    def _read_answer(self) -> None:
+        engine = self._engine
+        answered = engine.answered
+        deadline = time.monotonic() + self._timeouts.of(engine.stage)
+        while engine.answered == answered and engine.state is not State.CLOSED:
+            data = self._transport.receive(deadline)
+            if not data:
+                raise ConnectionResetError(f"{self.relay.name} closed it")
+            engine.receive(data)
+            self._heard = True
+
+    def _hear_last_words(self) -> None:
+        """A relay that hangs up while we write has often said why."""
+        with suppress(OSError):
+            while data := self._transport.receive(time.monotonic()):
+                self._engine.receive(data)
+
+    def _break_off(self, how: How, detail: str) -> None:
+        """An idle connection that turns out to be gone says nothing about the mail: UNTOUCHED."""
+        stale = how is How.LOST and not self._heard
+        self._engine.break_off(How.UNTOUCHED if stale else how, detail, self._transport.unsent)
+
+
+def _dial(relay: Relay, timeouts: Timeouts) -> Transport:
+    try:
+        return Transport.connect(relay.host, relay.port, timeouts.connect)
+    except OSError as error:
+        raise _failed(relay, Stage.CONNECT, error) from error
+
+
+def _failed(relay: Relay, stage: Stage, error: OSError) -> ConnectFailed:
+    how = How.TIMED_OUT if isinstance(error, TimeoutError) else How.LOST
+    return ConnectFailed(relay, Outcome(stage, how, detail=explain(error, relay)))
+
+
+def _engine(relay: Relay, hello_name: str) -> Engine:
+    credentials = None
+    if relay.username is not None:
+        credentials = Credentials(relay.username, relay.password or "")
+    return Engine(Opening(hello_name, starttls=relay.tls == "required", credentials=credentials))

@@ -1,0 +1,216 @@
+"""A TCP connection to a relay: bytes with deadlines, and TLS.
+
+The rules:
+
+1. Every wait has an end: the socket never blocks, `poll` does, and no longer than it is told.
+2. While a write is stuck, what the server says is read: it may wait for us to (RFC 2920 3.1), or be
+   telling us why it stopped listening.
+3. Certificates are verified, always. There is no switch to turn that off.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import time
+from functools import lru_cache
+from typing import Any, Final, Self
+
+from mailtasks.relay import Relay
+
+READ: Final = 65536
+"""Bytes asked of one read: more than a flight of replies takes."""
+
+READABLE: Final = select.POLLIN
+WRITABLE: Final = select.POLLOUT
+
+
+class Transport:
+    """A connected socket. Errors are OSError; TimeoutError where time was up."""
+
+    __slots__ = ("_early", "_poll", "_socket", "unsent")
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._early = bytearray()  # read while writing
+        self.unsent = 0
+        """How many bytes of the latest `send` surely never left."""
+        self._adopt(connected)
+
+    @classmethod
+    def connect(cls, host: str, port: int, seconds: float) -> Self:
+        """Try each of the host's addresses in turn, all within `seconds` (the look-up apart: the
+        system's resolver has a time limit of its own)."""
+        deadline = time.monotonic() + seconds
+        failure: OSError = TimeoutError(f"no answer from {host} port {port} within {seconds:g} s")
+        for family, kind, protocol, _, address in _look_up(host, port):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                break
+            try:
+                return cls(_connected(family, kind, protocol, address, remaining))
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def local_name(self) -> str:
+        """How we introduce ourselves: the host's full name or our end's address literal (RFC 5321 4.1.3).
+
+        Nothing is looked up: DNS may be slow, and relays that we log in to don't care.
+        """
+        name, address = socket.gethostname(), str(self._socket.getsockname()[0])
+        if "." in name and name.isascii():
+            return name
+        return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+    def start_tls(self, context: ssl.SSLContext, host: str, seconds: float) -> None:
+        """Shake hands; raises ssl.SSLError, of which ssl.SSLCertVerificationError is one."""
+        deadline = time.monotonic() + seconds
+        secure = context.wrap_socket(self._socket, server_hostname=host, do_handshake_on_connect=False)
+        self._adopt(secure)
+        while True:
+            try:
+                return secure.do_handshake()
+            except ssl.SSLWantReadError:
+                self._wait(READABLE, deadline)
+            except ssl.SSLWantWriteError:
+                self._wait(WRITABLE, deadline)
+
+    def send(self, data: bytes, seconds: float) -> None:
+        """Write all of it; `seconds` is for each piece that the network takes (RFC 5321 4.5.3.2.5)."""
+        view = memoryview(data)
+        self.unsent = len(view)
+        while self.unsent:
+            try:
+                self.unsent -= self._socket.send(view[-self.unsent :])
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait_to_write(seconds)
+            except ssl.SSLWantReadError:
+                self._wait(READABLE, time.monotonic() + seconds)
+
+    def receive(self, deadline: float) -> bytes:
+        """What has come, at least a byte, or `b""` at the stream's end. `deadline` is monotonic."""
+        if self._early:
+            early = bytes(self._early)
+            self._early.clear()
+            return early
+        secure = isinstance(self._socket, ssl.SSLSocket)
+        while True:
+            if not secure:  # TLS may hold bytes of its own; plain text is worth waiting for first
+                self._wait(READABLE, deadline)
+            try:
+                return self._socket.recv(READ)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                if secure:
+                    self._wait(READABLE, deadline)
+            except ssl.SSLWantWriteError:
+                self._wait(WRITABLE, deadline)
+
+    def silent(self) -> bool:
+        """Nothing has come: on an idle connection anything is bad news, its end or a 421."""
+        return not self._early and (not self._poll.poll(0) or self._only_tls_spoke())
+
+    def _only_tls_spoke(self) -> bool:
+        """TLS 1.3 sends session tickets when it likes; they are no news."""
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return False
+        try:
+            self._early += self._socket.recv(READ)
+        except ssl.SSLWantReadError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        """Close it, whatever its state."""
+        self._socket.close()
+
+    def _adopt(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._socket.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._socket, READABLE)
+
+    def _wait_to_write(self, seconds: float) -> None:
+        ready = self._wait(READABLE | WRITABLE, time.monotonic() + seconds)
+        if ready & READABLE and not ready & WRITABLE:
+            self._read_early()
+
+    def _read_early(self) -> None:
+        try:
+            data = self._socket.recv(READ)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        if not data or len(self._early) > READ:
+            raise ConnectionResetError("the relay stopped reading and closed the connection")
+        self._early += data
+
+    def _wait(self, wanted: int, deadline: float) -> int:
+        """Which of `wanted` the socket is ready for; an error on it counts as both."""
+        if wanted != READABLE:
+            self._poll.modify(self._socket, wanted)
+        try:
+            ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        finally:
+            if wanted != READABLE:
+                self._poll.modify(self._socket, READABLE)
+        if not ready:
+            raise TimeoutError("no answer in time")
+        return ready[0][1]
+
+
+@lru_cache(maxsize=32)
+def tls_context(ca: str | None) -> ssl.SSLContext:
+    """Verifies certificate and host name, against `ca`'s certificates or the system's.
+
+    Making one reads hundreds of certificates, so each is made once; restart to have a changed file read.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise UnusableCaFile(f"the ca file {ca!r} can't be used ({error.strerror or error})") from error
+
+
+class UnusableCaFile(OSError):
+    """The certificates to trust can't be read."""
+
+
+def explain(error: OSError, relay: Relay) -> str:
+    """A connection's failure as a sentence for people."""
+    match error:
+        case socket.gaierror():
+            passing = "for now " if error.errno == socket.EAI_AGAIN else ""
+            return f"DNS {passing}knows no address for {relay.host} ({error.strerror})"
+        case UnusableCaFile():
+            return str(error)
+        case ssl.SSLCertVerificationError():
+            return f"the certificate of {relay.name} isn't valid: {error.verify_message}"
+        case ssl.SSLError():
+            return f"TLS with {relay.name} failed: {error.reason or error}"
+        case TimeoutError():
+            return f"{relay.name} didn't answer in time"
+        case ConnectionRefusedError():
+            return f"connection refused by {relay.name}"
+        case _:
+            return f"the connection to {relay.name} was lost: {error.strerror or error}"
+
+
+def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    try:
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, f"no host name: {error}") from error
+
+
+def _connected(family: int, kind: int, protocol: int, address: Any, seconds: float) -> socket.socket:
+    connecting = socket.socket(family, kind, protocol)
+    try:
+        connecting.settimeout(seconds)
+        connecting.connect(address)
+        # Each write is a whole flight; waiting for a fuller packet only costs a round trip.
+        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting

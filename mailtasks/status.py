@@ -1,0 +1,146 @@
+"""What can be asked about: a message and its recipients, the queue, the figures. Plain data.
+
+Times are aware datetimes in UTC, durations seconds. `as_dict` gives what `--json` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mailtasks.message import Priority
+from mailtasks.state import State, summarise
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientStatus:
+    """One envelope recipient."""
+
+    address: str
+    state: State
+    attempts: int = 0  # counted ones: a relay that could not be reached counts nothing
+    reply: str = ""  # the relay's last words, or what happened instead
+    relay: str = ""  # host:port
+    worker: str = ""  # who tried last
+    tried_at: datetime | None = None
+    took: float | None = None  # seconds of the last attempt
+    next_attempt: datetime | None = None  # if deferred
+    resends: int = 0  # times it was resent from doubt by policy
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStatus:
+    """One message: its own state is the most telling of its recipients' states."""
+
+    id: str
+    priority: Priority
+    subject: str
+    message_id: str  # the Message-ID header
+    accepted_at: datetime
+    send_at: datetime  # not tried before; accepted_at, if nothing else was asked for
+    expires_at: datetime
+    finished_at: datetime | None
+    recipients: tuple[RecipientStatus, ...]
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    claimed_by: str = ""  # the worker that holds its lease
+
+    @property
+    def state(self) -> State:
+        """The message's own state, derived (see `mailtasks.state.summarise`)."""
+        return summarise(recipient.state for recipient in self.recipients)
+
+    @property
+    def attempts(self) -> int:
+        """Of the recipient that was tried most often."""
+        return max(recipient.attempts for recipient in self.recipients)
+
+    @property
+    def reply(self) -> str:
+        """The last words about the recipient that the message's state comes from."""
+        return next(recipient.reply for recipient in self.recipients if recipient.state is self.state)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: derived values first, times in ISO 8601."""
+        derived = {"id": self.id, "state": self.state, "attempts": self.attempts, "reply": self.reply}
+        return _plain_dict(derived | asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTimes:
+    """From accept, or `send_at`, to the relay's 2xx; over the last hour, from buckets a tenth wide."""
+
+    count: int
+    average: float | None  # seconds
+    median: float | None
+    percentile_95: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The figures of a whole installation."""
+
+    accepted: int  # recipients, since the beginning; the sum of `states`
+    states: Mapping[State, int]
+    tallies: Mapping[str, int]  # doubts, resends, lapses, duplicates, late_evidence
+    sent_per_second: float  # over the last five whole minutes
+    sent_last_hour: int
+    failed_last_hour: int  # failed and expired
+    deferrals_last_hour: int
+    success_rate: float | None  # of what came to an end in the last hour; None: nothing did
+    response_times: Mapping[str, ResponseTimes]  # "all" and by priority
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return _plain_dict(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """What is unfinished in one priority."""
+
+    priority: Priority
+    recipients: int  # queued, sending or deferred
+    batches: int
+    due: int  # batches whose time has come
+    next_due: datetime | None
+    oldest: datetime | None  # accepted; of the thousand batches that are due first
+    hints: int  # tasks waiting in its Celery queue
+    paused: bool
+    waiting: Mapping[str, int]  # batches behind gates, such as {"pause": 3, "rate": 40}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return _plain_dict(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class RetryReport:
+    """What a retry did, or would do."""
+
+    retried: int = 0  # recipients
+    bodiless: int = 0  # can't be sent again: their body is gone
+    hard_bounces: int = 0  # left alone: the address is refused for good, and `force` was not given
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def _plain_dict(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key): _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.isoformat(timespec="milliseconds")
+        case Mapping():
+            return _plain_dict(value)
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case State() | Priority():
+            return value.value
+    return value

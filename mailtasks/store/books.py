@@ -1,0 +1,273 @@
+"""Reads the ledger without moving anything: one message, all failed ones, the queue, the figures.
+
+A read may see a batch between two moves of its neighbours, never in the middle of one of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final, cast
+
+from mailtasks.message import PRIORITIES, Priority
+from mailtasks.state import BY_CODE, State
+from mailtasks.status import MessageStatus, QueueStatus, RecipientStatus, ResponseTimes, Stats
+from mailtasks.store import records
+from mailtasks.store.connection import Client, available
+from mailtasks.store.keys import Keys
+from mailtasks.store.records import BatchRecord, MessageRecord, Tries
+
+_CHUNK: Final = 500  # batches read in one round trip
+_SAMPLE: Final = 1000  # batches among which the oldest is sought
+_BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
+_GATES: Final = ("pause", "aside", "rate")
+TALLIES: Final = ("doubts", "resends", "lapses", "duplicates", "late_evidence")
+"""What `counts` holds beside the states, in the order in which it is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A batch as it was at one moment."""
+
+    id: str
+    priority: Priority
+    accepted: float  # seconds since 1970, here and below
+    not_before: float
+    expires: float
+    finished: float | None
+    owner: str
+    record: BatchRecord
+    recipients: tuple[str, ...]
+    states: tuple[State, ...]
+    tries: Mapping[int, Tries]
+
+    def message(self, number: int, message: MessageRecord, indices: range) -> MessageStatus:
+        """One of its messages."""
+        return MessageStatus(
+            id=f"{self.id}.{indices.start}",
+            priority=self.priority,
+            subject=message.subject,
+            message_id=message.message_id,
+            accepted_at=_moment(self.accepted),
+            send_at=_moment(self.not_before),
+            expires_at=_moment(self.expires),
+            finished_at=_moment(self.finished) if self.finished else None,
+            recipients=tuple(self._recipient(index) for index in indices),
+            tags=message.tags,
+            metadata=message.metadata,
+            claimed_by=self.owner,
+        )
+
+    def messages(self) -> Iterator[MessageStatus]:
+        """All of its messages."""
+        return (self.message(*where) for where in self.record.ranges())
+
+    def message_of(self, index: int) -> MessageStatus | None:
+        """The message that recipient `index` belongs to; None if the batch has no such recipient."""
+        return next((self.message(*where) for where in self.record.ranges() if index in where[2]), None)
+
+    def _recipient(self, index: int) -> RecipientStatus:
+        state, tries = self.states[index], self.tries.get(index, Tries())
+        return RecipientStatus(
+            address=self.recipients[index],
+            state=state,
+            attempts=tries.attempts,
+            reply=tries.reply,
+            relay=tries.relay,
+            worker=tries.worker,
+            tried_at=_moment(tries.at / 1000) if tries.at else None,
+            took=tries.took / 1000 if tries.at else None,
+            next_attempt=_moment(tries.due / 1000) if state is State.DEFERRED else None,
+            resends=tries.resends,
+        )
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+class Books:
+    """The reader of one shard."""
+
+    def __init__(self, redis: Client, keys: Keys) -> None:
+        self.redis = redis
+        self.keys = keys
+
+    def batch(self, id: str) -> Snapshot | None:
+        """One batch, or None if it was never accepted or its retention has ended."""
+        return next(self.batches([id]), None)
+
+    def batches(self, ids: Iterable[str]) -> Iterator[Snapshot]:
+        """Batches by id, in order; those that are not there are left out."""
+        remaining = iter(ids)
+        while chunk := list(islice(remaining, _CHUNK)):
+            with available(self.redis):
+                answers = self._read(chunk)
+            for id, fields, states, tries in zip(
+                chunk, answers[::3], answers[1::3], answers[2::3], strict=True
+            ):
+                if fields[0] is not None and states is not None:
+                    yield _snapshot(id, fields, states, tries)
+
+    def _read(self, ids: Sequence[str]) -> list[Any]:
+        pipeline = self.redis.pipeline(transaction=False)
+        for id in ids:
+            key, states, tries = self.keys.batch(id)
+            pipeline.hmget(key, ["p", "a", "w", "x", "f", "o", "h", "r"])
+            pipeline.get(states)
+            pipeline.hgetall(tries)
+        return cast(list[Any], pipeline.execute())
+
+    def listed(self, state: State) -> Iterator[Snapshot]:
+        """The batches that hold a recipient in one of `keys.LISTED_STATES`, the latest first."""
+        with available(self.redis):
+            ids = self.redis.zrevrange(self.keys.listed(state), 0, -1)
+        return self.batches(id.decode() for id in ids)
+
+    def find(self, address: str) -> Iterator[MessageStatus]:
+        """Every message to an address that is still kept. Reads all batches: there is no index by address.
+
+        An index would cost more memory than the recipients themselves (about 100 bytes each).
+        """
+        wanted = address.casefold()
+        for snapshot in self.batches(self._all_ids()):
+            if any(recipient.casefold() == wanted for recipient in snapshot.recipients):
+                for message in snapshot.messages():
+                    if any(recipient.address.casefold() == wanted for recipient in message.recipients):
+                        yield message
+
+    def _all_ids(self) -> Iterator[str]:
+        prefix = self.keys.batch("")[0]
+        # In a pattern, [ ] * ? and \ would be special; the namespace's letters and { } : are not.
+        with available(self.redis):
+            for key in self.redis.scan_iter(match=f"{prefix}*", count=1000):
+                id = key.decode().removeprefix(prefix)
+                if ":" not in id:
+                    yield id
+
+    def paused(self) -> dict[str, datetime]:
+        """What is paused (`"all"` or a priority), and since when."""
+        with available(self.redis):
+            steering = self.redis.hgetall(self.keys.steering)
+        return {
+            field.decode().removeprefix("pause:"): _moment(int(since) / 1000)
+            for field, since in steering.items()
+            if field.startswith(b"pause:")
+        }
+
+    def queue(self, priority: Priority, hints: int) -> QueueStatus:
+        """What is unfinished in one priority.
+
+        Args:
+            hints: the length of its Celery queue, which the ledger doesn't know.
+        """
+        due, now, paused = self.keys.due(priority), time.time(), self.paused()
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.hget(self.keys.counts, f"unfinished:{priority}")
+        pipeline.zcard(due)
+        pipeline.zcount(due, "-inf", int(now * 1000))
+        pipeline.zrange(due, 0, _SAMPLE - 1, withscores=True)
+        for gate in _GATES:
+            pipeline.zcard(self.keys.gate(gate, priority))
+        with available(self.redis):
+            recipients, batches, ready, sample, *waiting = pipeline.execute()
+        return QueueStatus(
+            priority=priority,
+            recipients=int(recipients or 0),
+            batches=batches,
+            due=ready,
+            next_due=_moment(sample[0][1] / 1000) if sample else None,
+            oldest=self._oldest([id.decode() for id, _ in sample]),
+            hints=hints,
+            paused="all" in paused or priority in paused,
+            waiting={gate: count for gate, count in zip(_GATES, waiting, strict=True) if count},
+        )
+
+    def _oldest(self, ids: Sequence[str]) -> datetime | None:
+        pipeline = self.redis.pipeline(transaction=False)
+        for id in ids:
+            pipeline.hget(self.keys.batch(id)[0], "a")
+        with available(self.redis):
+            accepted = [int(at) for at in pipeline.execute() if at is not None]
+        return _moment(min(accepted) / 1000) if accepted else None
+
+    def stats(self) -> Stats:
+        """The figures."""
+        this_minute = int(time.time() // 60)
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.hgetall(self.keys.counts)
+        for minute in range(this_minute - 59, this_minute + 1):
+            pipeline.hgetall(self.keys.minute(minute))
+        with available(self.redis):
+            counts, *minutes = [_numbers(answer) for answer in pipeline.execute()]
+        hour = sum(minutes, Counter())
+        five = sum(minutes[-6:-1], Counter())
+        ended = hour["sent"] + hour["failed"] + hour["expired"]
+        return Stats(
+            accepted=counts["accepted"],
+            states={state: counts[state] for state in State},
+            tallies={name: counts[name] for name in TALLIES},
+            sent_per_second=five["sent"] / 300,
+            sent_last_hour=hour["sent"],
+            failed_last_hour=hour["failed"] + hour["expired"],
+            deferrals_last_hour=hour["deferred"],
+            success_rate=hour["sent"] / ended if ended else None,
+            response_times={
+                "all": _response_times(hour, PRIORITIES),
+                **{priority.value: _response_times(hour, [priority]) for priority in PRIORITIES},
+            },
+        )
+
+
+def _snapshot(id: str, fields: list[Any], states: bytes, tries: Mapping[bytes, bytes]) -> Snapshot:
+    priority, accepted, not_before, expires, finished, owner, header, recipients = fields
+    return Snapshot(
+        id=id,
+        priority=Priority(priority.decode()),
+        accepted=int(accepted) / 1000,
+        not_before=int(not_before) / 1000,
+        expires=int(expires) / 1000,
+        finished=int(finished) / 1000 if finished else None,
+        owner=(owner or b"").decode(),
+        record=records.unpack_record(header),
+        recipients=records.unpack_recipients(recipients),
+        states=tuple(BY_CODE[code] for code in states.decode()),
+        tries={int(index): records.unpack_tries(packed) for index, packed in tries.items()},
+    )
+
+
+def _numbers(answer: Mapping[bytes, bytes]) -> Counter[str]:
+    return Counter({field.decode(): int(value) for field, value in answer.items()})
+
+
+def _response_times(hour: Counter[str], priorities: Iterable[Priority]) -> ResponseTimes:
+    buckets: Counter[int] = Counter()
+    total = 0
+    for priority in priorities:
+        prefix = f"rt:{priority}:"
+        for field, count in hour.items():
+            if field.startswith(prefix):
+                buckets[int(field.removeprefix(prefix))] += count
+        total += hour[f"rt_ms:{priority}"]
+    count = sum(buckets.values())
+    return ResponseTimes(
+        count=count,
+        average=total / count / 1000 if count else None,
+        median=_percentile(buckets, 0.5),
+        percentile_95=_percentile(buckets, 0.95),
+    )
+
+
+def _percentile(buckets: Mapping[int, int], share: float) -> float | None:
+    """The upper end, in seconds, of the bucket that holds the share's last value; None without values."""
+    wanted = sum(buckets.values()) * share
+    seen = 0
+    for bucket in sorted(buckets):
+        seen += buckets[bucket]
+        if seen >= wanted:
+            return float(_BUCKET**bucket) / 1000
+    return None

@@ -1,0 +1,132 @@
+"""Every key of the ledger, and the ids that lead to them.
+
+A batch id is `SHARD TIME RANDOM` in Crockford's base 32, the first character being the shard: wherever
+an id is seen, its keys are known. A message id is `BATCH.INDEX`, the index of its first recipient in
+the batch. All keys of a shard carry one hash tag, so that a script touches one slot of a cluster.
+
+| key | type | content |
+| --- | --- | --- |
+| `{ns:S}:b:ID` | hash | p priority, m recipients of each message, h header, r recipients, c0… bodies, a accepted, w not before, x expires, f finished, t token, l lease, o owner, z lapsed claims, g hints, u last step applied, k fingerprint |
+| `{ns:S}:b:ID:s` | string | one state character a recipient |
+| `{ns:S}:b:ID:m` | hash | index → what is known of an attempted recipient (`records.Tries`) |
+| `{ns:S}:due:PRIORITY` | zset | every unfinished batch → when it must be looked at |
+| `{ns:S}:gate:KIND:NAME` | zset | batches that wait for something to open → since when |
+| `{ns:S}:with:STATE` | zset | batches that hold a recipient in that state → since when |
+| `{ns:S}:counts` | hash | recipients by state, and tallies |
+| `{ns:S}:minute:N` | hash | the same for one minute, kept for a day |
+| `{ns:S}:steering` | hash | pauses, and the clock watch |
+| `{ns:S}:events` | stream | what happened to relays and destinations |
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from mailtasks.message import PRIORITIES, Priority
+from mailtasks.state import State
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
+_LENGTH: Final = 27  # one of shard, ten of time or digest, sixteen of randomness or digest
+LISTED_STATES: Final = (State.FAILED, State.EXPIRED, State.IN_DOUBT)
+"""The states whose batches are listed under `with:STATE`, because a person may want to act."""
+
+
+def _base32(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 32)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+def new_batch_id(shard: int = 0) -> str:
+    """A new id, sorting by time: 48 bits of milliseconds, then 80 random bits."""
+    return _ALPHABET[shard] + _base32(time.time_ns() // 1_000_000, 10) + _base32(secrets.randbits(80), 16)
+
+
+def batch_id_for_key(idempotency_key: str, shard: int = 0) -> str:
+    """The id that an idempotency key stands for: the batch itself is what remembers the key.
+
+    So a key is taken and its mail accepted in one step, and it is free again when the batch's
+    retention, which starts with its final state, has ended.
+    """
+    digest = blake2b(idempotency_key.encode(), digest_size=17).digest()
+    return _ALPHABET[shard] + _base32(int.from_bytes(digest) >> 6, _LENGTH - 1)
+
+
+def split_id(id: str) -> tuple[str, int]:
+    """`BATCH.INDEX` → (batch, index). A bare batch id stands for its first message.
+
+    Raises:
+        ValueError: it can't be an id.
+    """
+    batch, dot, index = id.partition(".")
+    if len(batch) != _LENGTH or set(batch) - set(_ALPHABET) or (dot and not index.isdecimal()):
+        raise ValueError(f"{id!r} is not a message id")
+    return batch, int(index or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one shard of one namespace."""
+
+    namespace: str
+    shard: int = 0
+
+    @property
+    def tag(self) -> str:
+        """The hash tag that all keys of this shard begin with."""
+        return f"{{{self.namespace}:{self.shard}}}"
+
+    def batch(self, id: str) -> list[str]:
+        """A batch's three keys, in the order in which the scripts want them."""
+        key = f"{self.tag}:b:{id}"
+        return [key, f"{key}:s", f"{key}:m"]
+
+    def due(self, priority: Priority) -> str:
+        """What must be looked at, and when."""
+        return f"{self.tag}:due:{priority}"
+
+    def gate(self, kind: str, name: str) -> str:
+        """What waits for something to open."""
+        return f"{self.tag}:gate:{kind}:{name}"
+
+    def listed(self, state: State) -> str:
+        """The batches that hold a recipient in one of `LISTED_STATES`."""
+        return f"{self.tag}:with:{state}"
+
+    def minute(self, number: int) -> str:
+        """The tallies of one minute, counted from 1970."""
+        return f"{self.tag}:minute:{number}"
+
+    @property
+    def counts(self) -> str:
+        """Recipients by state since the beginning."""
+        return f"{self.tag}:counts"
+
+    @property
+    def steering(self) -> str:
+        """Pauses and the clock watch."""
+        return f"{self.tag}:steering"
+
+    @property
+    def events(self) -> str:
+        """What happened to relays and destinations."""
+        return f"{self.tag}:events"
+
+    def head(self, minute: int) -> list[str]:
+        """The keys that every script gets first, in the order of `lua/common.lua`."""
+        return [
+            self.counts,
+            self.minute(minute),
+            self.steering,
+            *(self.due(priority) for priority in PRIORITIES),
+            *(self.gate("pause", priority) for priority in PRIORITIES),
+            *(self.gate("aside", priority) for priority in PRIORITIES),
+            *(self.gate("rate", priority) for priority in PRIORITIES),
+            *(self.listed(state) for state in LISTED_STATES),
+        ]

@@ -1,0 +1,436 @@
+"""The moves of the ledger, from Python: each method is one script, one round trip, all or nothing.
+
+The rules:
+
+1. Every move may be sent again. Accept is idempotent by id, a step by its number; after a time-out
+   the caller repeats the same call and gets the same answer.
+2. Times in Redis are Redis' own. A claim also knows, by this process' monotonic clock, when its lease
+   ends: counted from before the call, so that it ends here no later than there.
+3. Nothing here decides what a reply means or when to try again; results come in decided.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from mailtasks.errors import StoreError
+from mailtasks.message import PRIORITIES, Priority
+from mailtasks.state import State
+from mailtasks.store import records
+from mailtasks.store.connection import Client, Scripts, available
+from mailtasks.store.keys import Keys
+from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
+
+RECIPIENTS_A_TRANSACTION: Final = 100
+"""What every server must take in one transaction (RFC 5321 4.5.3.1.8)."""
+
+CLAIM_DEADLINE: Final = 3600.0
+"""Seconds after which a claim isn't renewed any more, so that a wedged thread can't hold it for ever.
+Far above the longest honest wait, the ten minutes for a dot's answer (RFC 5321 4.5.3.2.6)."""
+
+LOOK_AT_MOST: Final = 200
+"""Batches a look takes up; if there were as many, the next look should follow at once."""
+
+
+class Acceptance(StrEnum):
+    """What accept said of a batch."""
+
+    NEW = "new"
+    SAME = "same"  # the id was held already, by the same content
+    CONFLICT = "conflict"  # the id was held already, by other content
+
+
+class Refusal(StrEnum):
+    """Why a batch could not be claimed, or why a claim is over."""
+
+    GONE = "gone"  # no such batch
+    TAKEN = "taken"  # somebody else holds the lease
+    PARKED = "parked"  # paused, or set aside after three lapsed claims
+    NOTHING = "nothing"  # nothing of it can be sent now; the lease is given back
+    LOST = "lost"  # the lease was over; what had been sent was taken as evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the ledger wants to know of the settings."""
+
+    lease: float = 60.0  # seconds
+    margin: float = 30.0  # seconds until a lost hint is noticed
+    retention: float = 604_800.0  # seconds
+    windows: Mapping[str, int] = field(default_factory=lambda: {"urgent": 1, "normal": 4, "bulk": 8})
+    doubt: Mapping[str, str] = field(
+        default_factory=lambda: {"urgent": "resend", "normal": "resend", "bulk": "hold"}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRecipient:
+    """One recipient of a claimed window."""
+
+    index: int  # in the batch
+    address: str
+    attempts: int  # counted so far
+    resends: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedMessage:
+    """One message of a claimed window, with those of its recipients that can be sent now."""
+
+    id: str
+    record: MessageRecord
+    body: bytes
+    recipients: tuple[ClaimedRecipient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one claimed recipient, decided."""
+
+    index: int
+    state: State
+    delay: float = 0.0  # seconds until the next attempt, if deferred
+    counted: bool = True  # whether the attempt counts
+    reply: str = ""
+    relay: str = ""
+    took: float = 0.0  # seconds
+
+
+@dataclass(slots=True)
+class Claim:
+    """The exclusive right to send a batch, window by window. Shared with the keeper that renews it."""
+
+    batch: str
+    token: str
+    record: BatchRecord
+    recipients: tuple[str, ...]
+    window: tuple[ClaimedMessage, ...]
+    lease_ends: float  # time.monotonic()
+    give_up: float  # time.monotonic() after which it isn't renewed
+    expires_in: float  # seconds from the last step to the batch's maximum age
+    age: float  # seconds since accept, at the last step
+    steps: int = 0  # that were answered; the next one's number
+    lost: bool = False
+
+    def remaining(self) -> float:
+        """Seconds of lease left, by this process' clock; 0 if it is known to be lost."""
+        return 0.0 if self.lost else max(0.0, self.lease_ends - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A claim is over. `hint`: the batch can go on at once, so somebody should be told."""
+
+    why: Refusal
+    hint: bool = False
+    next_look: float | None = None  # seconds from now; None: finished, or not known
+    evidence: int = 0  # recipients that late evidence settled
+    priority: Priority | None = None  # if it is to be hinted
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A batch that wants a worker."""
+
+    batch: str
+    priority: Priority
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _new_claim(batch: str) -> Claim:
+    return Claim(
+        batch=batch,
+        token=secrets.token_hex(8),
+        record=BatchRecord(messages=()),
+        recipients=(),
+        window=(),
+        lease_ends=0.0,
+        give_up=time.monotonic() + CLAIM_DEADLINE,
+        expires_in=0.0,
+        age=0.0,
+    )
+
+
+def _row(result: Result) -> tuple[int, str, int, int, str, str, int]:
+    """A result as the script wants it."""
+    return (
+        result.index,
+        result.state.code,
+        _ms(result.delay),
+        int(result.counted),
+        result.reply,
+        result.relay,
+        _ms(result.took),
+    )
+
+
+class Ledger:
+    """One shard of the ledger.
+
+    Args:
+        redis: a client that returns bytes.
+        keys: where everything lies.
+        limits: lease, margin, retention, windows and policy of doubt.
+    """
+
+    def __init__(self, redis: Client, keys: Keys, limits: Limits) -> None:
+        self.redis = redis
+        self.keys = keys
+        self.limits = limits
+        self._scripts = Scripts(redis)
+        self._standing = {
+            "lease": _ms(limits.lease),
+            "margin": _ms(limits.margin),
+            "retention": _ms(limits.retention),
+            "doubt": dict(limits.doubt),
+        }
+
+    # Producers
+
+    def accept(self, batches: Sequence[NewBatch]) -> list[tuple[Acceptance, bool]]:
+        """Accept batches, in one round trip; each is accepted or not on its own.
+
+        Returns:
+            For each, what became of it and whether it wants a hint now.
+
+        Raises:
+            StoreUnavailable: Redis could not be asked. `ids` are those that it may have taken.
+        """
+        with available(self.redis, ids=[batch.id for batch in batches]):
+            answers = self._scripts.run_many("accept", [self._accept_call(batch) for batch in batches])
+        return [(Acceptance(status.decode()), bool(hint)) for status, hint in answers]
+
+    def _accept_call(self, batch: NewBatch) -> tuple[list[str], list[Any]]:
+        argument = self._argument(
+            id=batch.id,
+            priority=batch.priority.value,
+            counts=",".join(str(message.recipients) for message in batch.record.messages),
+            size=len(batch.recipients),
+            fingerprint=batch.fingerprint,
+            send_at=_ms(batch.send_at),
+            lifetime=_ms(batch.lifetime),
+        )
+        bodies = [records.pack(body) for body in batch.bodies]
+        header = records.pack_record(batch.record)
+        recipients = records.pack_recipients(batch.recipients)
+        return self._keys(batch.id), [argument, header, recipients, *bodies]
+
+    def cancel(self, batch: str, indices: Iterable[int]) -> int:
+        """Cancel recipients that are neither being sent nor final.
+
+        Returns:
+            How many this call cancelled; -1 if there is no such batch.
+        """
+        return int(self._run("cancel", [batch], id=batch, indices=list(indices)))
+
+    def retry(self, batch: str, wanted: Mapping[int, State]) -> tuple[int, int]:
+        """Queue recipients again, each only if it is still in the state it was seen in.
+
+        Returns:
+            How many were queued, and how many could not be since their body is gone; (-1, 0) if there
+            is no such batch.
+        """
+        pairs = [(index, state.code) for index, state in wanted.items()]
+        retried, bodiless = self._run("retry", [batch], id=batch, wanted=pairs)
+        return int(retried), int(bodiless)
+
+    # Workers
+
+    def claim(self, batch: str, owner: str, *, most: int | None = None) -> Claim | Released:
+        """Take the batch's lease and its first window.
+
+        Args:
+            owner: the worker's name, for people.
+            most: messages; None: as many as the priority's window has.
+        """
+        claim = _new_claim(batch)
+        return self._step(claim, owner, (), most=most) or claim
+
+    def park(self, batch: str, owner: str) -> Released:
+        """File a batch behind the rate's gate, unless somebody is sending it."""
+        return self.release(_new_claim(batch), owner, (), rated=True)
+
+    def step(
+        self, claim: Claim, owner: str, results: Sequence[Result], *, most: int | None = None
+    ) -> Released | None:
+        """Settle the window and claim the next into `claim.window`.
+
+        May be repeated after an error, with the same results.
+
+        Returns:
+            None while there is more to send; else why the claim is over.
+        """
+        return self._step(claim, owner, results, most=most)
+
+    def release(
+        self, claim: Claim, owner: str, results: Sequence[Result], *, rated: bool = False
+    ) -> Released:
+        """Settle the window and give the lease back.
+
+        Args:
+            results: for every recipient of the window; `State.QUEUED` gives one back untried.
+            rated: what is left waits behind the rate's gate.
+        """
+        released = self._step(claim, owner, results, more=False, rated=rated)
+        assert released is not None
+        return released
+
+    def _step(
+        self,
+        claim: Claim,
+        owner: str,
+        results: Sequence[Result],
+        *,
+        most: int | None = None,
+        more: bool = True,
+        rated: bool = False,
+    ) -> Released | None:
+        before = time.monotonic()
+        windows = self.limits.windows
+        status, now, *rest = self._run(
+            "step",
+            [claim.batch],
+            id=claim.batch,
+            token=claim.token,
+            number=claim.steps,
+            owner=owner,
+            results=[_row(result) for result in results],
+            windows={name: min(window, most or window) for name, window in windows.items()},
+            recipients=RECIPIENTS_A_TRANSACTION,
+            more=int(more),
+            rated=int(rated),
+        )
+        if status != b"claimed":
+            return _released(status, now, rest)
+        self._take(claim, now, rest)
+        claim.steps += 1
+        claim.lease_ends = before + self.limits.lease
+        return None
+
+    def _take(self, claim: Claim, now: int, answer: list[Any]) -> None:
+        expires, accepted, entries, numbers, bodies, header, recipients = answer
+        if header:
+            claim.record = records.unpack_record(header)
+            claim.recipients = records.unpack_recipients(recipients)
+        claim.expires_in = (expires - now) / 1000
+        claim.age = (now - accepted) / 1000
+        wanted = {index: (attempts, resends) for index, attempts, resends in entries}
+        contents = dict(zip(numbers, bodies, strict=True))
+        claim.window = tuple(
+            ClaimedMessage(
+                id=f"{claim.batch}.{indices.start}",
+                record=message,
+                body=records.unpack(contents[number]),
+                recipients=tuple(
+                    ClaimedRecipient(index, claim.recipients[index], *wanted[index])
+                    for index in indices
+                    if index in wanted
+                ),
+            )
+            for number, message, indices in claim.record.ranges()
+            if number in contents
+        )
+
+    def renew(self, claims: Sequence[Claim]) -> None:
+        """Renew the leases of claims, in one call; those that are over are marked as lost."""
+        if not claims:
+            return
+        before = time.monotonic()
+        pairs = [(claim.batch, claim.token) for claim in claims]
+        answers = self._run("renew", [claim.batch for claim in claims], claims=pairs)
+        for claim, renewed in zip(claims, answers, strict=True):
+            if renewed:
+                claim.lease_ends = before + self.limits.lease
+            else:
+                claim.lost = True
+
+    # The pump
+
+    def due(self) -> list[str]:
+        """The batches that are due, urgent first; at most `LOOK_AT_MOST`."""
+        ids: list[str] = []
+        with available(self.redis):
+            now = _now(self.redis)
+            for priority in PRIORITIES:
+                room = LOOK_AT_MOST - len(ids)
+                due = self.redis.zrangebyscore(self.keys.due(priority), "-inf", now, start=0, num=room)
+                ids += [id.decode() for id in due]
+        return ids
+
+    def look(self, due: Sequence[str], busy: Mapping[Priority, bool]) -> list[Hint]:
+        """Look at batches that are due. To be called at every tick, also with none: it watches the clock.
+
+        Args:
+            busy: for which priorities the queue is long, so that hints may merely be waiting in it.
+
+        Returns:
+            The batches to hint.
+        """
+        busy_by_name = {priority.value: int(busy.get(priority, False)) for priority in PRIORITIES}
+        found = [item.decode() for item in self._run("look", due, ids=list(due), busy=busy_by_name)]
+        return [Hint(id, Priority(name)) for id, name in zip(found[::2], found[1::2], strict=True)]
+
+    def open(self, kind: str, priority: Priority, most: int) -> int:
+        """Let the first `most` batches of the gate `kind:priority` become due; returns how many did."""
+        gate = self.keys.gate(kind, priority)
+        return int(self._run("open", [], [gate], priority=priority.value, most=most))
+
+    # Steering
+
+    def pause(self, what: str) -> None:
+        """Stop sending everything (`"all"`) or one priority, on all workers, until `resume`."""
+        with available(self.redis):
+            self.redis.hset(self.keys.steering, f"pause:{what}", _now(self.redis))
+
+    def resume(self, what: str) -> bool:
+        """End a pause; returns whether there was one. `"all"` ends the pauses of each priority, too."""
+        names = ["all", *PRIORITIES] if what == "all" else [what]
+        with available(self.redis):
+            ended = self.redis.hdel(self.keys.steering, *(f"pause:{name}" for name in names))
+        for priority in PRIORITIES if what == "all" else [Priority(what)]:
+            while self.open("pause", priority, 1000) == 1000:
+                pass
+        return bool(ended)
+
+    def _argument(self, **values: object) -> bytes:
+        return msgspec.msgpack.encode(self._standing | values)
+
+    def _keys(self, *batches: str) -> list[str]:
+        keys = self.keys.head(int(time.time() // 60))
+        for batch in batches:
+            keys += self.keys.batch(batch)
+        return keys
+
+    def _run(self, name: str, batches: Sequence[str], more_keys: Sequence[str] = (), **values: object) -> Any:
+        with available(self.redis):
+            return self._scripts.run(name, [*self._keys(*batches), *more_keys], [self._argument(**values)])
+
+
+def _now(redis: Client) -> int:
+    seconds, microseconds = redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _released(status: bytes, now: int, rest: list[Any]) -> Released:
+    match status:
+        case b"released":
+            at, hint, priority = rest
+            look = None if at < 0 else max(0.0, (at - now) / 1000)
+            return Released(Refusal.NOTHING, bool(hint), look, priority=Priority(priority.decode()))
+        case b"lost":
+            return Released(Refusal.LOST, evidence=rest[0])
+        case b"gone" | b"taken" | b"parked":
+            return Released(Refusal(status.decode()))
+    raise StoreError(
+        f"the ledger answered {status!r}, which this version doesn't know; are all workers of one version?"
+    )

@@ -1,0 +1,116 @@
+"""What is written into a batch, and how it is packed: plain data, no Redis.
+
+The header and the recipients are JSON, so that a person with `redis-cli` can read them; what is
+longer than half a kilobyte is compressed. What the scripts write themselves is MessagePack.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from mailtasks.message import Priority
+
+_WORTH_COMPRESSING: Final = 512  # bytes; below, zlib saves next to nothing
+_PLAIN: Final = b"="
+_ZLIB: Final = b"z"
+
+
+class MessageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is kept of one message beside its body."""
+
+    message_id: str  # the Message-ID header, with its angle brackets: the same over all retries
+    sender: str  # the envelope's; "" is the null sender
+    recipients: int = 1  # how many, one after the other in the batch
+    subject: str = ""
+    size: int = 0  # bytes, composed
+    smtputf8: bool = False
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class BatchRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A batch's header."""
+
+    messages: tuple[MessageRecord, ...]
+    version: int = 1
+
+    def ranges(self) -> Iterator[tuple[int, MessageRecord, range]]:
+        """Each message with its number and the indices of its recipients."""
+        first = 0
+        for number, message in enumerate(self.messages):
+            yield number, message, range(first, first + message.recipients)
+            first += message.recipients
+
+
+class Tries(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of an attempted recipient. Written by the scripts; times are Redis' milliseconds."""
+
+    due: int = 0  # the next attempt, if deferred
+    attempts: int = 0  # counted ones; a failure that is not the recipient's counts nothing
+    at: int = 0  # the last attempt's end
+    resends: int = 0  # resent from doubt by policy
+    reply: str = ""  # the relay's last words, or what happened instead
+    relay: str = ""
+    worker: str = ""
+    took: int = 0  # milliseconds of the last attempt
+
+
+class NewBatch(msgspec.Struct, frozen=True):
+    """A batch to be accepted."""
+
+    id: str
+    priority: Priority
+    record: BatchRecord
+    recipients: tuple[str, ...]  # bare addresses, message after message
+    bodies: tuple[bytes, ...]  # one a message, as it goes over the wire before dot-stuffing
+    fingerprint: str
+    lifetime: float  # seconds until it expires, from send_at or now
+    send_at: float = 0.0  # seconds since 1970; 0: now
+
+
+def pack(data: bytes) -> bytes:
+    """`data`, compressed if that is worth it."""
+    if len(data) > _WORTH_COMPRESSING:
+        packed = zlib.compress(data, 1)
+        if len(packed) < len(data):
+            return _ZLIB + packed
+    return _PLAIN + data
+
+
+def unpack(packed: bytes) -> bytes:
+    """What `pack` was given."""
+    return zlib.decompress(packed[1:]) if packed[:1] == _ZLIB else packed[1:]
+
+
+_record_decoder = msgspec.json.Decoder(BatchRecord)
+_recipients_decoder = msgspec.json.Decoder(tuple[str, ...])
+_tries_decoder = msgspec.msgpack.Decoder(Tries, strict=False)
+
+
+def pack_record(record: BatchRecord) -> bytes:
+    """The header as it is stored."""
+    return pack(msgspec.json.encode(record))
+
+
+def unpack_record(packed: bytes) -> BatchRecord:
+    """The header that was stored."""
+    return _record_decoder.decode(unpack(packed))
+
+
+def pack_recipients(recipients: Sequence[str]) -> bytes:
+    """The recipients as they are stored."""
+    return pack(msgspec.json.encode(recipients))
+
+
+def unpack_recipients(packed: bytes) -> tuple[str, ...]:
+    """The recipients that were stored."""
+    return _recipients_decoder.decode(unpack(packed))
+
+
+def unpack_tries(packed: bytes) -> Tries:
+    """What a script wrote about an attempted recipient."""
+    return _tries_decoder.decode(packed)

@@ -1,0 +1,333 @@
+"""Worker processes: which of Celery's pools may run, and the supervisor behind `mailtasks worker`.
+
+`install(app)` is for every app that runs our tasks: it refuses pools other than threads, and ends a
+worker whose supervisor is gone. `Supervisor` runs several Celery processes and keeps them running: some
+that take mail of every priority, and one for urgent and normal mail only, because no bulk delivery is
+cut short enough for an urgent mail that waits behind it.
+
+A process that dies is started again: at once if it had been up for a while, else after a pause that
+doubles. That is the second line of defence; a Redis that restarts doesn't end a worker
+(see `mailtasks.transport`).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final
+
+from celery import Celery, bootsteps
+from celery.concurrency import solo, thread
+
+from mailtasks.errors import SettingsError
+from mailtasks.message import PRIORITIES, Priority
+from mailtasks.publish import queue_name
+from mailtasks.settings import Settings
+
+POOLS: Final = (thread.TaskPool, solo.TaskPool)  # solo, one task at a time, is for debugging
+
+DONE: Final = 0
+FAILED: Final = 1
+WRONG_USE: Final = (
+    2  # also what `celery worker` ends with if its app can't be loaded: starting it again won't help
+)
+
+GRACE: Final = 30.0  # seconds from SIGTERM to SIGKILL; longer than a slice, shorter than a tarpit's answer
+STEADY: Final = 10.0  # seconds after which a process counts as having started well
+LONGEST_PAUSE: Final = 30.0  # seconds before a process that dies at once is started again
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+LEASH: Final = "_MAILTASKS_LEASH"
+"""Environment variable: the file descriptor of a pipe whose other end only the supervisor holds."""
+
+
+# --- In a worker process ----------------------------------------------------------------------------
+
+
+def install(app: Celery) -> None:
+    """Let the workers of `app` run on threads only, and no longer than the supervisor that started them."""
+    app.steps["worker"].add(Guard)
+
+
+class Guard(bootsteps.Step):  # type: ignore[misc]  # Celery ships no types
+    """Looks at a worker before any of its parts is started."""
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        refuse_pool(parent.pool_cls)
+        obey_leash()
+        super().__init__(parent, **options)
+
+
+def refuse_pool(pool: type) -> None:
+    """End this process with one sentence and exit code 2 if `pool` is none that mailtasks can run on."""
+    if issubclass(pool, POOLS):
+        return
+    name = pool.__module__.rpartition(".")[2]
+    _say(
+        f"the {name} pool is not supported (connections and leases are shared by threads); "
+        "start the worker with -P threads"
+    )
+    raise SystemExit(WRONG_USE)
+
+
+def obey_leash() -> None:
+    """If a supervisor started this process: end, in good order, when that one is gone."""
+    descriptor = os.environ.pop(LEASH, None)
+    if descriptor is not None:
+        os.set_inheritable(int(descriptor), False)
+        threading.Thread(target=_end_with, args=(int(descriptor),), name="leash", daemon=True).start()
+
+
+def _end_with(descriptor: int) -> None:
+    os.read(descriptor, 1)  # returns when the other end is closed: nothing is ever written to it
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(FAILED)
+
+
+# --- The supervisor ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One process and what is known of its predecessors."""
+
+    name: str
+    command: tuple[str, ...]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0  # time.monotonic()
+    due: float = 0.0  # time.monotonic() at which it is to be started, if it doesn't run
+    failures: int = 0  # how often in a row it died before it was steady
+
+
+class Supervisor:
+    """Runs Celery worker processes until it is told to stop; `run()` does it all.
+
+    Args:
+        settings: names the queues (by the namespace). The processes load their settings themselves,
+            from the same environment and file.
+        processes: how many take mail of every priority; one more takes urgent and normal mail only.
+        concurrency: threads in each process.
+        app: what `celery -A` gets.
+        log_level: what `celery -l` gets.
+        grace: seconds that the processes have to finish what they are sending, once told to stop.
+        environment: the processes' environment; ours if it is None.
+        report: takes each sentence about what happens; by default it goes to stderr.
+
+    Raises:
+        SettingsError: fewer than one process or thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        processes: int = 2,
+        concurrency: int = 8,
+        app: str = "mailtasks",
+        log_level: str = "INFO",
+        grace: float = GRACE,
+        environment: Mapping[str, str] | None = None,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        for name, value in (("processes", processes), ("concurrency", concurrency)):
+            if value < 1:
+                raise SettingsError(f"{name}: {value} is too few; expected at least 1")
+        options = ("-P", "threads", "-c", str(concurrency), "-l", log_level)
+        self._workers = [
+            _Worker(name, celery_command(app, name, queues, options))
+            for name, queues in roles(processes, settings.namespace).items()
+        ]
+        self._grace = grace
+        self._environment = os.environ if environment is None else environment
+        self._report = report or _say
+        self._heard: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._stops = 0
+        self._exit_code = DONE
+
+    def run(self) -> int:
+        """Keep the processes running until SIGTERM, SIGINT or SIGHUP; to be called in the main thread.
+
+        The first of these signals lets the processes finish what they are sending, within `grace`; the
+        second kills them.
+
+        Returns:
+            0 if every process ended in good order, 1 if one had to be killed or ended with an error
+            while stopping, 2 if one can't be started at all (a wrong app or setting; it has said why).
+        """
+        with self._listening(), _leash() as leash:
+            while not self._stops:
+                self._start_due(leash)
+                self._listen(self._until_next_start())
+                self._bury()
+            self._stop()
+        return self._exit_code
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process id of each process that runs, by its name."""
+        return {worker.name: worker.process.pid for worker in self._workers if worker.process}
+
+    # --- Running
+
+    def _start_due(self, leash: int) -> None:
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.process is None and worker.due <= now:
+                worker.process = _start(worker.command, self._environment, leash)
+                worker.started = now
+
+    def _until_next_start(self) -> float | None:
+        due = [worker.due for worker in self._workers if worker.process is None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _bury(self) -> None:
+        """Take note of processes that have ended though nobody told them to."""
+        for worker in self._workers:
+            code = worker.process.poll() if worker.process else None
+            if code == WRONG_USE:
+                self._give_up(worker)
+            elif code is not None:
+                self._start_again(worker, code)
+
+    def _give_up(self, worker: _Worker) -> None:
+        worker.process = None
+        self._report(f"{worker.name} can't be started (exit code {WRONG_USE}); see what it said above")
+        self._exit_code = WRONG_USE
+        self._stops += 1
+
+    def _start_again(self, worker: _Worker, code: int) -> None:
+        now = time.monotonic()
+        worker.process = None
+        worker.failures = 0 if now - worker.started >= STEADY else worker.failures + 1
+        worker.due = now + pause_before(worker.failures)
+        self._report(f"{worker.name} {_ending(code)}; {_plan(worker.failures)}")
+
+    # --- Stopping
+
+    def _stop(self) -> None:
+        if running := self._running():
+            self._report(
+                f"stopping: {len(running)} processes finish what they are sending, "
+                f"for at most {self._grace:g} s; a second signal kills them"
+            )
+        for worker in running:
+            _signal(worker, signal.SIGTERM)
+        self._wait(time.monotonic() + self._grace)
+        for worker in self._running():
+            self._kill(worker)
+        self._note_endings()
+
+    def _wait(self, deadline: float) -> None:
+        while self._stops < 2 and self._running() and (left := deadline - time.monotonic()) > 0:
+            self._listen(left)
+
+    def _kill(self, worker: _Worker) -> None:
+        _signal(worker, signal.SIGKILL)
+        assert worker.process is not None
+        worker.process.wait()
+        self._report(
+            f"{worker.name} was killed; the fate of what it was sending is known when its lease ends"
+        )
+
+    def _note_endings(self) -> None:
+        if self._exit_code == DONE and any(
+            worker.process.returncode for worker in self._workers if worker.process
+        ):
+            self._exit_code = FAILED
+
+    def _running(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.process and worker.process.poll() is None]
+
+    # --- Signals
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Signals are put into a queue, so that nothing but `_listen` is ever interrupted by one."""
+        numbers = (*STOP_SIGNALS, signal.SIGCHLD)
+        before = {number: signal.signal(number, self._hear) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._heard.put(number)
+
+    def _listen(self, timeout: float | None) -> None:
+        with suppress(queue.Empty):
+            self._stops += self._heard.get(timeout=timeout) in STOP_SIGNALS
+
+
+def roles(processes: int, namespace: str = "mailtasks") -> dict[str, tuple[str, ...]]:
+    """The name of each process and the queues that it takes tasks from."""
+    every = tuple(queue_name(priority, namespace) for priority in PRIORITIES)
+    swift = tuple(queue_name(priority, namespace) for priority in (Priority.URGENT, Priority.NORMAL))
+    return {"urgent": swift} | {f"worker{number}": every for number in range(1, processes + 1)}
+
+
+def celery_command(app: str, name: str, queues: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
+    """The command line of one worker process.
+
+    Mingle and gossip are left out: they ask every other worker at the start, and need none of the answers.
+    """
+    celery = (sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@%h", "-Q", ",".join(queues))
+    return (*celery, "--without-mingle", "--without-gossip", *options)
+
+
+def pause_before(failures: int) -> float:
+    """Seconds to wait before a process is started again that died so often in a row before it was steady."""
+    return float(min(LONGEST_PAUSE, 2 ** (failures - 1))) if failures else 0.0
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str], leash: int) -> subprocess.Popen[bytes]:
+    """A child in a session of its own: Ctrl-C in a terminal is for the supervisor alone."""
+    return subprocess.Popen(  # noqa: S603  # a list of words, no shell
+        command,
+        env={**environment, LEASH: str(leash)},
+        stdin=subprocess.DEVNULL,
+        pass_fds=[leash],
+        start_new_session=True,
+    )
+
+
+@contextmanager
+def _leash() -> Iterator[int]:
+    """The end that children inherit of a pipe whose other end closes with this process, however it ends."""
+    theirs, ours = os.pipe()
+    try:
+        yield theirs
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+def _signal(worker: _Worker, number: int) -> None:
+    assert worker.process is not None
+    worker.process.send_signal(number)
+
+
+def _ending(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _plan(failures: int) -> str:
+    if failures:
+        return f"{failures} in a row just after a start; starting it again in {pause_before(failures):g} s"
+    return "starting it again"
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"mailtasks: {sentence}\n")
+    sys.stderr.flush()

@@ -1,0 +1,109 @@
+"""Fixtures for every test: real servers of our own, nothing left behind, and no silent skips.
+
+- `redis_url`: an empty database on a private Redis that lives as long as the session (with
+  pytest-xdist: one a worker). A test that stops or kills Redis takes `own_redis` instead.
+- `sink`: a catching SMTP server, new for each test.
+- `@pytest.mark.needs("smtp-sink")`: skipped, loudly, where the program isn't there. With
+  MAILTASKS_NO_SKIP=1, as in CI, that and any other skip is a failure.
+- `@pytest.mark.slow`: only with `--slow` or MAILTASKS_SLOW=1.
+- When the session ends, no process that it started may be left: that is a failure, too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mailtasks.local.processes import living
+from mailtasks.testing import CatchingServer, LocalRedis, descendants, empty
+from mailtasks.testing import wait_until as wait_for_condition
+
+NO_SKIP = os.environ.get("MAILTASKS_NO_SKIP") == "1"
+SLOW = os.environ.get("MAILTASKS_SLOW") == "1"
+ALSO_LOOKED_AT = "/usr/sbin:/usr/local/sbin:/sbin"  # mail servers live there, often off the PATH
+INSTALLED_BY = {"smtp-sink": "postfix", "smtp-source": "postfix", "redis-server": "redis-server"}
+
+MARK = f"MAILTASKS_TEST_SESSION={uuid.uuid4()}"
+os.environ.update([MARK.split("=")])
+
+
+def program(name: str) -> str | None:
+    """Where a program is, on the PATH or where mail servers live."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{ALSO_LOOKED_AT}")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[LocalRedis]:
+    with LocalRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: LocalRedis) -> str:
+    return empty(redis_server.start())
+
+
+@pytest.fixture
+def own_redis() -> Iterator[LocalRedis]:
+    with LocalRedis(fsync="always") as server:
+        yield server
+
+
+@pytest.fixture
+def sink() -> Iterator[CatchingServer]:
+    with CatchingServer() as server:
+        yield server
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[..., object]:
+    return wait_for_condition
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", default=SLOW, help="run the slow tests, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            if program(name) is None:
+                pytest.skip(f"{name} isn't there; install it: apt-get install {INSTALLED_BY.get(name, name)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if NO_SKIP and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"with MAILTASKS_NO_SKIP=1 a skip is a failure: {reason}"
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    left = [repr(child) for child in living()]
+    left += wait_for_end()
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        raise pytest.UsageError("processes were left behind:\n" + "\n".join(left))
+
+
+def wait_for_end() -> list[str]:
+    """What of this session still runs after a moment's grace: a watcher may need some milliseconds."""
+    try:
+        wait_for_condition(lambda: not descendants(MARK), timeout=5)
+    except TimeoutError:
+        return descendants(MARK)
+    return []

@@ -1,0 +1,193 @@
+import dataclasses
+
+import pytest
+
+from mailtasks.cli import doctor
+from mailtasks.cli.doctor import Facts, Level
+from mailtasks.local.redis import free_port
+from mailtasks.relay import Relay
+from mailtasks.settings import Settings
+
+GOOD = {
+    "version": "7.2.4",
+    "latency": 0.2,
+    "aof": True,
+    "aof_written": True,
+    "fsync": "always",
+    "eviction": "noeviction",
+    "used": 2**20,
+    "ceiling": 2**30,
+}
+DAY = 86400
+
+
+def facts(**changes):
+    return Facts(**(GOOD | changes))
+
+
+@pytest.mark.parametrize("judge", doctor.STORE_JUDGES)
+def test_a_good_redis_needs_no_advice(judge):
+    _, level, found, advice = judge(facts())
+    assert (level, advice) == (Level.OK, "")
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("judge", "changes", "level", "found", "advice"),
+    [
+        (doctor.judge_redis_version, {"version": "6.0.16"}, "fail", "6.0.16", "use Redis 6.2 or later"),
+        (doctor.judge_redis_version, {"version": "6.2.14"}, "ok", "6.2.14", ""),
+        (doctor.judge_redis_version, {"version": "10.0.0"}, "ok", "10.0.0", ""),
+        (doctor.judge_latency, {"latency": 12.345}, "warn", "12.35 ms", "in one network"),
+        (doctor.judge_persistence, {"aof": False}, "fail", "no append-only file", "set appendonly yes"),
+        (doctor.judge_persistence, {"aof_written": False}, "fail", "can't be written", "disk and log"),
+        (doctor.judge_persistence, {"fsync": "everysec"}, "warn", "last second or two", "appendfsync always"),
+        (doctor.judge_persistence, {"fsync": "no"}, "warn", "never synced", "set appendfsync everysec"),
+        (doctor.judge_persistence, {"fsync": None}, "warn", "isn't told", "ask whoever runs this Redis"),
+        (doctor.judge_eviction, {"eviction": "allkeys-lru"}, "fail", "allkeys-lru", "noeviction"),
+        (doctor.judge_eviction, {"eviction": "allkeys-lru", "ceiling": 0}, "warn", "allkeys", "noeviction"),
+        (doctor.judge_memory, {"ceiling": 0}, "ok", "1.0 MiB used, no limit", ""),
+        (doctor.judge_memory, {"used": 72, "ceiling": 100}, "warn", "(72%)", "more maxmemory soon"),
+        (doctor.judge_memory, {"used": 85, "ceiling": 100}, "fail", "(85%)", "no mail is accepted"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_redis(judge, changes, level, found, advice):
+    verdict = judge(facts(**changes))
+    assert verdict[1] == level
+    assert found in verdict[2]
+    assert advice in verdict[3]
+
+
+@pytest.mark.parametrize(
+    ("version", "level", "found"),
+    [(None, "fail", "not installed"), ("5.6.1", "fail", "5.6.1, not 5.7.x"), ("5.7.3", "ok", "5.7.3")],
+)
+def test_versions_of_packages(version, level, found):
+    finding = doctor.judge_version("celery", "5.7.", version)
+    assert (finding.level, finding.found) == (level, found)
+    assert bool(finding.advice) == (level != "ok")
+
+
+def test_a_package_that_is_not_installed():
+    assert doctor._installed("no-such-package") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "level", "found"),
+    [
+        ("smtps://mail.example.com", "ok", "encrypted, certificate verified"),
+        ("smtp://mail.example.com", "ok", "encrypted, certificate verified"),
+        ("smtp://localhost", "ok", "none, and none needed on loopback"),
+        ("smtp://mail.example.com?tls=none", "warn", "none: mail is sent in plain text"),
+        ("smtp://a:b@mail.example.com?tls=none", "warn", "none: mail and password are sent in plain text"),
+    ],
+)
+def test_secrecy(url, level, found):
+    finding = doctor.judge_secrecy(Relay.parse(url))
+    assert (finding.level, finding.found) == (level, found)
+
+
+@pytest.mark.parametrize(("ends", "level"), [(14.5, "ok"), (13.9, "warn"), (0.5, "warn")])
+def test_the_days_that_a_certificate_has_left(ends, level):
+    finding = doctor.judge_certificate(1e9 + ends * DAY, 1e9)
+    assert (finding.level, finding.found) == (level, f"good for {int(ends)} more days")
+
+
+def test_pipelining():
+    assert doctor.judge_pipelining(frozenset({"size", "pipelining"})).level is Level.OK
+    assert doctor.judge_pipelining(frozenset({"size"})).level is Level.WARN
+
+
+@pytest.mark.parametrize(
+    ("sender", "level", "found"),
+    [
+        (None, "warn", "not set"),
+        ("Shop <shop@example.com>", "ok", "Shop <shop@example.com>"),
+        ("shop", "fail", "'shop' is no mail address"),
+    ],
+)
+def test_the_sender(sender, level, found):
+    finding = doctor.judge_sender(sender)
+    assert finding.level == level
+    assert finding.found.startswith(found)
+
+
+# --- with real servers
+
+
+def test_a_real_redis(redis_url):
+    findings = {it.subject: it for it in doctor.redis_findings(Settings(broker_url=redis_url))}
+    assert list(findings) == [
+        "store",
+        "store: version",
+        "store: latency",
+        "store: persistence",
+        "store: eviction",
+        "store: memory",
+    ]
+    assert findings["store: persistence"].found.startswith("append-only file, synced every second")
+    assert findings["store: eviction"].level is Level.OK
+
+
+def test_a_broker_of_its_own_need_not_persist(redis_url):
+    settings = Settings(broker_url=redis_url, store_url=redis_url.replace("/0", "/1"))
+    subjects = [it.subject for it in doctor.redis_findings(settings)]
+    assert "broker: eviction" in subjects
+    assert "broker: persistence" not in subjects
+    assert "store: persistence" in subjects
+
+
+def test_a_redis_that_is_not_there_and_has_a_password():
+    port = free_port()
+    (finding,) = doctor.redis_findings(Settings(broker_url=f"redis://:hunter2@127.0.0.1:{port}/0"))
+    assert finding.level is Level.FAIL
+    assert finding.found.startswith(f"redis://:***@127.0.0.1:{port}/0 can't be used: ")
+    assert "hunter2" not in str(finding)
+
+
+def test_a_redis_that_does_not_tell_its_configuration(redis_server):
+    with redis_server.client() as client:
+        client.acl_setuser(
+            "renter", enabled=True, passwords=["+pw"], commands=["+@all", "-config"], keys=["*"]
+        )
+    url = f"redis://renter:pw@127.0.0.1:{redis_server.port}/0"
+    findings = {it.subject: it for it in doctor.redis_findings(Settings(broker_url=url))}
+    assert "isn't told" in findings["store: persistence"].found
+
+
+def test_a_real_relay(sink):
+    findings = list(doctor.relay_findings(Relay.parse(sink.url), None, 5))
+    assert [it.subject for it in findings] == ["relay", "relay: TLS", "relay: pipelining"]
+    assert {it.level for it in findings} == {Level.OK}
+    assert findings[0].found.startswith(f"127.0.0.1:{sink.port} ready in ")
+    assert not sink.messages
+
+
+def test_a_relay_that_is_not_there():
+    (finding,) = doctor.relay_findings(Relay.parse(f"smtp://127.0.0.1:{free_port()}"), None, 5)
+    assert (finding.subject, finding.level) == ("relay", Level.FAIL)
+    assert "connection refused" in finding.found
+    assert finding.advice == doctor.ADVICE[doctor.Stage.CONNECT]
+
+
+def test_a_relay_without_tls_that_should_have_it(sink):
+    (finding,) = doctor.relay_findings(Relay.parse(f"{sink.url}?tls=required"), None, 5)
+    assert finding.level is Level.FAIL
+    assert finding.advice == doctor.ADVICE[doctor.Stage.TLS]
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_the_certificate_of_a_real_relay(secure_relay, scheme):
+    findings = {it.subject: it for it in doctor.relay_findings(secure_relay(scheme), None, 5)}
+    assert findings["relay"].level is Level.OK
+    assert findings["relay: TLS"].found == "encrypted, certificate verified"
+    assert findings["relay: certificate"].level is Level.WARN
+    assert findings["relay: certificate"].found == "good for 3 more days"
+
+
+def test_a_certificate_that_nobody_trusts(secure_relay):
+    relay = dataclasses.replace(secure_relay("smtp"), ca=None)
+    (finding,) = doctor.relay_findings(relay, None, 5)
+    assert finding.level is Level.FAIL
+    assert "certificate" in finding.found
+    assert finding.advice == doctor.ADVICE[doctor.Stage.TLS]

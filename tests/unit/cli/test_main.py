@@ -1,0 +1,158 @@
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+import mailtasks
+from mailtasks import cli as package
+from mailtasks.cli import COMMANDS, main, run
+from mailtasks.cli import config as config_module
+from mailtasks.errors import AddressError, MailtasksError, StoreUnavailable
+
+ROOT = Path(mailtasks.__file__).parents[1]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Make `mailtasks config` raise an error of the test's choice."""
+
+    def fail_with(error):
+        @click.command()
+        def config():
+            raise error
+
+        monkeypatch.setattr(config_module, "config", config)
+
+    return fail_with
+
+
+def test_without_arguments_help_is_shown(cli):
+    assert "Usage: mailtasks" in cli().err
+
+
+def test_help_lists_every_command_in_order(cli):
+    ran = cli("--help")
+    assert ran.code == 0
+    listed = [line.split()[0] for line in ran.out.partition("Commands:\n")[2].splitlines()]
+    assert listed == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(cli, name):
+    ran = cli(name, "--help")
+    assert ran.code == 0
+    assert f"Usage: mailtasks {name}" in ran.out
+
+
+@pytest.mark.parametrize("name", [name for name, module in COMMANDS.items() if module != "serve"])
+def test_every_command_that_prints_has_json(cli, name):
+    assert "--json" in cli(name, "--help").out
+
+
+def test_an_unknown_command(cli):
+    ran = cli("sned")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "mailtasks: No such command 'sned'. See `mailtasks --help`.\n"
+
+
+def test_an_unknown_option(cli):
+    ran = cli("config", "--jsn")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("mailtasks: No such option '--jsn'.")
+    assert ran.err.endswith("See `mailtasks config --help`.\n")
+    assert ran.err.count("\n") == 1
+
+
+def test_a_wrong_setting(cli):
+    ran = cli("--set", "lease=soon", "config")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("mailtasks: lease (keyword): 'soon' is wrong; expected seconds")
+    assert ran.err.count("\n") == 1
+
+
+def test_a_set_without_a_value(cli):
+    ran = cli("--set", "lease", "config")
+    assert ran.code == 2
+    assert "'lease' is not NAME=VALUE" in ran.err
+
+
+def test_a_config_file_that_is_not_there(cli):
+    ran = cli("--config", "no.toml", "config")
+    assert (ran.code, ran.err) == (
+        2,
+        "mailtasks: file no.toml: it isn't there; make it, or name another one\n",
+    )
+
+
+def test_help_works_whatever_the_settings_are(cli, monkeypatch):
+    monkeypatch.setenv("MAILTASKS_LEASE", "soon")
+    assert cli("config", "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(AddressError("no"), 2), (StoreUnavailable("no"), 1), (MailtasksError("no"), 1)]
+)
+def test_our_errors_are_one_sentence(cli, failing, error, code):
+    failing(error)
+    ran = cli("config")
+    assert (ran.code, ran.out, ran.err) == (code, "", "mailtasks: no\n")
+
+
+def test_a_bug_is_called_one(cli, failing):
+    failing(KeyError("x"))
+    ran = cli("config")
+    assert (ran.code, ran.err) == (1, "mailtasks: KeyError: 'x' (this is a bug; --debug shows more)\n")
+
+
+def test_debug_shows_the_traceback(cli, failing):
+    failing(KeyError("x"))
+    with pytest.raises(KeyError):
+        cli("--debug", "config")
+
+
+def test_ctrl_c(cli, failing):
+    failing(KeyboardInterrupt())
+    ran = cli("config")
+    assert (ran.code, ran.err.strip()) == (130, "")
+
+
+def test_a_reader_that_has_seen_enough():
+    read = subprocess.Popen(
+        [sys.executable, "-c", "from mailtasks.cli import main; main(['config'])"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    read.stdout.close()
+    assert read.stderr.read() == b""
+    read.stderr.close()
+    assert read.wait() == 1
+
+
+def test_main_exits_with_the_code(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["nonsense"])
+    assert left.value.code == 2
+    assert "No such command" in capsys.readouterr().err
+
+
+def test_help_imports_neither_redis_nor_celery():
+    code = (
+        "import sys; from mailtasks.cli import run; run(['--help']); "
+        "print({'redis', 'celery', 'kombu', 'rich'} & set(sys.modules))"
+    )
+    out = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
+    assert out.splitlines()[-1] == "set()"
+
+
+def test_the_table_names_modules_that_hold_the_commands():
+    for name, module in COMMANDS.items():
+        assert isinstance(getattr(import_module(f"{package.__name__}.{module}"), name), click.Command)
+
+
+def test_run_returns_zero_for_success(capsys):
+    assert run(["--help"]) == 0
+    assert capsys.readouterr().out

@@ -1,0 +1,283 @@
+import io
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mailtasks.mailer import Mailer
+from mailtasks.state import State
+
+MAIL = ("--to", "ann@example.com", "--subject", "Hello", "--text", "It works")
+NO_SUCH_USER = "550 5.1.1 no such user"
+SPAM = "554 5.7.1 looks like spam"
+
+
+def sent(live, *options):
+    """The id of a mail that was accepted."""
+    ran = live("send", "--json", *MAIL, *options)
+    assert (ran.code, ran.err) == (0, "")
+    return ran.json["id"]
+
+
+def body(id):
+    """What workers would send."""
+    with Mailer() as mailer:
+        return mailer.ledger.claim(id.partition(".")[0], "a test").window[0].body.decode()
+
+
+# --- send
+
+
+def test_send_prints_the_id(live):
+    ran = live("send", *MAIL)
+    assert (ran.code, ran.err) == (0, "")
+    assert live("status", ran.out.strip(), "--json").json["state"] == "queued"
+
+
+def test_send_json_holds_the_id(live):
+    ran = live("send", *MAIL, "--json")
+    assert list(ran.json) == ["id"]
+
+
+def test_every_field_reaches_the_message(live, tmp_path):
+    (tmp_path / "mail.html").write_text("<p>Hällo</p>")
+    (tmp_path / "a.txt").write_text("attached")
+    id = sent(
+        live,
+        *("--to", "Bob <bob@example.com>", "--cc", "cc@example.com", "--bcc", "bcc@example.com"),
+        *("--reply-to", "answers@example.com", "--from", "Boss <boss@example.com>"),
+        *("--html", "mail.html", "--attach", "a.txt", "--header", "X-Campaign: spring: 1"),
+        *("--priority", "urgent", "--expires-after", "2h", "--tag", "welcome", "--metadata", "order=7=8"),
+    )
+    told = live("status", id, "--json").json
+    assert [it["address"] for it in told["recipients"]] == [
+        "ann@example.com",
+        "bob@example.com",
+        "cc@example.com",
+        "bcc@example.com",
+    ]
+    assert (told["priority"], told["tags"], told["metadata"]) == ("urgent", ["welcome"], {"order": "7=8"})
+    lifetime = datetime.fromisoformat(told["expires_at"]) - datetime.fromisoformat(told["accepted_at"])
+    assert abs(lifetime - timedelta(hours=2)) < timedelta(seconds=1)
+    content = body(id)
+    for header in ("From: Boss <boss@example.com>", "Reply-To: answers@example.com", "X-Campaign: spring: 1"):
+        assert header in content
+    assert "bcc@example.com" not in content
+    assert all(it in content for it in ("It works", "text/html", "a.txt"))
+
+
+def test_a_mail_for_later(live):
+    later = datetime.now(UTC).replace(microsecond=0) + timedelta(days=7)
+    id = sent(live, "--send-at", later.isoformat())
+    assert datetime.fromisoformat(live("status", id, "--json").json["send_at"]) == later
+
+
+def test_text_from_a_file(live, tmp_path):
+    (tmp_path / "mail.txt").write_text("from a file")
+    ran = live("send", "--to", "ann@example.com", "--text-file", "mail.txt")
+    assert "from a file" in body(ran.out.strip())
+
+
+def test_text_from_standard_input(live, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+    ran = live("send", "--to", "ann@example.com", "--text-file", "-")
+    assert "from a pipe" in body(ran.out.strip())
+
+
+def test_the_same_key_is_the_same_mail(live):
+    assert sent(live, "--idempotency-key", "k") == sent(live, "--idempotency-key", "k")
+
+
+def test_the_same_key_for_another_mail_is_refused(live):
+    id = sent(live, "--idempotency-key", "k")
+    ran = live("send", *MAIL, "--text", "other", "--idempotency-key", "k")
+    assert ran.code == 1
+    assert ran.err == (
+        f"mailtasks: idempotency key 'k' was used before with other content, by message {id}; "
+        "use another key for another mail\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--to", "nobody"), "to: 'nobody' is no mail address"),
+        (("--to", "ann@example.com\nBcc: eve@example.com"), "to: the address 'ann@example.com\\nBcc: "),
+        (("--subject", "a\nBcc: eve@example.com"), "subject holds '\\n'"),
+        (("--priority", "asap"), "asap"),
+        (("--send-at", "2030-01-31T09:00"), "send_at"),
+        (("--send-at", "tomorrow"), "'tomorrow' is no time; write one such as 2030-01-31T09:00+01:00"),
+        (("--expires-after", "soon"), "'soon' is no duration; write one such as 90s, 15m or 2h"),
+        (("--header", "X-Campaign"), "'X-Campaign' is not NAME:VALUE"),
+        (("--metadata", "=7"), "'=7' is not NAME=VALUE"),
+        (("--attach", "no.pdf"), "the attachment 'no.pdf' can't be read: No such file or directory"),
+        (("--html", "no.html"), "'no.html' can't be read: No such file or directory"),
+        (("--html", "latin1.html"), "'latin1.html' is no UTF-8 text"),
+        (("--text-file", "latin1.html"), "is no UTF-8 text"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_mailed_is_wrong_use(live, tmp_path, options, sentence):
+    (tmp_path / "latin1.html").write_bytes(b"\xe4")
+    ran = live("send", *MAIL, *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert sentence in ran.err
+    assert ran.err.startswith("mailtasks: ")
+    assert ran.err.count("\n") == 1
+    assert live("stats", "--json").json["accepted"] == 0
+
+
+def test_no_recipient(live):
+    ran = live("send", "--subject", "Hello")
+    assert ran.code == 2
+    assert "at least one recipient" in ran.err
+
+
+def test_two_texts(live, tmp_path):
+    (tmp_path / "mail.txt").write_text("x")
+    ran = live("send", *MAIL, "--text-file", "mail.txt")
+    assert (ran.code, ran.err) == (
+        2,
+        "mailtasks: Give --text or --text-file, not both. See `mailtasks send --help`.\n",
+    )
+
+
+def test_no_sender(live, monkeypatch):
+    monkeypatch.delenv("MAILTASKS_DEFAULT_FROM")
+    ran = live("send", *MAIL)
+    assert ran.code == 2
+    assert "give `sender`, or set MAILTASKS_DEFAULT_FROM" in ran.err
+
+
+@pytest.mark.parametrize("command", [("send", *MAIL), ("status", "x.0"), ("stats",), ("failed",), ("pause",)])
+def test_redis_away_is_a_failure_told_soon_in_one_sentence(nowhere, command):
+    id = "0" * 27 + ".0"
+    begin = time.monotonic()
+    ran = nowhere(*(id if word == "x.0" else word for word in command))
+    assert time.monotonic() - begin < 5
+    assert (ran.code, ran.out) == (1, "")
+    assert "Redis at 127.0.0.1:" in ran.err
+    assert "Connection refused" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+# --- status, find, failed
+
+
+def test_status_for_people(live, settle):
+    id = sent(live)
+    settle(id, State.FAILED, NO_SUCH_USER)
+    ran = live("status", id)
+    lines = dict(line.split(maxsplit=1) for line in ran.out.splitlines()[:4])
+    assert lines == {"id": id, "state": "failed", "subject": "Hello", "priority": "normal"}
+    assert "ann@example.com  failed" in ran.out
+    assert NO_SUCH_USER in ran.out
+
+
+def test_status_json(live, settle):
+    id = sent(live)
+    settle(id, State.FAILED, NO_SUCH_USER)
+    told = live("status", id, "--json").json
+    assert (told["id"], told["state"], told["attempts"], told["reply"]) == (id, "failed", 1, NO_SUCH_USER)
+
+
+@pytest.mark.parametrize("command", ["status", "cancel", "retry"])
+def test_an_unknown_id(live, command):
+    ran = live(command, "nonsense")
+    assert (ran.code, ran.out) == (1, "")
+    assert "no message 'nonsense' is known" in ran.err
+
+
+def test_find(live):
+    ids = {sent(live), sent(live, "--to", "bob@example.com")}
+    assert {it["id"] for it in live("find", "Ann <ANN@example.com>", "--json").json} == ids
+    ran = live("find", "bob@example.com")
+    assert len(ran.out.splitlines()) == 2
+    assert "ann@example.com, bob@example.com" in ran.out
+
+
+def test_find_nothing(live):
+    assert live("find", "eve@example.com").out == "no mail to eve@example.com is known\n"
+    assert live("find", "eve@example.com", "--json").json == []
+
+
+def test_find_what_is_no_address(live):
+    ran = live("find", "eve")
+    assert ran.code == 2
+    assert "'eve' is no mail address" in ran.err
+
+
+def test_failed(live, settle):
+    assert live("failed").out == "nothing failed\n"
+    first, second, fine = sent(live), sent(live), sent(live)
+    settle(first, State.FAILED, NO_SUCH_USER)
+    settle(second, State.FAILED, SPAM)
+    settle(fine, State.SENT)
+    assert {it["id"] for it in live("failed", "--json").json} == {first, second}
+    assert len(live("failed", "--limit", "1", "--json").json) == 1
+    assert SPAM in live("failed").out
+
+
+# --- cancel, retry
+
+
+def test_cancel(live):
+    id = sent(live, "--to", "bob@example.com")
+    ran = live("cancel", id)
+    assert (ran.code, ran.out) == (0, "cancelled 2 recipients\n")
+    assert live("status", id, "--json").json["state"] == "cancelled"
+
+
+def test_cancel_too_late(live, settle):
+    id = sent(live)
+    settle(id, State.SENT)
+    ran = live("cancel", id)
+    assert (ran.code, ran.out) == (1, "too late: nothing was left to cancel\n")
+    assert live("cancel", id, "--json").json == {"id": id, "cancelled": 0}
+
+
+@pytest.fixture
+def failures(live, settle):
+    """Two mails that failed, one for good."""
+    gone, spam = sent(live), sent(live)
+    settle(gone, State.FAILED, NO_SUCH_USER)
+    settle(spam, State.FAILED, SPAM)
+    return gone, spam
+
+
+def states(live, *ids):
+    return [live("status", id, "--json").json["state"] for id in ids]
+
+
+def test_retry_by_id(live, failures):
+    ran = live("retry", failures[1])
+    assert (ran.code, ran.out) == (0, "retried 1 recipient\n")
+    assert states(live, *failures) == ["failed", "queued"]
+
+
+@pytest.mark.parametrize("choice", [("--reason", "spam"), ("--code", "554"), ("--code", "5.7.1")])
+def test_retry_by_what_was_said(live, failures, choice):
+    assert live("retry", *choice, "--json").json == {"retried": 1, "bodiless": 0, "hard_bounces": 0}
+    assert states(live, *failures) == ["failed", "queued"]
+
+
+def test_retry_needs_force_for_a_hard_bounce(live, failures):
+    ran = live("retry", failures[0])
+    assert ran.code == 1
+    assert ran.out == "retried 0 recipients\nleft alone 1 hard bounce; --force retries those, too\n"
+    assert live("retry", failures[0], "--force").code == 0
+    assert states(live, *failures) == ["queued", "failed"]
+
+
+def test_a_dry_run_changes_nothing(live, failures):
+    ran = live("retry", "--code", "5", "--dry-run")
+    assert ran.code == 0
+    assert ran.out.startswith("would retry 1 recipient\n")
+    assert states(live, *failures) == ["failed", "failed"]
+
+
+def test_retry_of_nothing_in_particular_is_wrong_use(live):
+    ran = live("retry")
+    assert (ran.code, ran.err) == (
+        2,
+        "mailtasks: Name what to retry: ids, --reason or --code. See `mailtasks retry --help`.\n",
+    )

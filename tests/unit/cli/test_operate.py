@@ -1,0 +1,65 @@
+import pytest
+
+from mailtasks.message import PRIORITIES
+from mailtasks.state import State
+
+
+def send(live, *options):
+    return live("send", "--to", "ann@example.com", *options).out.strip()
+
+
+def test_stats(live, settle):
+    ids = [send(live) for _ in range(3)]
+    settle(ids[0], State.SENT)
+    figures = live("stats", "--json").json
+    assert figures["accepted"] == 3
+    assert figures["states"] == dict.fromkeys(State, 0) | {"queued": 2, "sent": 1}
+    assert figures["response_times"]["normal"]["count"] == 1
+
+
+def test_stats_for_people(live):
+    send(live)
+    lines = [" ".join(line.split()) for line in live("stats").out.splitlines()]
+    assert "queued 1" in lines
+    assert "accepted 1" in lines
+    assert any(line.startswith("success rate of the last hour") for line in lines)
+    assert any(line.startswith("RESPONSE TIMES") for line in lines)
+
+
+def test_queue_has_each_priority(live):
+    send(live, "--priority", "bulk")
+    queues = live("queue", "--json").json
+    assert list(queues) == [priority.value for priority in PRIORITIES]
+    assert [queues[name]["recipients"] for name in queues] == [0, 0, 1]
+    assert queues["bulk"]["hints"] == 1
+    assert queues["bulk"]["oldest"] is not None
+
+
+def test_queue_for_people(live):
+    live("pause", "bulk")
+    rows = [line.split() for line in live("queue").out.splitlines()[1:]]
+    assert [row[0] for row in rows] == [priority.value for priority in PRIORITIES]
+    assert ["no" in row for row in rows] == [True, True, False]
+
+
+@pytest.mark.parametrize("what", [(), ("urgent",)])
+def test_pause_and_resume(live, what):
+    name = what[0] if what else "all"
+    assert live("pause", *what).out == f"{name}: paused\n"
+    paused = {it["priority"] for it in live("queue", "--json").json.values() if it["paused"]}
+    assert paused == (set(what) or {"urgent", "normal", "bulk"})
+    assert live("resume", *what).out == f"{name}: resumed\n"
+    assert live("resume", *what).out == f"{name}: not paused\n"
+    assert not any(it["paused"] for it in live("queue", "--json").json.values())
+
+
+def test_pause_json(live):
+    assert live("pause", "bulk", "--json").json == {"what": "bulk", "paused": True}
+    assert live("resume", "bulk", "--json").json == {"what": "bulk", "paused": False}
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_an_unknown_priority(live, command):
+    ran = live(command, "asap")
+    assert (ran.code, ran.out) == (2, "")
+    assert "'asap' can't be paused or resumed" in ran.err

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mailtasks.address import Address, excerpt, parse
+from mailtasks.errors import AddressError
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "address"),
+    [
+        ("ann@example.com", "", "ann@example.com"),
+        ("ann+tag@EXAMPLE.com", "", "ann+tag@example.com"),
+        ("Ann@example.com", "", "Ann@example.com"),
+        ("  ann@example.com ", "", "ann@example.com"),
+        ("<ann@example.com>", "", "ann@example.com"),
+        ("Ann <ann@example.com>", "Ann", "ann@example.com"),
+        ("Jörg Müller <joerg@example.com>", "Jörg Müller", "joerg@example.com"),
+        ("Ann (Sales) <ann@example.com>", "Ann (Sales)", "ann@example.com"),
+        ('"Doe, Ann" <ann@example.com>', "Doe, Ann", "ann@example.com"),
+        (r'"Ann \"A\" Doe" <ann@example.com>', 'Ann "A" Doe', "ann@example.com"),
+        ("root@localhost", "", "root@localhost"),
+        ("ann@mail.test", "", "ann@mail.test"),
+        ("ann@bücher.test", "", "ann@xn--bcher-kva.test"),
+        ("ann@Bücher.Example", "", "ann@xn--bcher-kva.example"),
+        ("jörg@example.com", "", "jörg@example.com"),
+        ('"a b@c"@example.com', "", '"a b@c"@example.com'),
+        ('"plain"@example.com', "", "plain@example.com"),
+        ('Ann <"a<b>"@example.com>', "Ann", '"a<b>"@example.com'),
+        ("ann@[192.0.2.1]", "", "ann@[192.0.2.1]"),
+        ("ann@[IPv6:2001:db8::1]", "", "ann@[IPv6:2001:db8::1]"),
+        ("a" * 242 + "@example.com", "", "a" * 242 + "@example.com"),
+    ],
+)
+def test_takes(text, name, address):
+    assert parse(text) == Address(name, address)
+
+
+def test_decodes_the_name_that_formataddr_encoded():
+    assert parse("=?utf-8?b?SsO2cmc=?= <joerg@example.com>").display_name == "Jörg"
+
+
+def test_leaves_a_name_alone_that_only_looks_encoded():
+    assert parse("=?no-such-charset?q?x?= <a@example.com>").display_name == "=?no-such-charset?q?x?="
+    assert parse('"=?utf-8?q?x?=" <a@example.com>').display_name == "=?utf-8?q?x?="
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "'' is no mail address: An email address must have an @-sign"),
+        ("ann", "'ann' is no mail address: An email address must have an @-sign"),
+        ("ann@", "'ann@' is no mail address: There must be something after the @-sign"),
+        (
+            "ann@example..com",
+            "'ann@example..com' is no mail address: An email address cannot have two periods in a row",
+        ),
+        (
+            "a" * 243 + "@example.com",
+            f"'{'a' * 57}...' is no mail address: The email address is too long (1 character too many)",
+        ),
+        (
+            "ann@example.com, bob@example.com",
+            "'ann@example.com, bob@example.com' is no mail address: The part after the @-sign contains "
+            "invalid characters: ',', '@', SPACE; give several addresses as a list",
+        ),
+        (
+            "ann@example.com, Bob <bob@example.com>",
+            "'ann@example.com, Bob <bob@example.com>' is no mail address: put the display name in double "
+            "quotes, and give several addresses as a list",
+        ),
+        (
+            "ann@example.com\r\nRCPT TO:<eve@example.com>",
+            "the address 'ann@example.com\\r\\nRCPT TO:<eve@example.com>' holds '\\r': line breaks, control "
+            "characters and surrogates can't be mailed; remove them",
+        ),
+        (
+            "ann\0@example.com",
+            "the address 'ann\\x00@example.com' holds '\\x00': line breaks, control characters and "
+            "surrogates can't be mailed; remove them",
+        ),
+        (
+            "ann\udc80@example.com",
+            "the address 'ann\\udc80@example.com' holds '\\udc80': line breaks, control characters and "
+            "surrogates can't be mailed; remove them",
+        ),
+        (
+            "=?utf-8?q?a=0D=0ABcc=3A_eve?= <ann@example.com>",
+            "the address '=?utf-8?q?a=0D=0ABcc=3A_eve?= <ann@example.com>' holds '\\r': line breaks, control "
+            "characters and surrogates can't be mailed; remove them",
+        ),
+        (None, "'None' (NoneType) is no mail address: give a string such as 'ann@example.com'"),
+    ],
+)
+def test_refuses_in_one_sentence(text, sentence):
+    with pytest.raises(AddressError) as caught:
+        parse(text)
+    assert str(caught.value) == sentence
+
+
+def test_knows_its_parts():
+    address = parse('"a@b"@bücher.example')
+    assert address.local_part == '"a@b"'
+    assert address.domain == "xn--bcher-kva.example"
+    assert address.unicode == '"a@b"@bücher.example'
+    assert parse("ann@example.com").unicode == "ann@example.com"
+
+
+def test_only_a_local_part_beyond_ascii_needs_smtputf8():
+    assert parse("Jörg <ann@bücher.example>").ascii_ok
+    assert not parse("jörg@example.com").ascii_ok
+
+
+def test_is_written_as_it_can_be_read():
+    assert str(parse("ann@example.com")) == "ann@example.com"
+    assert str(parse("Jörg <ann@example.com>")) == "Jörg <ann@example.com>"
+    assert str(Address('Doe, "Ann" \\', "ann@example.com")) == r'"Doe, \"Ann\" \\" <ann@example.com>'
+
+
+def test_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse("ann@example.com").address = "eve@example.com"
+
+
+def test_an_excerpt_is_one_short_line():
+    assert excerpt("a\nb") == r"'a\nb'"
+    assert excerpt("x" * 61) == "'" + "x" * 57 + "...'"
+    assert excerpt(5) == "'5' (int)"
