@@ -93,7 +93,7 @@ def status(id: str) -> MessageStatus:
 
 
 def cancel(id: str) -> int:
-    """Cancel what of a message isn't being sent or final; returns how many recipients. See `Mailer.cancel`."""
+    """Cancel what isn't being sent or final; returns how many recipients. See `Mailer.cancel`."""
     return default_mailer().cancel(id)
 
 

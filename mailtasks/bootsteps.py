@@ -52,7 +52,7 @@ class Shared(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
 
 
 class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-    """Looks for what is due and hints it: retries, sends planned for now, lost hints, dead workers' claims."""
+    """Hints what is due: retries, sends planned for now, lost hints, claims of dead workers."""
 
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012  (Celery's own way to say it)
 

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 from typing import Final, TypeVar
 
@@ -176,14 +177,13 @@ class Delivery:
             allowed = self.limiter.take(self._largest_window)
             if not allowed:
                 return self._release(claim, results, rated=True)
-            most = allowed
-            released = self._record(lambda: self.ledger.step(claim, self.owner, results, most=most))
+            released = self._record(partial(self.ledger.step, claim, self.owner, results, most=allowed))
             if released:
                 self.limiter.give_back(allowed)
                 return self._hint_again(claim, released)
 
     def _release(self, claim: Claim, results: Sequence[Result], *, rated: bool = False) -> Released:
-        released = self._record(lambda: self.ledger.release(claim, self.owner, results, rated=rated))
+        released = self._record(partial(self.ledger.release, claim, self.owner, results, rated=rated))
         return self._hint_again(claim, released)
 
     def _hint_again(self, claim: Claim, released: Released) -> Released:

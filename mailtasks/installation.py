@@ -1,4 +1,4 @@
-"""What an installed Celery app carries, as `app.mailtasks`: its settings, its mailer, and in a worker its delivery."""
+"""What an installed Celery app carries, as `app.mailtasks`: settings, mailer and, in a worker, delivery."""
 
 from __future__ import annotations
 

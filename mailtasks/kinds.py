@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+from urllib.parse import parse_qsl
 
 from mailtasks.relay import EXPECTED, MASK, Relay, either, mask_url, parse_relay, split_url
 
@@ -152,6 +153,23 @@ class RedisUrl:
     schemes: tuple[str, ...]
     secret: ClassVar[bool] = True
 
+    # What kombu or redis-py take; they raise a TypeError for others, late.
+    OPTIONS: ClassVar[frozenset[str]] = frozenset(
+        {
+            "db",
+            "virtual_host",
+            "username",
+            "password",
+            "protocol",
+            "ssl_ca_certs",
+            "ssl_cert_reqs",
+            "ssl_certfile",
+            "ssl_check_hostname",
+            "ssl_keyfile",
+            "ssl_keyfile_password",
+        }
+    )
+
     @property
     def expected(self) -> str:
         return f"a URL such as redis://:PASSWORD@HOST:6379/0 ({either([f'{it}://' for it in self.schemes])})"
@@ -161,6 +179,8 @@ class RedisUrl:
         # redis-py takes a database that is no number for 0, in silence.
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/\d*)?", parts.path, re.ASCII):
             raise ValueError("its database is no number")
+        if not {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} <= self.OPTIONS:
+            raise ValueError(f"it holds an option other than {', '.join(sorted(self.OPTIONS))}")
         return str(given)
 
     def show(self, value: str) -> str:

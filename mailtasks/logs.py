@@ -1,4 +1,4 @@
-"""Log lines: one structured line an attempt, as text or JSON, without bodies, passwords or, if asked, addresses.
+"""Log lines: one structured line an attempt, as text or JSON; no bodies or passwords, addresses masked if asked.
 
 The line's fields are in the record as well (`record.mailtasks`), for a handler of one's own.
 """

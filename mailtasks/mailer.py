@@ -128,7 +128,7 @@ class Mailer:
         accepted.
 
         Args:
-            ids: those that an earlier try's `StoreUnavailable` carried, for the same messages in the same order.
+            ids: those that an earlier try's `StoreUnavailable` carried, for the same messages in order.
 
         Returns:
             Their ids, in order.
@@ -157,7 +157,7 @@ class Mailer:
         sender = message.sender or self.settings.default_from
         if not sender:
             raise MessageError(
-                "the message has no sender and no default is set; give `sender`, or set MAILTASKS_DEFAULT_FROM"
+                "the message has no sender and no default is set; give `sender` or set MAILTASKS_DEFAULT_FROM"
             )
         parsed = address.parse(sender)
         message_id = f"<{id}@{parsed.domain}>"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from mailtasks.errors import SettingsError
 
@@ -108,7 +108,7 @@ class Relay:
     @property
     def url_masked(self) -> str:
         """The URL that says all of it except the password."""
-        login = f"{self.username}:{MASK}@" if self.username is not None else ""
+        login = f"{quote(self.username, safe='')}:{MASK}@" if self.username is not None else ""
         said = {"tls": None if self.tls == "implicit" else self.tls, "ca": self.ca}
         query = "&".join(f"{key}={value}" for key, value in said.items() if value is not None)
         return f"{self.scheme}://{login}{self.name}{'?' if query else ''}{query}"

@@ -15,7 +15,9 @@ The rules here:
 3. A message in our hands is run, though Redis can't keep the copy that would survive our death.
 4. Redis refusing a command (out of memory, a disk that is full, a replica) is a loss of the
    connection: the worker tries again and doesn't exit.
-5. Nothing is patched. An app that isn't given to `install()` keeps kombu's own classes.
+5. A hint is disposable (the ledger finds its mail again), so no copy of it is kept in Redis while a thread
+   has it: two round trips less for each, a third of what Celery costs a hint.
+6. Nothing is patched. An app that isn't given to `install()` keeps kombu's own classes.
 
 Only the thread that runs the worker's event loop touches a channel: no locks are needed.
 """
@@ -37,6 +39,8 @@ from kombu.connection import Connection as KombuConnection
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from redis.exceptions import ResponseError
+
+from mailtasks.publish import DELIVER
 
 CONSUMER: Final = "mailtasks.transport:Consumer"
 """What `worker_consumer` is set to."""
@@ -70,9 +74,14 @@ class QoS(kombu_redis.QoS):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._unsaid: set[str] = set()
+        self._hints: set[str] = set()
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Take a delivered message, with a copy of it in Redis if that can be had."""
+        """Take a delivered message, with a copy of it in Redis unless it is a hint or that can't be had."""
+        if message.headers.get("task") == DELIVER:
+            self._hints.add(delivery_tag)
+            virtual.QoS.append(self, message, delivery_tag)
+            return
         try:
             super().append(message, delivery_tag)
         except TROUBLE as error:
@@ -81,10 +90,21 @@ class QoS(kombu_redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """A message is finished; if Redis can't be told now, it is told with the next one."""
-        self._unsaid.add(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
+        if delivery_tag in self._hints:
+            self._hints.remove(delivery_tag)
+            return
+        self._unsaid.add(delivery_tag)
         with suppress(*TROUBLE):
             self.say()
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Put a message back into its queue: a hint from our hands, others from the copy in Redis."""
+        if tag in self._hints:
+            self._hints.remove(tag)
+            virtual.Channel._restore(self.channel, self._delivered[tag])
+        else:
+            super().restore_by_tag(tag, client=client, leftmost=leftmost)
 
     def say(self) -> None:
         """Tell Redis of every finished message it doesn't know of yet."""

@@ -45,6 +45,8 @@ GRACE: Final = 30.0  # seconds from SIGTERM to SIGKILL; longer than a slice, sho
 STEADY: Final = 10.0  # seconds after which a process counts as having started well
 LONGEST_PAUSE: Final = 30.0  # seconds before a process that dies at once is started again
 
+IN_GOOD_ORDER: Final = (DONE, -signal.SIGTERM)  # the latter if it was still starting when it was told to stop
+
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 LEASH: Final = "_MAILTASKS_LEASH"
@@ -241,9 +243,8 @@ class Supervisor:
         )
 
     def _note_endings(self) -> None:
-        if self._exit_code == DONE and any(
-            worker.process.returncode for worker in self._workers if worker.process
-        ):
+        codes = [worker.process.returncode for worker in self._workers if worker.process]
+        if self._exit_code == DONE and not set(codes) <= set(IN_GOOD_ORDER):
             self._exit_code = FAILED
 
     def _running(self) -> list[_Worker]:

@@ -12,28 +12,20 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from mailtasks.local.processes import living
-from mailtasks.testing import CatchingServer, LocalRedis, descendants, empty
+from mailtasks.testing import CatchingServer, LocalRedis, descendants, empty, program
 from mailtasks.testing import wait_until as wait_for_condition
 
 NO_SKIP = os.environ.get("MAILTASKS_NO_SKIP") == "1"
 SLOW = os.environ.get("MAILTASKS_SLOW") == "1"
-ALSO_LOOKED_AT = "/usr/sbin:/usr/local/sbin:/sbin"  # mail servers live there, often off the PATH
 INSTALLED_BY = {"smtp-sink": "postfix", "smtp-source": "postfix", "redis-server": "redis-server"}
 
-MARK = f"MAILTASKS_TEST_SESSION={uuid.uuid4()}"
+MARK = f"MAILTASKS_TEST_SESSION={os.getpid()}"
 os.environ.update([MARK.split("=")])
-
-
-def program(name: str) -> str | None:
-    """Where a program is, on the PATH or where mail servers live."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{ALSO_LOOKED_AT}")
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +49,11 @@ def own_redis() -> Iterator[LocalRedis]:
 def sink() -> Iterator[CatchingServer]:
     with CatchingServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def session_mark() -> str:
+    return MARK
 
 
 @pytest.fixture(name="wait_until")

@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 
 import click
 
+from mailtasks import __version__
 from mailtasks.cli.context import Context
 from mailtasks.cli.options import pairs
 from mailtasks.errors import MailtasksError, MessageError, SettingsError
@@ -73,7 +74,7 @@ class _Commands(click.Group):
     help="Change a setting.",
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="mailtasks", message="mailtasks %(version)s")
+@click.version_option(__version__, message="mailtasks %(version)s")
 @click.pass_context
 def group(context: click.Context, file: str | None, changes: dict[str, str], debug: bool) -> None:
     """Send mail through a queue that loses nothing, and see what became of it."""

@@ -135,7 +135,12 @@ def _one_redis(name: str, url: str, settings: Settings, judges: tuple[Judge, ...
         facts = _ask(url, settings)
     except RedisError as error:
         found = f"{mask_url(url)} can't be used: {error}"
-        yield Finding(name, Level.FAIL, found, f"start it, or set {name}_url to where it is")
+        yield Finding(
+            name,
+            Level.FAIL,
+            found,
+            f"see that it runs, and that {name}_url has its host, port, database and password",
+        )
         return
     yield Finding(name, Level.OK, f"{mask_url(url)} answers")
     for judge in judges:

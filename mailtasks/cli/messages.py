@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     "--expires-after", callback=seconds, metavar="DURATION", help="Not later, such as 90s, 15m or 2h."
 )
 @click.option("--idempotency-key", metavar="KEY", help="Sending twice with one key sends one mail.")
-@click.option("--tag", "tags", multiple=True, help="A word of yours.")
+@click.option("--tag", "tags", multiple=True, metavar="WORD", help="A word of yours.")
 @click.option(
     "--metadata", multiple=True, callback=pairs("="), metavar="NAME=VALUE", help="Kept, not mailed."
 )

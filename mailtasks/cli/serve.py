@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
 from mailtasks.cli.context import Context, pass_context
 from mailtasks.cli.output import print_line
 
-if TYPE_CHECKING:
-    from mailtasks.settings import Settings
-
-PORT: Final = click.IntRange(0, 65535)
 PROCESSES: Final = click.option(
     "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Processes for all mail."
 )
@@ -49,21 +46,27 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
 
 @click.command()
 @click.option("--address", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=PORT, help="The port; by default the setting flower_port.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The port; by default the setting flower_port.")
 @pass_context
 def flower(context: Context, address: str, port: int | None) -> None:
     """Watch workers and tasks in the browser, with Flower.
 
     Unless it listens on loopback only, it needs a login: the setting flower_auth.
     """
-    from mailtasks.flower import serve
+    from mailtasks.flower import run_flower
 
-    serve(context.settings, address=address, port=port or context.settings.flower_port)
+    click.get_current_context().exit(run_flower(context.settings, address=address, port=port))
 
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=PORT, default=8025, show_default=True, help="The port; 0 for a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8025,
+    show_default=True,
+    help="The port; 0 for a free one.",
+)
 @click.option(
     "--save", type=click.Path(file_okay=False, path_type=Path), help="Keep each mail in this folder."
 )
@@ -100,14 +103,17 @@ def up(context: Context, processes: int, concurrency: int, folder: Path, flower:
 
     everything = Everything(folder, environment=context.environment, flower=flower, report=print_line)
     with everything:
-        _tell_producers(everything.settings)
+        _tell_producers(everything.started)
         code = everything.run(processes=processes, concurrency=concurrency)
     click.get_current_context().exit(code)
 
 
-def _tell_producers(settings: Settings) -> None:
-    print_line("\nTo send mail from another terminal:")
-    print_line(f"  export MAILTASKS_BROKER_URL={settings.broker_url}")
+def _tell_producers(started: Mapping[str, str]) -> None:
+    print_line("")
+    print_line("To send mail from another terminal:")
+    for variable, value in started.items():
+        print_line(f"  export {variable}={value}")
     print_line(
-        "  mailtasks send --from you@example.com --to ann@example.com --subject Hello --text 'It works'\n"
+        "  mailtasks send --from you@example.com --to ann@example.com --subject Hello --text 'It works'"
     )
+    print_line("")

@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 
-GRACE = 5.0  # seconds between SIGTERM and SIGKILL once the parent is gone
+GRACE = 3.0  # seconds between SIGTERM and SIGKILL once the parent is gone
 NOT_FOUND = 127  # the exit code for a command that can't be run, as shells have it
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # and inherited, unless put back
 UNHEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -50,7 +50,7 @@ def _become(command: list[str]) -> None:
 def _watch(leash: int, owner: int, debris: str) -> None:
     for number in UNHEARD:
         signal.signal(number, signal.SIG_IGN)
-    _let_go_of_the_output()
+    _let_go_of_all_but(leash)
     while os.read(leash, 1):
         pass
     if os.getppid() == owner:
@@ -58,11 +58,13 @@ def _watch(leash: int, owner: int, debris: str) -> None:
         _remove(debris)
 
 
-def _let_go_of_the_output() -> None:
-    """Or whoever reads the command's output would wait for the watcher, too."""
+def _let_go_of_all_but(leash: int) -> None:
+    """Or whoever waits for the command's output, or a lock that it inherited, would wait for us, too."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
+    os.closerange(3, leash)
+    os.closerange(leash + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _end(owner: int) -> None:

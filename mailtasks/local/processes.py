@@ -27,7 +27,7 @@ from typing import IO, Final, Self
 from mailtasks.local import leash
 
 STOP_TIMEOUT: Final = 10.0  # seconds that a child gets between SIGTERM and SIGKILL
-ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a terminal that was closed
 
 _living: weakref.WeakSet[Child] = weakref.WeakSet()
 
@@ -154,12 +154,14 @@ def living() -> list[Child]:
 
 @contextlib.contextmanager
 def told_to_end() -> Iterator[threading.Event]:
-    """An event that SIGINT (Ctrl-C) and SIGTERM set, instead of ending the process where it stands.
+    """An event that `ENDING` signals set, instead of ending the process where it stands.
 
-    For the main thread only; the handlers from before are back afterwards.
+    For the main thread only; the handlers from before are back afterwards. What `nohup` has asked for,
+    that a closed terminal be of no concern, stays so.
     """
     told = threading.Event()
-    before = {number: signal.signal(number, lambda *_: told.set()) for number in ENDING}
+    unheard = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    before = {number: signal.signal(number, lambda *_: told.set()) for number in set(ENDING) - unheard}
     try:
         yield told
     finally:

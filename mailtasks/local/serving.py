@@ -31,8 +31,10 @@ class Serving:
         self.accepted = 0  # connections so far
         self.open: set[_Connection] = set()  # at this moment
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, args=(listener,), name="catching-server")
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(listener, ready), name="catching-server")
         self._thread.start()
+        ready.wait()
 
     def stop(self) -> None:
         """Reset every connection, stop listening and end the thread."""
@@ -43,16 +45,15 @@ class Serving:
         """Reset every connection, soon."""
         self._loop.call_soon_threadsafe(self._reset_all)
 
-    def _run(self, listener: socket.socket) -> None:
+    def _run(self, listener: socket.socket, ready: threading.Event) -> None:
         serve = self._loop.create_server(lambda: _Connection(self), sock=listener, backlog=BACKLOG)
         server = self._loop.run_until_complete(serve)
-        try:
-            self._loop.run_forever()
-        finally:
-            server.close()
-            self._reset_all()
-            self._loop.run_until_complete(asyncio.sleep(0))  # in which the transports close their sockets
-            self._loop.close()
+        self._loop.call_soon(ready.set)
+        self._loop.run_forever()
+        server.close()
+        self._reset_all()
+        self._loop.run_until_complete(asyncio.sleep(0))  # in which the transports close their sockets
+        self._loop.close()
 
     def _reset_all(self) -> None:
         for connection in list(self.open):

@@ -10,6 +10,7 @@ How it talks is in `mailtasks.local.dialogue`.
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -146,8 +147,8 @@ class CatchingServer:
             return socket.create_server((self.host, self.port), backlog=BACKLOG)
         except OSError as error:
             raise SettingsError(
-                f"the catching server can't listen on {self.host}:{self.port}: {error.strerror}; "
-                "choose another address, or port 0 for a free one"
+                f"the catching server can't listen on {self.host}:{self.port}: "
+                f"{os.strerror(error.errno or 0)}; choose another address, or port 0 for a free one"
             ) from None
 
     def __enter__(self) -> Self:
@@ -208,9 +209,7 @@ class CatchingProcess:
         line = self._child.stdout.readline()
         if not line.startswith(READY):
             self.close()
-            raise SettingsError(
-                f"the catching server didn't start on port {self.port}; its last words: {line}"
-            )
+            raise SettingsError(f"the catching server didn't start on port {self.port}; stderr says why")
         self.port = int(line.rpartition(":")[2])
         return self
 
@@ -276,7 +275,11 @@ def _from_command_line(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--save", type=Path, help="a folder for the messages and the journal")
     parser.add_argument("--journal", type=Path, help="the journal's file, if not in --save")
     parser.add_argument("--faults", type=_faults, help="defer=0.1,stall=0.02,seed=7")
-    main(**vars(parser.parse_args(arguments)))
+    options = parser.parse_args(arguments)
+    try:
+        main(**vars(options))
+    except SettingsError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ class Everything:
 
     A context manager: what it started ends with it.
 
+    Attributes:
+        started: environment variables that name what was started.
+
     Args:
         folder: for the data of Redis, the caught mail and Flower's log.
         environment: where the settings are read from, and what the processes get; ours if it is None.
@@ -52,20 +55,17 @@ class Everything:
     ) -> None:
         self.folder = folder.absolute()
         self.environment = dict(os.environ if environment is None else environment)
-        self.flower_url: str | None = None
+        self.started: dict[str, str] = {}
         self._wants_flower = flower
         self._report = report
         self._stack = ExitStack()
 
-    @property
-    def settings(self) -> Settings:
-        """The settings with what was started: what a producer needs as well."""
-        return Settings.load(environ=self.environment)
-
     def run(self, *, processes: int = 2, concurrency: int = 8) -> int:
         """Send mail until SIGINT or SIGTERM; to be called in the main thread. Returns the exit code."""
+        settings = Settings.load(environ=self.environment)
+        environment = self.environment
         supervisor = Supervisor(
-            self.settings, processes=processes, concurrency=concurrency, environment=self.environment
+            settings, processes=processes, concurrency=concurrency, environment=environment
         )
         return supervisor.run()
 
@@ -81,7 +81,7 @@ class Everything:
         self._stack.close()
 
     def _start(self) -> None:
-        settings = self.settings
+        settings = Settings.load(environ=self.environment)
         self.folder.mkdir(parents=True, exist_ok=True)
         if settings.source("broker_url") == "default":
             self._start_redis()
@@ -93,7 +93,7 @@ class Everything:
     def _start_redis(self) -> None:
         server = self._stack.enter_context(LocalRedis(folder=self.folder / "redis"))
         self._use("broker_url", server.url)
-        self._report(f"Redis   {server.url}, its data in {server.folder}")
+        self._report(f"Redis   {server.url} keeps its data in {server.folder}")
 
     def _start_sink(self) -> None:
         folder = self.folder / "mail"
@@ -111,11 +111,11 @@ class Everything:
         self._stack.enter_context(
             Child(command, environment=self.environment, output=self.folder / FLOWER_LOG)
         )
-        self.flower_url = f"http://{HOST}:{port}"
-        self._report(f"Flower  {self.flower_url}")
+        self._report(f"Flower  http://{HOST}:{port}")
 
     def _use(self, setting: str, value: str) -> None:
-        self.environment[SETTINGS[setting].variable] = value
+        self.started[SETTINGS[setting].variable] = value
+        self.environment |= self.started
 
 
 def _is_free(port: int) -> bool:

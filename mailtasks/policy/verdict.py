@@ -95,7 +95,7 @@ class Row:
     hows: tuple[How, ...] = (How.REFUSED,)
     codes: tuple[str, ...] = ()  # beginnings of the basic code: "5", "45", "421"
     enhanced: tuple[str, ...] = ()  # whole enhanced codes, or beginnings that end in a dot: "4.7."
-    words: tuple[str, ...] = ()  # any of them in the reply's text, lower case
+    words: tuple[str, ...] = ()  # any of them in the text (without a reply: in the detail), lower case
     dot_begun: bool | None = None
     others_accepted: bool | None = None
 
@@ -110,17 +110,14 @@ class Row:
         )
 
     def _fits_reply(self, outcome: Outcome) -> bool:
-        if outcome.reply is None:
-            return not (self.codes or self.enhanced or self.words)
+        reply = outcome.reply
         code, enhanced, text = (
-            str(outcome.reply.code),
-            outcome.reply.enhanced or "",
-            outcome.reply.text.lower(),
+            (str(reply.code), reply.enhanced or "", reply.text) if reply else ("", "", outcome.detail)
         )
         return (
             (not self.codes or code.startswith(self.codes))
             and (not self.enhanced or any(_is_code(enhanced, wanted) for wanted in self.enhanced))
-            and (not self.words or any(word in text for word in self.words))
+            and (not self.words or any(word in f" {text.lower()}" for word in self.words))
         )
 
 
@@ -130,17 +127,17 @@ def _is_code(enhanced: str, wanted: str) -> bool:
 
 _BROKEN: Final = (How.LOST, How.TIMED_OUT, How.GARBAGE)
 _ANY: Final = tuple(How)
-_RATE_WORDS: Final = ("rate", "quota", "throttl", "too many messages", "too fast")
+_RATE_WORDS: Final = (" rate", "quota", "throttl", "too many messages", "too fast")  # not "corporate"
 
 ROWS: Final[tuple[Row, ...]] = (
     Row(Case.SENT, hows=(How.ACCEPTED,)),
     Row(Case.UNTOUCHED, hows=(How.UNTOUCHED,)),
     # Once body and dot may have reached the relay, a broken connection leaves doubt, whatever the stage.
     Row(Case.IN_DOUBT, hows=_BROKEN, dot_begun=True),
-    Row(Case.TOO_LARGE, (Stage.MAIL,), (How.UNSUITABLE,), words=("size",)),
-    Row(Case.TOO_LARGE, (Stage.MAIL,), (How.UNSUITABLE,), enhanced=("5.3.4",)),
-    Row(Case.UTF8_UNSUPPORTED, hows=(How.UNSUITABLE,), enhanced=("5.6.7",)),
-    Row(Case.TOO_LARGE, hows=(How.UNSUITABLE,)),
+    # What the engine says of a message that this relay's EHLO rules out.
+    Row(Case.TOO_LARGE, (Stage.MAIL,), (How.UNSUITABLE,), words=("(size)",)),
+    Row(Case.UTF8_UNSUPPORTED, (Stage.MAIL,), (How.UNSUITABLE,), words=("smtputf8",)),
+    Row(Case.CONTENT_REFUSED, (Stage.MAIL,), (How.UNSUITABLE,)),
     # Before there is a session
     Row(Case.GREETING_REFUSED, (Stage.GREETING,), codes=("5",)),
     Row(Case.GREETING_DEFERRED, (Stage.GREETING,)),
@@ -156,6 +153,8 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(Case.TOO_MANY_RECIPIENTS, (Stage.RCPT,), codes=("4",), enhanced=("4.5.3",), others_accepted=True),
     # Authentication asked for in mid-session is the relay's matter, not the recipient's.
     Row(Case.LOGIN_REFUSED, (Stage.MAIL, Stage.RCPT), codes=("530", "535", "534")),
+    # A full mailbox names a quota, too, and it is the recipient's own.
+    Row(Case.RECIPIENT_DEFERRED, (Stage.RCPT, Stage.DOT), codes=("4",), enhanced=("4.2.",)),
     Row(Case.RATE_LIMITED, (Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.DOT), codes=("4",), words=_RATE_WORDS),
     Row(
         Case.POLICY_DEFERRED,

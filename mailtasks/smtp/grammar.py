@@ -163,9 +163,8 @@ def canonical(content: bytes) -> bytes:
 
 def stuff(content: bytes) -> bytes:
     """Canonical content as it goes between DATA and the final dot (RFC 5321 4.5.2)."""
-    if content.startswith(b"."):
-        content = b"." + content
-    return content.replace(b"\r\n.", b"\r\n..") if b"\n." in content else content
+    stuffed = content.replace(b"\r\n.", b"\r\n..")
+    return b"." + stuffed if stuffed.startswith(b".") else stuffed
 
 
 _CODES: Final = {str(code).encode(): code for code in range(200, 600)}

@@ -6,7 +6,7 @@ the batch. All keys of a shard carry one hash tag, so that a script touches one 
 
 | key | type | content |
 | --- | --- | --- |
-| `{ns:S}:b:ID` | hash | p priority, m recipients of each message, h header, r recipients, c0… bodies, a accepted, w not before, x expires, f finished, t token, l lease, o owner, z lapsed claims, g hints, u last step applied, k fingerprint |
+| `{ns:S}:b:ID` | hash | the batch; its fields are below |
 | `{ns:S}:b:ID:s` | string | one state character a recipient |
 | `{ns:S}:b:ID:m` | hash | index → what is known of an attempted recipient (`records.Tries`) |
 | `{ns:S}:due:PRIORITY` | zset | every unfinished batch → when it must be looked at |
@@ -16,6 +16,10 @@ the batch. All keys of a shard carry one hash tag, so that a script touches one 
 | `{ns:S}:minute:N` | hash | the same for one minute, kept for a day |
 | `{ns:S}:steering` | hash | pauses, and the clock watch |
 | `{ns:S}:events` | stream | what happened to relays and destinations |
+
+A batch's fields: p priority, m recipients of each message, h header, r recipients, c0… bodies,
+a accepted, w not before, x expires, f finished, t token, l lease's end, o owner, z lapsed claims,
+g hints since the last claim, u last step applied, k fingerprint. Times are Redis' milliseconds.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -118,9 +123,10 @@ class Keys:
         """What happened to relays and destinations."""
         return f"{self.tag}:events"
 
-    def head(self, minute: int) -> list[str]:
+    @lru_cache(maxsize=16)  # noqa: B019  (small, and a value of the key parts: nothing is kept alive)
+    def head(self, minute: int) -> tuple[str, ...]:
         """The keys that every script gets first, in the order of `lua/common.lua`."""
-        return [
+        return (
             self.counts,
             self.minute(minute),
             self.steering,
@@ -129,4 +135,4 @@ class Keys:
             *(self.gate("aside", priority) for priority in PRIORITIES),
             *(self.gate("rate", priority) for priority in PRIORITIES),
             *(self.listed(state) for state in LISTED_STATES),
-        ]
+        )

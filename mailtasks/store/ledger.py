@@ -406,7 +406,7 @@ class Ledger:
         return msgspec.msgpack.encode(self._standing | values)
 
     def _keys(self, *batches: str) -> list[str]:
-        keys = self.keys.head(int(time.time() // 60))
+        keys = list(self.keys.head(int(time.time() // 60)))
         for batch in batches:
             keys += self.keys.batch(batch)
         return keys

@@ -16,7 +16,7 @@ from mailtasks.local.book import Caught, Entry
 from mailtasks.local.faults import Behaviour, Ending, Faults
 from mailtasks.local.redis import LocalRedis
 from mailtasks.local.sink import CatchingProcess, CatchingServer
-from mailtasks.testing.servers import descendants, empty, wait_until
+from mailtasks.testing.servers import descendants, empty, program, wait_until
 
 __all__ = [
     "Behaviour",
@@ -29,5 +29,6 @@ __all__ = [
     "LocalRedis",
     "descendants",
     "empty",
+    "program",
     "wait_until",
 ]

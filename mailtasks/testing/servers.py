@@ -1,8 +1,9 @@
-"""Helpers around the test servers: an empty database, waiting for a condition, finding what was left behind."""
+"""Around the test servers: an empty database, waiting for a condition, finding what was left behind."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from mailtasks.local.redis import LocalRedis
 T = TypeVar("T")
 
 POLL: Final = 0.01  # seconds between two looks
+SERVER_FOLDERS: Final = "/usr/sbin:/usr/local/sbin:/sbin"
 
 
 def wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
@@ -38,9 +40,16 @@ def empty(server: LocalRedis) -> str:
     with server.client() as client:
         folder = client.config_get("dir")["dir"]
         if Path(folder) != server.folder:
-            raise RuntimeError(f"the Redis on port {server.port} keeps its data in {folder}, so it isn't ours")
+            raise RuntimeError(
+                f"the Redis on port {server.port} keeps its data in {folder}, so it isn't ours"
+            )
         client.flushdb()
     return server.url
+
+
+def program(name: str) -> str | None:
+    """Where a program is: on the PATH, or where mail servers live, which often isn't on it."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SERVER_FOLDERS}")
 
 
 def descendants(mark: str) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from celery import Celery
 
 from mailtasks.local.processes import Child
 from mailtasks.local.redis import LocalRedis
-from mailtasks.testing import wait_until
+from mailtasks.testing import wait_until as wait_until_within
+
+wait_until = partial(wait_until_within, timeout=30)  # seconds; other tests may run beside these
 
 APP = """
 import os, time
@@ -119,7 +122,7 @@ class Bench:
             return client.hlen("unacked") + client.zcard("unacked_index")
 
     def wait_for(self, number: int) -> None:
-        wait_until(lambda: len(self.runs()) >= number, timeout=20, what=f"the start of {number} tasks")
+        wait_until(lambda: len(self.runs()) >= number, what=f"the start of {number} tasks")
 
     def cut_connections(self) -> None:
         """Every connection breaks, while Redis itself goes on."""
@@ -164,10 +167,8 @@ def test_redis_restarts_under_load(start: Callable[..., Bench], own_redis: Local
         bench.wait_for(before + 6)
         (own_redis.kill if turn % 2 else own_redis.stop)()
         own_redis.start()
-        wait_until(
-            lambda before=before: len(bench.runs()) > before + 20, timeout=20, what="the worker's return"
-        )
-    wait_until(lambda: queue_length(own_redis) == 0, timeout=20)
+        wait_until(lambda before=before: len(bench.runs()) > before + 20, what="the worker's return")
+    wait_until(lambda: queue_length(own_redis) == 0)
     wait_until(lambda: not bench.unacked())
     lost = bench.undone()
     assert len(lost) <= restarts
@@ -198,7 +199,7 @@ def test_celerys_own_classes_still_need_us(start: Callable[..., Bench], own_redi
     bench.send("late", kwargs={"seconds": 3.0})
     bench.wait_for(1)
     own_redis.kill()
-    assert bench.worker.wait(20) == 1
+    assert bench.worker.wait(30) == 1
     assert "'NoneType' object has no attribute 'hostname'" in bench.said()
 
 

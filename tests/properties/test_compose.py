@@ -179,8 +179,9 @@ def test_bodies_and_files_arrive(text, html, files):
 
 
 @given(
-    # EmailMessage takes an encoded word in what it is given for its text; ours is text already.
-    subjects.filter(lambda subject: "=?" not in subject),
+    # EmailMessage decodes encoded words in a value it is given, and refuses one that holds a form feed
+    # or another of the line ends that str.splitlines knows (bugs.python.org 22233).
+    subjects.filter(lambda subject: "=?" not in subject and len(subject.splitlines()) < 2),
     st.lists(mailboxes, min_size=1, max_size=3),
     st.none() | bodies,
     st.none() | bodies,

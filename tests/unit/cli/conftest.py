@@ -1,4 +1,5 @@
 import asyncio
+import functools
 import json
 import ssl
 import threading
@@ -86,23 +87,33 @@ def settle(live):
 def secure_relay(tmp_path):
     """Start a relay with a certificate of its own that is good for three more days."""
     ca, context = _certificate(tmp_path)
+    servers = []
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
+    def on_loop(coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=5)
+
     async def listen(scheme):
         starttls = context if scheme == "smtp" else None
         implicit = context if scheme == "smtps" else None
-        server = await loop.create_server(
-            lambda: SMTP(object(), tls_context=starttls), "127.0.0.1", 0, ssl=implicit
-        )
-        return server.sockets[0].getsockname()[1]
+        protocol = functools.partial(SMTP, object(), tls_context=starttls)
+        servers.append(await loop.create_server(protocol, "127.0.0.1", 0, ssl=implicit))
+        return servers[-1].sockets[0].getsockname()[1]
+
+    async def close():
+        for server in servers:
+            server.close()
+        # Conversations of clients that have left end by themselves, a moment later.
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0.01)
 
     def start(scheme):
-        port = asyncio.run_coroutine_threadsafe(listen(scheme), loop).result(timeout=5)
-        return Relay.parse(f"{scheme}://localhost:{port}?tls=required&ca={ca}")
+        return Relay.parse(f"{scheme}://localhost:{on_loop(listen(scheme))}?tls=required&ca={ca}")
 
     yield start
+    on_loop(close())
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

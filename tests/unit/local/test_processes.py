@@ -10,11 +10,7 @@ from mailtasks.local.processes import Child, living, told_to_end
 from mailtasks.testing import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
-STUBBORN = [
-    sys.executable,
-    "-c",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
-]
+STUBBORN = [SLEEP[0], "-c", f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP[2]}"]
 PARENT = """
 import subprocess, sys, time
 from pathlib import Path
@@ -82,7 +78,9 @@ def test_living_tells_what_was_not_stopped():
 def test_output_goes_to_a_file(tmp_path):
     log = tmp_path / "log"
     log.write_text("before\n")
-    with Child([sys.executable, "-c", "import sys; print(1); print(2, file=sys.stderr)"], output=log) as child:
+    with Child(
+        [sys.executable, "-c", "import sys; print(1); print(2, file=sys.stderr)"], output=log
+    ) as child:
         child.wait(10)
     assert sorted(log.read_text().split()) == ["1", "2", "before"]
 
@@ -99,7 +97,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_a_child():
 
 
 @pytest.mark.parametrize("command", [SLEEP, STUBBORN], ids=["listens", "stubborn"])
-def test_a_child_dies_with_a_killed_parent(command, tmp_path, monkeypatch):
+def test_a_child_dies_with_a_killed_parent(command, tmp_path):
     debris = tmp_path / "debris"
     debris.mkdir()
     parent = subprocess.Popen(
@@ -127,7 +125,7 @@ def test_the_debris_of_a_child_that_was_stopped_is_left_to_its_parent(tmp_path):
     assert tmp_path.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_told_to_end_catches_the_signal_and_puts_the_handlers_back(number):
     before = signal.getsignal(number)
     with told_to_end() as told:
@@ -135,3 +133,15 @@ def test_told_to_end_catches_the_signal_and_puts_the_handlers_back(number):
         os.kill(os.getpid(), number)
         assert told.wait(5)
     assert signal.getsignal(number) is before
+
+
+def test_what_nohup_asked_for_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with told_to_end() as told:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert told.wait(5)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,72 @@
+"""Write `docs/reference/commands.md` from the commands of `mailtasks.cli`.
+
+    python docs/make_commands_page.py
+
+A test fails while the page isn't what this would write.
+"""
+
+from __future__ import annotations
+
+from inspect import cleandoc
+from pathlib import Path
+from typing import Final
+
+import click
+
+from mailtasks.cli import COMMANDS, group
+
+PAGE: Final = Path(__file__).parent / "reference" / "commands.md"
+
+INTRODUCTION: Final = """\
+# Commands
+
+<!-- Written by docs/make_commands_page.py from mailtasks/cli: change those, not this page. -->
+
+    mailtasks [OPTIONS] COMMAND [OPTIONS]
+
+Every command that prints a result takes `--json` and then prints one JSON document. Errors are one
+sentence on standard error. Exit codes:
+
+| code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault |
+| 2 | wrong use: an argument, a setting or a message that can't be right; nothing was done |
+
+Options before the command:
+
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    context = click.Context(group)
+    sections = [_section(name, group.get_command(context, name)) for name in COMMANDS]
+    return "\n".join([INTRODUCTION + _options(group), *sections])
+
+
+def _section(name: str, command: click.Command | None) -> str:
+    assert command is not None, f"the command {name} isn't there"
+    arguments = [_argument(it) for it in command.params if isinstance(it, click.Argument)]
+    usage = " ".join(["mailtasks", name, "[OPTIONS]", *arguments])
+    return f"## {name}\n\n    {usage}\n\n{cleandoc(command.help or '')}\n\n{_options(command)}"
+
+
+def _argument(argument: click.Argument) -> str:
+    return argument.metavar or str(argument.name).upper()
+
+
+def _options(command: click.Command) -> str:
+    rows = [_row(option) for option in command.params if isinstance(option, click.Option)]
+    return "\n".join(["| option | meaning |", "| --- | --- |", *rows, ""]) if rows else ""
+
+
+def _row(option: click.Option) -> str:
+    spelling = ", ".join(f"`{it}`" for it in [*option.opts, *option.secondary_opts])
+    value = "" if option.is_flag else f" {option.metavar or str(option.name).upper()}"
+    default = f" Default: {option.default}." if option.show_default and not option.is_flag else ""
+    return f"| {spelling}{value} | {option.help}{default} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,146 @@
+"""What dies in the middle, and what the books say afterwards: real processes, real signals."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mailtasks.message import Message
+from mailtasks.state import State
+from mailtasks.testing import wait_until
+
+Make = Callable[..., Any]
+THREADS = 4
+WINDOW = 4  # of normal mail
+BOUND = THREADS * WINDOW  # what one process may have in its hands
+
+
+def mails(number: int, name: str = "ann", **more: object) -> list[Message]:
+    return [Message(to=f"{name}{n}@example.com", subject=f"{n}", text="hello", **more) for n in range(number)]
+
+
+def test_five_thousand_over_two_processes(highway: Make) -> None:
+    road = highway()
+    for _ in range(2):
+        road.start_worker()
+    road.send(*mails(4700))
+    road.send_singly(mails(200, "bob"))
+    road.send_singly(mails(100, "eve", priority="urgent"))
+    books = road.wait_for_end()
+    books.agree()
+    assert books.states == {State.SENT: 5000}
+    owners = {
+        recipient.worker
+        for id in road.ids[::50]
+        for recipient in road.mailer.status(id).recipients
+    }
+    assert len(owners) == 2
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_kill_9_of_a_worker(highway: Make, kills: int) -> None:
+    road = highway()
+    victim = road.start_worker()
+    road.start_worker()
+    road.send(*mails(2000 * kills))
+    road.send_singly(mails(200))
+    for turn in range(kills):
+        road.wait_for_sent(500 + 1500 * turn)
+        victim.kill()
+        if turn + 1 < kills:
+            victim = road.start_worker()
+    books = road.wait_for_end()
+    books.agree(duplicates=BOUND * kills)
+    assert books.states == {State.SENT: 2000 * kills + 200}
+    tallies = road.mailer.stats().tallies
+    assert tallies["doubts"] <= BOUND * kills
+    assert tallies["resends"] == tallies["doubts"] >= books.duplicates
+
+
+def test_doubt_about_bulk_mail_is_held_and_not_sent_again(highway: Make) -> None:
+    road = highway(window_bulk=3)
+    victim = road.start_worker()
+    road.send(*mails(40, "slow", priority="bulk"))
+    road.wait_for_sent(3)
+    victim.kill()
+    road.start_worker()
+    books = road.wait_for_end()
+    books.agree(doubts=THREADS * 3)
+    assert books.states[State.IN_DOUBT] == road.mailer.stats().tallies["doubts"] > 0
+    [*held] = road.mailer.failed()
+    assert {message.state for message in held} == {State.IN_DOUBT}
+    assert "lapsed" in held[0].reply
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
+def test_kill_9_of_redis(highway: Make, kills: int) -> None:
+    """With AOF `always` nothing acknowledged is lost, and a worker records what it sent meanwhile."""
+    road = highway()
+    for _ in range(2):
+        road.start_worker()
+    road.send(*mails(2500 * kills))
+    for turn in range(kills):
+        road.wait_for_sent(500 + 2000 * turn)
+        road.redis.kill()
+        time.sleep(0.5)  # workers are in the middle of something
+        road.redis.start()
+    books = road.wait_for_end()
+    books.agree()
+    assert books.states == {State.SENT: 2500 * kills}
+    assert all(worker.running for worker in road.workers)
+
+
+def test_sigterm_in_the_middle(highway: Make) -> None:
+    """Ends within a slice and a dot's answer; nothing in doubt, nothing lost, nothing twice."""
+    road = highway()
+    leaver = road.start_worker()
+    road.send(*mails(2000))
+    road.send(*mails(20, "slow"))
+    road.wait_for_sent(300)
+    began = time.monotonic()
+    leaver.terminate()
+    assert leaver.wait(10) == 0
+    assert time.monotonic() - began < 6
+    assert road.count(State.SENDING, State.IN_DOUBT) == 0
+    assert road.unfinished() > 0
+    road.start_worker()
+    books = road.wait_for_end()
+    books.agree()
+    assert books.states == {State.SENT: 2020}
+    assert road.mailer.stats().tallies["doubts"] == 0
+
+
+def test_a_worker_paused_past_its_lease(highway: Make) -> None:
+    """Its window is in doubt, and resent; what it says when it wakes is taken as evidence or a duplicate."""
+    road = highway()
+    sleeper = road.start_worker()
+    road.send(*mails(400, "slow"))
+    road.wait_for_sent(4)
+    sleeper.signal(signal.SIGSTOP)
+    road.start_worker(threads=16)
+    wait_until(lambda: road.mailer.stats().tallies["doubts"] > 0, 20)
+    sleeper.signal(signal.SIGCONT)
+    books = road.wait_for_end(60)
+    books.agree(duplicates=BOUND)
+    assert books.states == {State.SENT: 400}
+    tallies = road.mailer.stats().tallies
+    assert books.duplicates <= tallies["doubts"] <= BOUND
+
+
+def test_a_relay_that_dies_and_comes_back(highway: Make) -> None:
+    road = highway()
+    road.start_worker()
+    road.send(*mails(3000))
+    road.wait_for_sent(500)
+    road.relay.kill()
+    wait_until(lambda: road.count(State.DEFERRED), 10, "an attempt that found no relay")
+    road.relay.start()
+    books = road.wait_for_end(60)
+    books.agree(duplicates=BOUND)
+    assert books.states == {State.SENT: 3000}
+    attempts = [recipient.attempts for id in road.ids[::30] for recipient in road.mailer.status(id).recipients]
+    assert max(attempts) <= 2

@@ -1,0 +1,202 @@
+import os
+import re
+import signal
+import smtplib
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import mailtasks
+import mailtasks.flower
+import mailtasks.worker
+from mailtasks.local.redis import free_port
+
+ROOT = Path(mailtasks.__file__).parents[1]
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Start `mailtasks` as a process of its own, in an empty folder."""
+    processes = []
+
+    def start(*arguments, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mailtasks.cli", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def read_until(stream, pattern):
+    """The match in the first line that has one."""
+    for line in stream:
+        if match := re.search(pattern, line):
+            return match
+    raise AssertionError(f"the program ended without saying {pattern}")
+
+
+# --- sink
+
+
+def test_sink_catches_and_saves(program, tmp_path):
+    process = program("sink", "--port", 0, "--save", "mail")
+    port = int(read_until(process.stdout, r":(\d+)$")[1])
+    with smtplib.SMTP("127.0.0.1", port, timeout=5) as client:
+        client.sendmail("shop@example.com", ["ann@example.com"], "Subject: Hello\r\n\r\nIt works\r\n")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert (process.returncode, err) == (0, "")
+    assert out == "caught 1 messages, refused or deferred 0 recipients\n"
+    (saved,) = (tmp_path / "mail").glob("*.eml")
+    assert b"It works" in saved.read_bytes()
+
+
+def test_sink_misbehaves_on_request(program):
+    process = program("sink", "--port", 0, "--faults", "refuse=1")
+    port = int(read_until(process.stdout, r":(\d+)$")[1])
+    with (
+        smtplib.SMTP("127.0.0.1", port, timeout=5) as client,
+        pytest.raises(smtplib.SMTPRecipientsRefused, match="550"),
+    ):
+        client.sendmail("shop@example.com", ["ann@example.com"], "Subject: Hello\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--faults", "explode=1"), "fault explode=1 isn't understood"),
+        (("--port", "70000"), "70000 is not in the range"),
+        (("--save", __file__), "is a file"),
+    ],
+)
+def test_sink_used_wrongly(cli, arguments, sentence):
+    ran = cli("sink", *arguments)
+    assert ran.code == 2
+    assert sentence in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_sink_on_a_port_that_is_taken(cli, sink):
+    ran = cli("sink", "--port", sink.port)
+    assert ran.code == 2
+    assert f"can't listen on 127.0.0.1:{sink.port}" in ran.err
+
+
+# --- worker
+
+
+@pytest.fixture
+def supervised(monkeypatch):
+    """What `worker` asks of the supervisor, which ends at once with code 1."""
+    asked = {}
+
+    class Supervisor:
+        def __init__(self, settings, **options):
+            asked.update(options, settings=settings)
+
+        def run(self):
+            return 1
+
+    monkeypatch.setattr(mailtasks.worker, "Supervisor", Supervisor)
+    return asked
+
+
+def test_worker_hands_its_options_on(cli, supervised):
+    ran = cli("--set", "lease=2s", "worker", "-c", "4", "--processes", "3", "-A", "shop", "-l", "DEBUG")
+    assert ran.code == 1
+    assert supervised["settings"].lease == 2
+    assert supervised["environment"]["MAILTASKS_LEASE"] == "2s"
+    options = ("processes", "concurrency", "app", "log_level")
+    assert [supervised[name] for name in options] == [3, 4, "shop", "DEBUG"]
+
+
+def test_worker_with_a_wrong_setting_does_not_start(cli, supervised):
+    assert cli("--set", "lease=soon", "worker").code == 2
+    assert not supervised
+
+
+@pytest.mark.parametrize("option", [("-c", "0"), ("--processes", "0"), ("-c", "many")])
+def test_worker_used_wrongly(cli, supervised, option):
+    assert cli("worker", *option).code == 2
+    assert not supervised
+
+
+# --- flower
+
+
+def test_flower_gets_address_and_port(cli, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mailtasks.flower, "run_flower", lambda *given, **options: asked.append(options) or 0)
+    assert cli("flower").code == 0
+    assert cli("flower", "--address", "0.0.0.0", "--port", "80").code == 0
+    assert asked == [{"address": "127.0.0.1", "port": None}, {"address": "0.0.0.0", "port": 80}]
+
+
+def test_flower_for_everybody_needs_a_login(cli):
+    ran = cli("flower", "--address", "0.0.0.0")
+    assert ran.code == 2
+    assert "give it a login (MAILTASKS_FLOWER_AUTH=USER:PASSWORD)" in ran.err
+
+
+# --- up
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(f"{url}/healthcheck", timeout=2) as response:
+            return response.status == 200
+    except urllib.error.URLError:
+        return False
+
+
+def test_up_runs_everything_and_leaves_nothing_running(program, cli, tmp_path, monkeypatch, wait_until):
+    process = program("--set", f"flower_port={free_port()}", "up", "--processes", "1", "-c", "2")
+    flower = read_until(process.stdout, r"Flower  (http://\S+)")[1]
+    ready = {read_until(process.stderr, r"(\w+)@\S+ ready\.")[1] for _ in range(2)}
+    assert ready == {"urgent", "worker1"}
+    for name in ("MAILTASKS_BROKER_URL", "MAILTASKS_RELAY"):
+        monkeypatch.setenv(name, read_until(process.stdout, rf"export {name}=(\S+)")[1])
+    ran = cli("send", "--from", "shop@example.com", "--to", "ann@example.com", "--text", "It works", "--json")
+    id = ran.json["id"]
+    wait_until(lambda: cli("status", id, "--json").json["state"] == "sent", timeout=30)
+    wait_until(lambda: answers(flower), timeout=30)
+    (caught,) = (tmp_path / ".mailtasks" / "mail").glob("*.eml")
+    assert id.encode() in caught.read_bytes()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert cli("status", id).code == 1  # Redis is gone
+    assert not answers(flower)
+
+
+def test_up_uses_what_the_settings_name(program, redis_url, sink):
+    process = program("up", "--no-flower", MAILTASKS_BROKER_URL=redis_url, MAILTASKS_RELAY=sink.url)
+    read_until(process.stdout, "To send mail from another terminal:")
+    assert "mailtasks send" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert "export" not in out
+
+
+def test_up_twice_in_one_folder(program, cli):
+    process = program("up", "--no-flower", "--processes", "1", "-c", "1")
+    read_until(process.stdout, "To send mail from another terminal:")
+    ran = cli("up", "--no-flower")
+    assert ran.code == 2
+    assert "a Redis server already keeps its data in" in ran.err
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)

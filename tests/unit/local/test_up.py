@@ -1,0 +1,129 @@
+import os
+import socket
+
+import pytest
+
+from mailtasks.errors import SettingsError, UnknownMessage
+from mailtasks.local import up
+from mailtasks.local.processes import living
+from mailtasks.local.up import Everything
+from mailtasks.mailer import Mailer
+from mailtasks.message import Message
+from mailtasks.settings import Settings
+
+PLAIN = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("MAILTASKS_BROKER_URL", "MAILTASKS_RELAY")
+}
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+@pytest.fixture
+def everything(tmp_path, lines):
+    """Make one, with Flower left out."""
+
+    def make(**options):
+        given = {"environment": PLAIN, "flower": False, "report": lines.append}
+        return Everything(tmp_path / "data", **(given | options))
+
+    return make
+
+
+@pytest.fixture
+def flowers(monkeypatch):
+    """The commands of the Flowers that would be started."""
+    commands = []
+
+    class Child:
+        def __init__(self, command, **options):
+            commands.append(command)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(up, "Child", Child)
+    return commands
+
+
+def test_what_no_setting_names_is_started_and_ends(everything, lines):
+    before = living()
+    with everything() as running:
+        assert set(running.started) == {"MAILTASKS_BROKER_URL", "MAILTASKS_RELAY"}
+        assert len(living()) == len(before) + 2
+        settings = Settings.load(environ=running.environment)
+        assert settings.broker_url == running.started["MAILTASKS_BROKER_URL"]
+        assert [line.split()[:2] for line in lines] == [
+            ["Redis", settings.broker_url],
+            ["Relay", running.started["MAILTASKS_RELAY"]],
+        ]
+    assert living() == before
+
+
+def test_what_was_accepted_is_there_the_next_time(everything):
+    message = Message(to="ann@example.com", sender="shop@example.com")
+    with everything() as running, Mailer(Settings.load(environ=running.environment)) as mailer:
+        id = mailer.send(message)
+    with everything() as running, Mailer(Settings.load(environ=running.environment)) as mailer:
+        assert mailer.status(id).id == id
+        with pytest.raises(UnknownMessage):
+            mailer.status("0" * len(id))
+
+
+def test_what_the_settings_name_is_not_started(everything, lines):
+    given = {
+        "MAILTASKS_BROKER_URL": "redis://redis.example.com/0",
+        "MAILTASKS_RELAY": "smtp://localhost:2525",
+    }
+    before = living()
+    with everything(environment={**PLAIN, **given}) as running:
+        assert living() == before
+        assert (running.started, lines) == ({}, [])
+
+
+def test_if_one_part_can_not_be_started_the_others_end(everything, monkeypatch):
+    def refuse(**options):
+        raise SettingsError("no")
+
+    monkeypatch.setattr(up, "CatchingProcess", refuse)
+    before = living()
+    with pytest.raises(SettingsError, match="no"):
+        everything().__enter__()
+    assert living() == before
+
+
+def test_a_wrong_setting_starts_nothing(everything, tmp_path):
+    with pytest.raises(SettingsError, match="lease"):
+        everything(environment={**PLAIN, "MAILTASKS_LEASE": "soon"}).__enter__()
+    assert not (tmp_path / "data").exists()
+
+
+def test_flower_is_told_its_port(everything, flowers, lines):
+    with everything(flower=True):
+        pass
+    (command,) = flowers
+    address, port = command[command.index("--address") + 1], command[command.index("--port") + 1]
+    assert lines[-1] == f"Flower  http://{address}:{port}"
+
+
+def test_flower_takes_another_port_if_its_own_is_taken(everything, flowers):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with everything(flower=True, environment={**PLAIN, "MAILTASKS_FLOWER_PORT": port}):
+            pass
+    assert port not in flowers[0]
+
+
+def test_without_flower_installed_it_says_how_to_get_it(everything, flowers, lines, monkeypatch):
+    monkeypatch.setattr(up.importlib.util, "find_spec", lambda name: None)
+    with everything(flower=True):
+        pass
+    assert not flowers
+    assert lines[-1] == "Flower  isn't installed; pip install 'mailtasks[flower]'"

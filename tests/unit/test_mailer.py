@@ -1,0 +1,575 @@
+"""The way in: what is accepted and what is refused, with the sentences that a person would see."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.policy import default as modern
+
+import pytest
+
+from mailtasks.errors import (
+    IdempotencyConflict,
+    MessageError,
+    MessageTooLarge,
+    SettingsError,
+    StoreUnavailable,
+    UnknownMessage,
+)
+from mailtasks.local.redis import free_port
+from mailtasks.mailer import Mailer
+from mailtasks.message import Attachment, Message, Priority
+from mailtasks.settings import Settings
+from mailtasks.state import State
+from mailtasks.store.ledger import Claim, Refusal, Released, Result
+from mailtasks.testing import LocalRedis
+from mailtasks.testing.proxy import Proxy
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    return Settings(broker_url=redis_url, default_from="The Shop <shop@example.com>")
+
+
+@pytest.fixture
+def mailer(settings: Settings) -> Iterator[Mailer]:
+    with Mailer(settings) as mailer:
+        yield mailer
+
+
+def claimed(mailer: Mailer, id: str) -> Claim:
+    claim = mailer.ledger.claim(id.partition(".")[0], "worker@here")
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def settle(mailer: Mailer, id: str, state: State, reply: str = "", delay: float = 3600) -> None:
+    """Give every recipient of the batch's first window a state, as a worker would."""
+    claim = claimed(mailer, id)
+    results = [
+        Result(recipient.index, state, delay=delay, reply=reply, relay="mx.example.com:25")
+        for message in claim.window
+        for recipient in message.recipients
+    ]
+    mailer.ledger.release(claim, "worker@here", results)
+
+
+def ann(**more: object) -> Message:
+    return Message(to="ann@example.com", subject="Your code", text="1234", **more)
+
+
+# --- Accept -----------------------------------------------------------------------------------------
+
+
+def test_what_is_accepted_can_be_asked_about(mailer: Mailer) -> None:
+    sent = Message(
+        to="Ann <ann@example.com>",
+        bcc=["bob@example.org"],
+        subject="Your code",
+        text="1234",
+        priority="urgent",
+        tags=["codes"],
+        metadata={"order": "7"},
+    )
+    status = mailer.status(mailer.send(sent))
+    assert [recipient.address for recipient in status.recipients] == ["ann@example.com", "bob@example.org"]
+    assert {recipient.state for recipient in status.recipients} == {State.QUEUED}
+    assert (status.state, status.attempts, status.reply) == (State.QUEUED, 0, "")
+    assert (status.priority, status.subject) == (Priority.URGENT, "Your code")
+    assert (status.tags, status.metadata) == (("codes",), {"order": "7"})
+    assert status.expires_at - status.accepted_at == timedelta(days=5)
+    assert mailer.stats().states[State.QUEUED] == mailer.stats().accepted == 2
+
+
+def test_message_id_and_date_are_fixed_at_accept(mailer: Mailer) -> None:
+    id = mailer.send(ann(bcc="eve@example.com"))
+    [message] = claimed(mailer, id).window
+    parsed = message_from_bytes(message.body, policy=modern)
+    assert parsed["Message-ID"] == f"<{id}@example.com>" == mailer.status(id).message_id
+    assert abs(parsed["Date"].datetime - datetime.now(UTC)) < timedelta(seconds=10)
+    assert parsed["From"] == "The Shop <shop@example.com>"
+    assert b"eve@example.com" not in message.body
+    assert message.record.sender == "shop@example.com"
+
+
+def test_an_envelope_sender_may_differ_and_may_be_null(mailer: Mailer) -> None:
+    bounces = claimed(mailer, mailer.send(ann(envelope_sender="bounces@example.com")))
+    assert bounces.window[0].record.sender == "bounces@example.com"
+    assert claimed(mailer, mailer.send(ann(envelope_sender=""))).window[0].record.sender == ""
+
+
+def test_times_become_the_ledgers(mailer: Mailer) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    status = mailer.status(mailer.send(ann(send_at=later, expires_after=90)))
+    assert abs(status.send_at - later) < timedelta(seconds=1)
+    assert status.expires_at - status.send_at == timedelta(seconds=90)
+    assert mailer.queue()[1].hints == 0
+
+
+def test_a_hint_is_published_to_the_prioritys_queue(mailer: Mailer) -> None:
+    for priority in Priority:
+        mailer.send(ann(priority=priority))
+        mailer.send(ann(priority=priority))
+    assert [(row.priority, row.recipients, row.batches, row.hints) for row in mailer.queue()] == [
+        (priority, 2, 2, 2) for priority in Priority
+    ]
+
+
+def test_asend_accepts_too(mailer: Mailer) -> None:
+    assert mailer.status(asyncio.run(mailer.asend(ann()))).state is State.QUEUED
+
+
+# --- Many -------------------------------------------------------------------------------------------
+
+
+def test_send_many_packs_messages_alike_into_batches(mailer: Mailer) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    kinds: list[dict[str, object]] = [{}, {"priority": "bulk"}, {"send_at": later}, {"expires_after": 60}]
+    messages = [
+        Message(to=[f"{n}@example.com", f"{n}@example.org"], text="hi", **kinds[n % 4]) for n in range(1000)
+    ]
+    ids = mailer.send_many(messages)
+    batches = {id.partition(".")[0] for id in ids}
+    assert len(set(ids)) == 1000
+    assert len(batches) == 4 * 3  # of at most a hundred messages
+    assert all(mailer.status(ids[n]).recipients[1].address == f"{n}@example.org" for n in range(0, 1000, 97))
+    assert mailer.stats().accepted == 2000
+
+
+def test_large_messages_make_small_batches(mailer: Mailer) -> None:
+    messages = [
+        Message(to="ann@example.com", attachments=[Attachment(filename="a", content=bytes(300_000))])
+        for _ in range(5)
+    ]
+    assert len({id.partition(".")[0] for id in mailer.send_many(messages)}) == 3
+
+
+def test_a_message_with_a_key_has_a_batch_of_its_own(mailer: Mailer) -> None:
+    ids = mailer.send_many([ann(), ann(idempotency_key="k"), ann()])
+    assert ids[0].partition(".")[0] == ids[2].partition(".")[0] != ids[1].partition(".")[0]
+
+
+def test_nothing_is_accepted_if_one_of_many_cant_be_mailed(mailer: Mailer) -> None:
+    large = Attachment(filename="a", content=bytes(11_000_000))
+    with pytest.raises(MessageTooLarge):
+        mailer.send_many([ann(), Message(to="ann@example.com", attachments=[large])])
+    assert mailer.stats().accepted == 0
+
+
+def test_nobody_at_all_is_fine(mailer: Mailer) -> None:
+    assert mailer.send_many([]) == []
+
+
+def test_ids_must_be_as_many_as_messages(mailer: Mailer) -> None:
+    with pytest.raises(MessageError, match=r"^1 ids for 2 messages; give one for each, in order$"):
+        mailer.send_many([ann(), ann()], ids=["0" * 27 + ".0"])
+
+
+# --- Bad input --------------------------------------------------------------------------------------
+
+
+def test_no_sender(redis_url: str) -> None:
+    with Mailer(Settings(broker_url=redis_url)) as mailer:
+        with pytest.raises(MessageError) as caught:
+            mailer.send(ann())
+        assert str(caught.value) == (
+            "the message has no sender and no default is set; give `sender` or set MAILTASKS_DEFAULT_FROM"
+        )
+        assert mailer.stats().accepted == 0
+
+
+def test_over_the_size_limit(redis_url: str) -> None:
+    with Mailer(Settings(broker_url=redis_url, default_from="a@example.com", size_limit=2048)) as mailer:
+        with pytest.raises(MessageTooLarge) as caught:
+            mailer.send(Message(to="ann@example.com", text="x" * 3000))
+        assert re.fullmatch(
+            r"the composed message has 3,\d+ bytes, the size limit is 2,048: "
+            r"make its attachments smaller, link to them, or raise `size_limit`",
+            str(caught.value),
+        )
+        assert mailer.stats().accepted == 0
+
+
+def test_a_default_sender_that_is_no_address(redis_url: str) -> None:
+    with (
+        Mailer(Settings(broker_url=redis_url, default_from="The Shop")) as mailer,
+        pytest.raises(MessageError, match="The Shop"),
+    ):
+        mailer.send(ann())
+
+
+def test_settings_and_keywords_together(settings: Settings) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Mailer(settings, lease=5)
+    assert str(caught.value) == "Mailer takes settings or keywords, not both; put lease into the settings"
+
+
+def test_a_typo_in_a_keyword() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Mailer(leese=5)
+    assert str(caught.value) == "leese (keyword): there is no such setting; did you mean lease?"
+
+
+@pytest.mark.parametrize(
+    "id", ["", "nonsense", "0" * 27, "0" * 27 + ".0", "0" * 27 + ".x", "../../etc/passwd", "ä" * 27]
+)
+def test_an_id_that_nobody_knows(mailer: Mailer, id: str) -> None:
+    for ask in (mailer.status, mailer.cancel, mailer.retry):
+        with pytest.raises(UnknownMessage) as caught:
+            ask(id)
+        assert str(caught.value) == (
+            f"no message {id!r} is known: it was never accepted, or its retention has ended; "
+            "check the id, or `mailtasks find ADDRESS`"
+        )
+
+
+def test_an_index_that_no_recipient_has(mailer: Mailer) -> None:
+    id = mailer.send(ann())
+    with pytest.raises(UnknownMessage):
+        mailer.status(id.replace(".0", ".1"))
+
+
+def test_what_cant_be_paused(mailer: Mailer) -> None:
+    for steer in (mailer.pause, mailer.resume):
+        with pytest.raises(SettingsError) as caught:
+            steer("urgnt")
+        assert str(caught.value) == ("'urgnt' can't be paused or resumed; expected all, urgent, normal, bulk")
+
+
+# --- Redis away -------------------------------------------------------------------------------------
+
+SECONDS = 0.4  # each of redis_timeout and redis_connect_timeout; send() promises twice their sum
+
+
+def impatient(url: str, **more: object) -> Mailer:
+    return Mailer(
+        Settings(
+            broker_url=url,
+            default_from="shop@example.com",
+            redis_timeout=SECONDS,
+            redis_connect_timeout=SECONDS,
+            **more,
+        )
+    )
+
+
+@pytest.fixture
+def stopped(own_redis: LocalRedis) -> Iterator[LocalRedis]:
+    """A Redis that hangs."""
+    os.kill(own_redis.pid, signal.SIGSTOP)
+    yield own_redis
+    os.kill(own_redis.pid, signal.SIGCONT)
+
+
+def test_redis_refuses_the_connection() -> None:
+    port = free_port()
+    began = time.monotonic()
+    with (
+        impatient(f"redis://:secret@127.0.0.1:{port}/0") as mailer,
+        pytest.raises(StoreUnavailable) as caught,
+    ):
+        mailer.send(ann())
+    assert time.monotonic() - began < 4 * SECONDS
+    assert caught.value.ids == ()
+    assert str(caught.value) == (
+        f"Redis at 127.0.0.1:{port}/0 can't be reached (Error 111 connecting to 127.0.0.1:{port}. "
+        "Connection refused), so nothing was accepted; is it running and reachable?"
+    )
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_redis_hangs_and_sending_again_gives_one_mail(own_redis: LocalRedis, connected: bool) -> None:
+    with impatient(own_redis.url) as mailer:
+        if connected:
+            mailer.stats()
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            with pytest.raises(StoreUnavailable) as caught:
+                mailer.send(ann())
+            assert time.monotonic() - began < 4 * SECONDS + 0.2
+        finally:
+            os.kill(own_redis.pid, signal.SIGCONT)
+        [id] = caught.value.ids
+        port = own_redis.port
+        assert str(caught.value).startswith(f"Redis at 127.0.0.1:{port}/0 didn't answer (Timeout")
+        assert str(caught.value).endswith(
+            "), so it is not known whether it accepted 1 message; send the same again (that is safe) "
+            "or ask `status` for the ids this error carries"
+        )
+        assert mailer.send(ann(), id=id) == id
+        assert mailer.send(ann(), id=id) == id
+        assert mailer.stats().accepted == 1
+        assert mailer.status(id).state is State.QUEUED
+
+
+def test_many_of_which_only_some_are_known_to_be_in(own_redis: LocalRedis) -> None:
+    """The connection dies in the middle: the error carries every id, and all may be sent again."""
+    messages = [ann(idempotency_key=str(n)) for n in range(300)]
+    with Proxy("127.0.0.1", own_redis.port) as proxy, impatient(own_redis.url) as well:
+        with impatient(f"redis://127.0.0.1:{proxy.port}/0") as mailer:
+            mailer.publisher = well.publisher
+            accept, calls = mailer.ledger.accept, []
+
+            def cut_after_the_first(batches: list[object]) -> object:
+                calls.append(len(batches))
+                if len(calls) == 2:
+                    proxy.hang()
+                return accept(batches)
+
+            mailer.ledger.accept = cut_after_the_first
+            with pytest.raises(StoreUnavailable) as caught:
+                mailer.send_many(messages)
+            assert len(calls) == 2
+        assert len(caught.value.ids) == 300
+        assert 0 < well.stats().accepted < 300
+        assert well.send_many(messages, ids=caught.value.ids) == list(caught.value.ids)
+        assert well.stats().accepted == 300
+
+
+def test_a_broken_connection_is_made_anew_without_a_word(own_redis: LocalRedis) -> None:
+    with impatient(own_redis.url) as mailer:
+        mailer.send(ann())
+        own_redis.restart()
+        mailer.send(ann())
+        assert mailer.stats().accepted == 2
+
+
+def test_hints_that_cant_be_published_fail_nobody(own_redis: LocalRedis) -> None:
+    """The broker is away, the store isn't: the mail is accepted, and the pump will find it."""
+    with impatient(f"redis://127.0.0.1:{free_port()}/0", store_url=own_redis.url) as mailer:
+        assert mailer.status(mailer.send(ann())).state is State.QUEUED
+
+
+def test_a_broker_that_hangs_holds_send_up_for_a_stated_time(own_redis: LocalRedis) -> None:
+    with Proxy("127.0.0.1", own_redis.port) as proxy:
+        proxy.hang()
+        with impatient(f"redis://127.0.0.1:{proxy.port}/0", store_url=own_redis.url) as mailer:
+            began = time.monotonic()
+            assert mailer.status(mailer.send(ann())).state is State.QUEUED
+            assert time.monotonic() - began < 4 * SECONDS
+
+
+def test_asend_never_blocks_the_loop(stopped: LocalRedis) -> None:
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - before)
+
+    async def main() -> None:
+        ticking = asyncio.create_task(tick())
+        with impatient(stopped.url) as mailer, pytest.raises(StoreUnavailable):
+            await mailer.asend(ann())
+        ticking.cancel()
+
+    asyncio.run(main())
+    assert len(gaps) > 10
+    assert max(gaps) < SECONDS / 2
+
+
+# --- Idempotency ------------------------------------------------------------------------------------
+
+
+def test_same_key_and_content_is_the_same_mail(mailer: Mailer) -> None:
+    first = mailer.send(ann(idempotency_key="code-42"))
+    assert mailer.send(ann(idempotency_key="code-42")) == first
+    assert mailer.stats().accepted == 1
+
+
+def test_same_key_after_it_was_sent_is_still_the_same_mail(mailer: Mailer) -> None:
+    first = mailer.send(ann(idempotency_key="code-42"))
+    settle(mailer, first, State.SENT)
+    assert mailer.send(ann(idempotency_key="code-42")) == first
+    assert mailer.status(first).state is State.SENT
+
+
+def test_same_key_and_other_content_is_an_error(mailer: Mailer) -> None:
+    first = mailer.send(ann(idempotency_key="code-42"))
+    other = Message(to="ann@example.com", subject="Your code", text="9999", idempotency_key="code-42")
+    with pytest.raises(IdempotencyConflict) as caught:
+        mailer.send(other)
+    assert (caught.value.key, caught.value.id) == ("code-42", first)
+    assert str(caught.value) == (
+        f"idempotency key 'code-42' was used before with other content, by message {first}; "
+        "use another key for another mail"
+    )
+    assert mailer.stats().accepted == 1
+
+
+def test_a_conflict_in_the_middle_of_many_is_told_after_the_others_were_accepted(mailer: Mailer) -> None:
+    mailer.send(ann(idempotency_key="code-42"))
+    other = Message(to="bob@example.com", text="hi", idempotency_key="code-42")
+    with pytest.raises(IdempotencyConflict):
+        mailer.send_many([ann(), other, ann(idempotency_key="code-43")])
+    assert mailer.stats().accepted == 3
+
+
+def test_a_key_of_one_namespace_is_free_in_another(redis_url: str) -> None:
+    settings = [
+        Settings(broker_url=redis_url, default_from="a@example.com", namespace=name)
+        for name in ("one", "two")
+    ]
+    with Mailer(settings[0]) as one, Mailer(settings[1]) as two:
+        for mailer in (one, two):
+            mailer.send(ann(idempotency_key="k"))
+        two.send(ann())
+        assert (one.stats().accepted, two.stats().accepted) == (1, 2)
+        assert [row.hints for row in two.queue()] == [0, 2, 0]
+
+
+# --- Cancel -----------------------------------------------------------------------------------------
+
+
+def test_cancel_in_time_and_too_late(mailer: Mailer) -> None:
+    id = mailer.send(ann(cc="bob@example.com"))
+    assert mailer.cancel(id) == 2
+    assert mailer.cancel(id) == 0
+    assert mailer.status(id).state is State.CANCELLED
+    assert isinstance(mailer.ledger.claim(id.partition(".")[0], "w"), Released)
+
+
+def test_cancel_touches_one_message_of_a_batch(mailer: Mailer) -> None:
+    ids = mailer.send_many([ann(), ann(), ann()])
+    assert mailer.cancel(ids[1]) == 1
+    assert [mailer.status(id).state for id in ids] == [State.QUEUED, State.CANCELLED, State.QUEUED]
+
+
+def test_what_is_being_sent_cant_be_cancelled(mailer: Mailer) -> None:
+    id = mailer.send(ann())
+    claimed(mailer, id)
+    assert mailer.cancel(id) == 0
+    assert mailer.status(id).state is State.SENDING
+
+
+# --- Retry ------------------------------------------------------------------------------------------
+
+REPLIES = {
+    "unknown": (State.FAILED, "550 5.1.1 no such user"),
+    "blocked": (State.FAILED, "554 5.7.1 blocked by policy"),
+    "plain": (State.FAILED, "552 too large"),
+    "deferred": (State.DEFERRED, "451 4.7.1 greylisted"),
+}
+
+
+@pytest.fixture
+def failures(mailer: Mailer) -> dict[str, str]:
+    """A message for each of REPLIES; returns their ids."""
+    ids = {}
+    for name, (state, reply) in REPLIES.items():
+        ids[name] = mailer.send(Message(to=f"{name}@example.com", text="hi"))
+        settle(mailer, ids[name], state, reply)
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("filters", "retried", "hard"),
+    [
+        ({}, {"blocked", "plain"}, 1),
+        ({"force": True}, {"unknown", "blocked", "plain"}, 0),
+        ({"code": "554"}, {"blocked"}, 0),
+        ({"code": "5.7."}, {"blocked"}, 0),
+        ({"code": "55"}, {"blocked", "plain"}, 1),
+        ({"code": "4"}, set(), 0),
+        ({"reason": "POLICY"}, {"blocked"}, 0),
+        ({"reason": "no such", "force": True}, {"unknown"}, 0),
+        ({"reason": "policy", "code": "552"}, set(), 0),
+    ],
+    ids=str,
+)
+def test_retry_filters(
+    mailer: Mailer, failures: dict[str, str], filters: dict[str, object], retried: set[str], hard: int
+) -> None:
+    rehearsed = mailer.retry(dry_run=True, **filters)
+    assert mailer.status(failures["plain"]).state is State.FAILED
+    report = mailer.retry(**filters)
+    assert rehearsed == report
+    assert (report.retried, report.hard_bounces, report.bodiless) == (len(retried), hard, 0)
+    assert {name for name, id in failures.items() if mailer.status(id).state is State.QUEUED} == retried
+
+
+def test_a_hard_bounce_needs_force_by_id_too(mailer: Mailer, failures: dict[str, str]) -> None:
+    assert mailer.retry(failures["unknown"]).hard_bounces == 1
+    assert mailer.status(failures["unknown"]).state is State.FAILED
+    assert mailer.retry(failures["unknown"], force=True).retried == 1
+    assert mailer.status(failures["unknown"]).state is State.QUEUED
+
+
+def test_retry_by_id_hurries_what_is_deferred(mailer: Mailer, failures: dict[str, str]) -> None:
+    before = mailer.queue()[1].hints
+    assert mailer.retry(failures["deferred"], failures["plain"]).retried == 2
+    assert mailer.status(failures["deferred"]).state is State.QUEUED
+    assert mailer.queue()[1].hints == before + 2
+
+
+def test_retry_brings_back_what_was_cancelled(mailer: Mailer) -> None:
+    id = mailer.send(ann())
+    mailer.cancel(id)
+    assert mailer.retry(id).retried == 1
+    assert mailer.status(id).state is State.QUEUED
+
+
+def test_one_unknown_id_and_nothing_is_retried(mailer: Mailer, failures: dict[str, str]) -> None:
+    with pytest.raises(UnknownMessage):
+        mailer.retry(failures["plain"], "0" * 27)
+    assert mailer.status(failures["plain"]).state is State.FAILED
+
+
+def test_what_was_sent_stays_sent(mailer: Mailer) -> None:
+    id = mailer.send(ann())
+    settle(mailer, id, State.SENT, "250 2.0.0 ok")
+    assert mailer.retry(id, force=True).retried == 0
+    assert mailer.status(id).reply == "250 2.0.0 ok"
+
+
+# --- Pause ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("what", "parked"), [("all", {"bulk", "normal"}), ("bulk", {"bulk"})])
+def test_pause_and_resume(mailer: Mailer, what: str, parked: set[str]) -> None:
+    ids = {priority: mailer.send(ann(priority=priority)) for priority in ("bulk", "normal")}
+    mailer.pause(what)
+    assert list(mailer.paused()) == [what]
+    for priority, id in ids.items():
+        got = mailer.ledger.claim(id.partition(".")[0], "w")
+        assert (isinstance(got, Released) and got.why is Refusal.PARKED) == (priority in parked)
+    during = mailer.send(ann(priority="bulk"))
+    [bulk] = (row for row in mailer.queue() if row.priority == "bulk")
+    assert (bulk.paused, bulk.waiting) == (True, {"pause": 2})
+    assert mailer.resume(what)
+    assert mailer.paused() == {}
+    assert not mailer.resume(what)
+    assert isinstance(mailer.ledger.claim(during.partition(".")[0], "w"), Claim)
+
+
+# --- Looking ----------------------------------------------------------------------------------------
+
+
+def test_find_and_failed(mailer: Mailer, failures: dict[str, str]) -> None:
+    assert [found.id for found in mailer.find("Plain@example.com")] == [failures["plain"]]
+    assert list(mailer.find("nobody@example.com")) == []
+    assert {found.id for found in mailer.failed()} == set(failures.values()) - {failures["deferred"]}
+
+
+def test_several_mailers_in_one_process(settings: Settings, redis_url: str) -> None:
+    other = Settings(broker_url=redis_url, default_from="b@example.org", namespace="other")
+    with Mailer(settings) as one, Mailer(other) as two, Mailer(settings) as three:
+        id = one.send(ann())
+        assert three.status(id).message_id.endswith("@example.com>")
+        assert two.status(two.send(ann())).message_id.endswith("@example.org>")
+        with pytest.raises(UnknownMessage):
+            two.status(id)
+
+
+def test_a_closed_mailer_opens_again(mailer: Mailer) -> None:
+    id = mailer.send(ann())
+    mailer.close()
+    assert mailer.status(id).id == id
