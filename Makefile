@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: help install demo test test-all check bench chaos docs wheel clean
+.PHONY: help install demo test test-all check bench docs wheel clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -38,6 +38,9 @@ check: install ## types, lint, and who may import whom
 
 bench: install ## the benchmarks: ratios, both sides in one run
 	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: install ## write the reference pages that are made from the code
+	$(BIN)/python docs/generate.py
 
 wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --no-isolation

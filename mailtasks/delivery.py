@@ -47,7 +47,7 @@ RATE_GATE: Final = "rate"
 """The gate behind which waits what this worker's rate doesn't allow yet."""
 
 _RECORD_AGAIN_AFTER: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # seconds; the last one again and again
-_RECORD_WHILE_STOPPING: Final = 30.0  # seconds for which a stopping process goes on trying to record
+_RECORD_WHILE_STOPPING: Final = 10.0  # seconds for which a stopping process goes on trying to record
 _WORDS_KEPT: Final = (
     300  # characters of a reply; a relay may say kilobytes, and each failed recipient keeps it
 )

@@ -11,8 +11,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,16 @@ INSTALLED_BY = {"smtp-sink": "postfix", "smtp-source": "postfix", "redis-server"
 
 MARK = f"MAILTASKS_TEST_SESSION={os.getpid()}"
 os.environ.update([MARK.split("=")])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Torn down last, since it is set up first; a watcher may need some milliseconds to end."""
+    yield
+    with contextlib.suppress(TimeoutError):
+        wait_for_condition(lambda: not descendants(MARK), timeout=5)
+    left = sorted({*map(repr, living()), *descendants(MARK)})
+    assert not left, "processes were left behind:\n" + "\n".join(left)
 
 
 @pytest.fixture(scope="session")
@@ -82,25 +94,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
+    return _without_skip(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    return _without_skip(report)
+
+
+def _without_skip(report: Any) -> Any:
     if NO_SKIP and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"with MAILTASKS_NO_SKIP=1 a skip is a failure: {reason}"
     return report
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    left = [repr(child) for child in living()]
-    left += wait_for_end()
-    if left:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        raise pytest.UsageError("processes were left behind:\n" + "\n".join(left))
-
-
-def wait_for_end() -> list[str]:
-    """What of this session still runs after a moment's grace: a watcher may need some milliseconds."""
-    try:
-        wait_for_condition(lambda: not descendants(MARK), timeout=5)
-    except TimeoutError:
-        return descendants(MARK)
-    return []

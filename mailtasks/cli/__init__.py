@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "flower": "serve",
     "sink": "serve",
     "up": "serve",
+    "demo": "demo",
     "config": "config",
     "check": "check",
 }

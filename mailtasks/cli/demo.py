@@ -49,7 +49,8 @@ def demo(once: bool, recipients: Path) -> None:
                     result = course.run(watch)
                 _show(result)
                 if sys.stdout.isatty() and not once:
-                    print_line(f"\nFlower shows the tasks at {course.flower}; Ctrl-C ends everything.")
+                    print_line("")
+                    print_line(f"Flower shows the tasks at {course.flower}; Ctrl-C ends everything.")
                     told.wait()
         except Interrupted:
             click.get_current_context().exit(INTERRUPTED)

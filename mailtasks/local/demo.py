@@ -256,7 +256,7 @@ class Demo:
         return Result(
             stats=self._mailer.stats(),
             seconds=seconds,
-            busiest_second=max(Counter(int(entry.time) for entry in entries if entry.accepted).values()),
+            busiest_second=_busiest_second(entries),
             urgent=_took([message for message in messages if message.id in self._urgent], entries),
             retried=_retried(entries),
             failures=_failures(messages),
@@ -276,6 +276,11 @@ def _took(messages: Sequence[MessageStatus], entries: Sequence[Entry]) -> tuple[
     caught = {entry.message_id: entry.time for entry in entries if entry.accepted}
     accepted = {message.message_id: message.accepted_at.timestamp() for message in messages}
     return tuple(sorted(caught[id] - at for id, at in accepted.items() if id in caught))
+
+
+def _busiest_second(entries: Sequence[Entry]) -> int:
+    seconds = Counter(int(entry.time) for entry in entries if entry.accepted)
+    return max(seconds.values(), default=0)
 
 
 def _retried(entries: Sequence[Entry]) -> int:

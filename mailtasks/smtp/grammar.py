@@ -62,13 +62,13 @@ class ReplyReader:
                 yield code, (line,)
             else:
                 yield from self._unusual(line)
-        if len(self._rest) > MAX_LINE:
-            raise GarbledReply(f"a reply line of more than {MAX_LINE} bytes: {quote(self._rest)}")
+        _refuse_long(self._rest)
 
     def _unusual(self, line: bytes) -> Iterator[tuple[int, Sequence[bytes]]]:
         """A line of a reply of several, a code without text, or no reply at all."""
+        _refuse_long(line)
         code = _CODES.get(line[:3])
-        if code is None or line[3:4] not in _SEPARATORS or len(line) > MAX_LINE:
+        if code is None or line[3:4] not in _SEPARATORS:
             raise GarbledReply(f"not a reply: {quote(line)}")
         if self._lines and line[:3] != self._lines[0][:3]:
             raise GarbledReply(f"not the next line of a {self._lines[0][:3].decode()} reply: {quote(line)}")
@@ -78,6 +78,11 @@ class ReplyReader:
         if line[3:4] != b"-":  # the last one has no hyphen
             whole, self._lines = self._lines, []
             yield code, whole
+
+
+def _refuse_long(line: bytes) -> None:
+    if len(line) > MAX_LINE:
+        raise GarbledReply(f"a reply line of more than {MAX_LINE} bytes: {quote(line)}")
 
 
 def make_reply(code: int, lines: Sequence[bytes]) -> Reply:
@@ -90,17 +95,13 @@ def make_reply(code: int, lines: Sequence[bytes]) -> Reply:
     if not found:
         return Reply(code, "\n".join(texts))
     enhanced = found[1] if found[1][0] == str(code)[0] else None
-    return Reply(code, "\n".join(map(_without_enhanced, texts)), enhanced)
-
-
-def _without_enhanced(text: str) -> str:
-    found = _ENHANCED.match(text)
-    return text[found.end() :] if found else text
+    rest = [_ENHANCED.sub("", text, count=1) for text in texts[1:]]
+    return Reply(code, "\n".join([texts[0][found.end() :], *rest]), enhanced)
 
 
 def printable(data: bytes) -> str:
     """A server's bytes as text that is safe in a log or on a terminal."""
-    text = data.rstrip(b"\r").decode("utf-8", "replace")
+    text = data.rstrip(b"\r\n").decode("utf-8", "replace")
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else "?" for character in text)
@@ -170,7 +171,7 @@ def stuff(content: bytes) -> bytes:
 _CODES: Final = {str(code).encode(): code for code in range(200, 600)}
 _WHOLE: Final = {str(code).encode() + b" ": code for code in range(200, 600)}
 _SEPARATORS: Final = frozenset({b" ", b"-", b"\r", b""})
-_ENHANCED: Final = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|$)")
+_ENHANCED: Final = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|$)")
 
 # RFC 5321 4.1.2, with RFC 6531 3.3's non-ASCII letters; the first is the road nearly every address takes.
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"

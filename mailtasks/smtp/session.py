@@ -39,11 +39,12 @@ class Timeouts:
 
     def of(self, stage: Stage) -> float:
         """How long to wait for the answer that is next."""
-        seconds: float = getattr(self, stage.value)
+        seconds: float = getattr(self, stage)
         return seconds
 
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
+_GONE: Final = Outcome(Stage.MAIL, How.UNTOUCHED, detail="the connection was closed before")
 _BUSY: Final = frozenset({State.TALKING, State.BODY})
 
 
@@ -123,8 +124,10 @@ class Session:
 
         Returns:
             for each envelope a tuple with one outcome for each recipient, all in order. If `usable`
-            is False afterwards, the connection is gone.
+            is False afterwards, the connection is gone; if it was before, all are UNTOUCHED.
         """
+        if not self.usable:
+            return [(_GONE,) * len(envelope.recipients) for envelope in envelopes]
         outcomes: list[tuple[Outcome, ...]] = [()] * len(envelopes)
         self._heard = not self.messages
         self.messages += len(envelopes)
@@ -133,8 +136,7 @@ class Session:
                 if isinstance(event, Finished):
                     outcomes[event.index] = event.outcomes
         finally:
-            if not self.usable:
-                self.abort()
+            self._abort_unless_usable()
         return outcomes
 
     def close(self, seconds: float | None = None) -> None:
@@ -150,6 +152,10 @@ class Session:
         self._transport.close()
         self._engine.break_off(How.LOST, "closed by us")
 
+    def _abort_unless_usable(self) -> None:
+        if not self.usable:
+            self.abort()
+
     def _say_quit(self, seconds: float) -> None:
         if self.usable:
             self._engine.quit()
@@ -159,14 +165,14 @@ class Session:
     def _open(self) -> None:
         if self.relay.tls == "implicit":
             self._secure()
-        while self._engine.state is not State.IDLE:
+        while not (events := self._engine.events()):
             if self._engine.state is State.HANDSHAKE:
                 self._secure()
                 self._engine.secured()
             self._exchange()
-            for event in self._engine.events():
-                if isinstance(event, Failed):
-                    raise ConnectFailed(self.relay, event.outcome)
+        for event in events:
+            if isinstance(event, Failed):
+                raise ConnectFailed(self.relay, event.outcome)
 
     def _secure(self) -> None:
         """TLS now. There is no way back to plain text."""

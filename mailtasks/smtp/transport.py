@@ -29,7 +29,7 @@ WRITABLE: Final = select.POLLOUT
 class Transport:
     """A connected socket. Errors are OSError; TimeoutError where time was up."""
 
-    __slots__ = ("_early", "_poll", "_socket", "unsent")
+    __slots__ = ("_early", "_poll", "_secure", "_socket", "unsent")
 
     def __init__(self, connected: socket.socket) -> None:
         self._early = bytearray()  # read while writing
@@ -78,11 +78,12 @@ class Transport:
 
     def send(self, data: bytes, seconds: float) -> None:
         """Write all of it; `seconds` is for each piece that the network takes (RFC 5321 4.5.3.2.5)."""
-        view = memoryview(data)
-        self.unsent = len(view)
+        rest: bytes | memoryview = data
+        self.unsent = len(data)
         while self.unsent:
             try:
-                self.unsent -= self._socket.send(view[-self.unsent :])
+                self.unsent -= self._socket.send(rest)
+                rest = memoryview(data)[len(data) - self.unsent :]
             except (BlockingIOError, ssl.SSLWantWriteError):
                 self._wait_to_write(seconds)
             except ssl.SSLWantReadError:
@@ -94,15 +95,23 @@ class Transport:
             early = bytes(self._early)
             self._early.clear()
             return early
-        secure = isinstance(self._socket, ssl.SSLSocket)
+        # TLS may hold bytes that `poll` doesn't know of; plain text is worth waiting for first.
+        return self._receive_tls(deadline) if self._secure else self._receive_plain(deadline)
+
+    def _receive_plain(self, deadline: float) -> bytes:
         while True:
-            if not secure:  # TLS may hold bytes of its own; plain text is worth waiting for first
-                self._wait(READABLE, deadline)
+            self._wait(READABLE, deadline)
             try:
                 return self._socket.recv(READ)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                if secure:
-                    self._wait(READABLE, deadline)
+            except BlockingIOError:  # poll may be mistaken
+                continue
+
+    def _receive_tls(self, deadline: float) -> bytes:
+        while True:
+            try:
+                return self._socket.recv(READ)
+            except ssl.SSLWantReadError:
+                self._wait(READABLE, deadline)
             except ssl.SSLWantWriteError:
                 self._wait(WRITABLE, deadline)
 
@@ -112,10 +121,8 @@ class Transport:
 
     def _only_tls_spoke(self) -> bool:
         """TLS 1.3 sends session tickets when it likes; they are no news."""
-        if not isinstance(self._socket, ssl.SSLSocket):
-            return False
         try:
-            self._early += self._socket.recv(READ)
+            self._early += self._socket.recv(READ) if self._secure else b""
         except ssl.SSLWantReadError:
             return True
         except OSError:
@@ -128,6 +135,7 @@ class Transport:
 
     def _adopt(self, connected: socket.socket) -> None:
         self._socket = connected
+        self._secure = isinstance(connected, ssl.SSLSocket)
         self._socket.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._socket, READABLE)
@@ -149,15 +157,23 @@ class Transport:
     def _wait(self, wanted: int, deadline: float) -> int:
         """Which of `wanted` the socket is ready for; an error on it counts as both."""
         if wanted != READABLE:
-            self._poll.modify(self._socket, wanted)
-        try:
-            ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        finally:
-            if wanted != READABLE:
-                self._poll.modify(self._socket, READABLE)
+            return self._wait_writing(wanted, deadline)
+        ready = self._poll.poll(_milliseconds(deadline))
         if not ready:
             raise TimeoutError("no answer in time")
         return ready[0][1]
+
+    def _wait_writing(self, wanted: int, deadline: float) -> int:
+        poll = select.poll()
+        poll.register(self._socket, wanted)
+        ready = poll.poll(_milliseconds(deadline))
+        if not ready:
+            raise TimeoutError("nothing was taken in time")
+        return ready[0][1]
+
+
+def _milliseconds(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic()) * 1000
 
 
 @lru_cache(maxsize=32)

@@ -61,7 +61,7 @@ class Proxy:
 
     def cut(self) -> None:
         """End every connection at once, both ends, whatever is under way."""
-        self._call(lambda: [side.abort() for side in list(self._sides)])
+        self._call(self._cut)
 
     def hang(self) -> None:
         """Pass nothing on from now on, and close nothing: a firewall that drops packets."""
@@ -70,6 +70,10 @@ class Proxy:
     def resume(self) -> None:
         """Pass on what was held back, and go on."""
         self._call(self._resume)
+
+    def _cut(self) -> None:
+        for side in list(self._sides):
+            side.abort()
 
     def _resume(self) -> None:
         self._hanging = False

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -45,6 +46,16 @@ RETRY_SOON = {"retry_backoff": 1, "retry_jitter": False}
 
 THREADS = 4
 Pair = tuple[str, str]  # Message-ID, recipient
+
+
+class Relay(Protocol):
+    """A server that keeps its own books."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def accepted(self) -> Counter[Pair]: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ class Road:
         self,
         folder: Path,
         redis: LocalRedis,
-        relay: CatchingServer | CatchingProcess,
+        relay: Relay,
         *,
         annotations: dict[str, object] | None = None,
         **settings: object,
@@ -171,10 +182,10 @@ def roads() -> Iterator[list[Road]]:
 
 @pytest.fixture
 def road(tmp_path: Path, own_redis: LocalRedis, sink: CatchingServer, roads: list[Road]) -> Callable[..., Road]:
-    """Makes a road to a relay that runs in this process."""
+    """Makes a road to a relay, by default one that runs in this process."""
 
-    def make(**options: object) -> Road:
-        roads.append(Road(tmp_path, own_redis, sink, **options))
+    def make(relay: Relay = sink, **options: object) -> Road:
+        roads.append(Road(tmp_path, own_redis, relay, **options))
         return roads[-1]
 
     return make

@@ -62,14 +62,14 @@ def test_kill_9_of_a_worker(highway: Make, kills: int) -> None:
 
 
 def test_doubt_about_bulk_mail_is_held_and_not_sent_again(highway: Make) -> None:
-    road = highway(window_bulk=3)
+    road = highway()
     victim = road.start_worker()
-    road.send(*mails(40, "slow", priority="bulk"))
-    road.wait_for_sent(3)
+    road.send_singly(mails(16, "slow", priority="bulk"))
+    wait_until(lambda: road.count(State.SENT) and road.count(State.SENDING))
     victim.kill()
     road.start_worker()
     books = road.wait_for_end()
-    books.agree(doubts=THREADS * 3)
+    books.agree(doubts=THREADS)
     assert books.states[State.IN_DOUBT] == road.mailer.stats().tallies["doubts"] > 0
     [*held] = road.mailer.failed()
     assert {message.state for message in held} == {State.IN_DOUBT}
@@ -98,8 +98,8 @@ def test_sigterm_in_the_middle(highway: Make) -> None:
     """Ends within a slice and a dot's answer; nothing in doubt, nothing lost, nothing twice."""
     road = highway()
     leaver = road.start_worker()
+    road.send_singly(mails(8, "slow"))
     road.send(*mails(2000))
-    road.send(*mails(20, "slow"))
     road.wait_for_sent(300)
     began = time.monotonic()
     leaver.terminate()
@@ -110,7 +110,7 @@ def test_sigterm_in_the_middle(highway: Make) -> None:
     road.start_worker()
     books = road.wait_for_end()
     books.agree()
-    assert books.states == {State.SENT: 2020}
+    assert books.states == {State.SENT: 2008}
     assert road.mailer.stats().tallies["doubts"] == 0
 
 
@@ -118,17 +118,19 @@ def test_a_worker_paused_past_its_lease(highway: Make) -> None:
     """Its window is in doubt, and resent; what it says when it wakes is taken as evidence or a duplicate."""
     road = highway()
     sleeper = road.start_worker()
-    road.send(*mails(400, "slow"))
-    road.wait_for_sent(4)
+    road.send_singly(mails(40, "slow"))
+    wait_until(lambda: road.count(State.SENT) and road.count(State.SENDING))
     sleeper.signal(signal.SIGSTOP)
     road.start_worker(threads=16)
-    wait_until(lambda: road.mailer.stats().tallies["doubts"] > 0, 20)
+    wait_until(lambda: road.mailer.stats().tallies["doubts"], 20, "the lapse of a lease")
     sleeper.signal(signal.SIGCONT)
-    books = road.wait_for_end(60)
-    books.agree(duplicates=BOUND)
-    assert books.states == {State.SENT: 400}
+    books = road.wait_for_end()
+    books.agree(duplicates=THREADS)
+    assert books.states == {State.SENT: 40}
+    wait_until(lambda: "was lost" in road.said(0) or "late evidence" in road.said(0))
     tallies = road.mailer.stats().tallies
-    assert books.duplicates <= tallies["doubts"] <= BOUND
+    assert books.duplicates <= tallies["doubts"] <= THREADS
+    assert tallies["late_evidence"] + tallies["duplicates"] > 0
 
 
 def test_a_relay_that_dies_and_comes_back(highway: Make) -> None:

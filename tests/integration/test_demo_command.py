@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 RECIPIENTS = ROOT / "examples" / "recipients.csv"
 COMMAND = [sys.executable, "-m", "mailtasks.cli", "demo"]
 INTERRUPTED = 130
-CLOSE_TO_START = "Relay"  # what is said when everything but Flower and the workers runs
+STARTING, SENDING = "Redis", "finished"  # words that it says then
 
 
 @pytest.fixture
@@ -33,30 +35,26 @@ def demo(tmp_path, some_rows):
     folder.mkdir()
     started = []
 
-    def start(*arguments, recipients=some_rows):
-        mark = f"DEMO={folder}"
-        environment = dict(os.environ, TMPDIR=str(folder), DEMO=str(folder))
-        # A setting of the user's that would mail real people if the demo listened to it.
-        environment["MAILTASKS_RELAY"] = "smtp://127.0.0.1:1"
+    def start(*arguments, recipients=some_rows, stdout=subprocess.PIPE):
         process = subprocess.Popen(
             [*COMMAND, "--recipients", str(recipients), *arguments],
-            env=environment,
+            # The relay is a setting of the user's that would mail people if the demo listened to it.
+            env=os.environ
+            | {"TMPDIR": str(folder), "DEMO": str(folder), "MAILTASKS_RELAY": "smtp://127.0.0.1:1"},
             cwd=ROOT,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
         )
         started.append(process)
-        process.left = lambda: descendants(mark) + [str(path) for path in folder.iterdir()]
         return process
 
+    start.left = lambda: descendants(f"DEMO={folder}") + [str(path) for path in folder.iterdir()]
     yield start
     for process in started:
         process.kill()
-        process.communicate()
-    wait_until(
-        lambda: not any(process.left() for process in started), timeout=60, what="the end of its processes"
-    )
+        process.wait()
+    wait_until(lambda: not start.left(), timeout=60, what="the end of all that the demo has started")
 
 
 def test_every_mail_ends_as_it_should_and_nothing_is_left(demo):
@@ -65,7 +63,7 @@ def test_every_mail_ends_as_it_should_and_nothing_is_left(demo):
     assert process.returncode == 0, output
     assert "Every mail ended as it should" in output
     assert "550 5.1.1 no such user here" in output
-    assert process.left() == []
+    assert demo.left() == []
 
 
 @pytest.mark.slow
@@ -73,30 +71,60 @@ def test_the_whole_file(demo):
     process = demo("--once", recipients=RECIPIENTS)
     output, _ = process.communicate(timeout=110)
     assert process.returncode == 0, output
-    assert process.left() == []
+    assert demo.left() == []
 
 
 def reached(process, word):
     return any(word in line for line in iter(process.stdout.readline, ""))
 
 
-@pytest.mark.parametrize("word", ["Redis", "finished"], ids=["starting", "sending"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (signal.SIGINT, STARTING),
+        (signal.SIGTERM, SENDING),
+        slow(signal.SIGTERM, STARTING),
+        slow(signal.SIGHUP, STARTING),
+        slow(signal.SIGHUP, SENDING),
+    ],
+)
 def test_a_signal_ends_it_in_good_order(demo, number, word):
     process = demo()
     assert reached(process, word)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
-    assert process.left() == []
+    assert demo.left() == []
 
 
+@pytest.mark.slow  # Redis dies with it, and its workers wait for one before they give up
 def test_killed_it_leaves_nothing_either(demo):
     process = demo()
-    assert reached(process, "finished")
+    assert reached(process, SENDING)
     process.kill()
     process.communicate()
-    wait_until(lambda: not process.left(), timeout=60, what="the end of all that it had started")
+    wait_until(lambda: not demo.left(), timeout=60, what="the end of all that it had started")
+
+
+def test_on_a_terminal_it_stays_up_with_flower_until_ctrl_c(demo):
+    terminal, its_end = os.openpty()
+    process = demo(stdout=its_end)
+    os.close(its_end)
+    shown = ""
+    while "Ctrl-C ends everything" not in shown:
+        shown += os.read(terminal, 4096).decode(errors="replace")
+    assert "Every mail ended as it should" in shown
+    flower = re.search(r"Flower shows the tasks at (http://127.0.0.1:\d+)", shown)[1]
+    with urllib.request.urlopen(flower, timeout=10) as page:
+        assert b"Flower" in page.read()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    os.close(terminal)
+    assert demo.left() == []
 
 
 def test_a_file_that_is_not_there_starts_nothing(demo, tmp_path):
@@ -104,4 +132,4 @@ def test_a_file_that_is_not_there_starts_nothing(demo, tmp_path):
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "can't be read: No such file or directory; name a CSV file of recipients" in output
-    assert process.left() == []
+    assert demo.left() == []

@@ -1,0 +1,137 @@
+"""Write `docs/reference/python.md` from the docstrings of what `mailtasks` exports.
+
+    python docs/make_python_page.py
+
+A test fails while the page isn't what this would write.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+import mailtasks
+from mailtasks.mailer import Mailer
+from mailtasks.message import Attachment, Message, Priority
+from mailtasks.settings import Settings
+from mailtasks.state import State
+from mailtasks.status import MessageStatus, QueueStatus, RecipientStatus, ResponseTimes, RetryReport, Stats
+from mailtasks.tasks import SendMail
+
+PAGE: Final = Path(__file__).parent / "reference" / "python.md"
+
+INTRODUCTION: Final = """\
+# Python
+
+<!-- Written by docs/make_python_page.py from the docstrings: change those, not this page. -->
+
+Everything here is imported from `mailtasks`, except where another module is named. Importing it starts
+nothing and connects to nothing. Errors are one tree: `mailtasks/errors.py` draws it.
+"""
+
+ANSWERS: Final = "Plain data; what `mailtasks` doesn't export is in `mailtasks.status`."
+TASK: Final = """\
+`send_mail` is the Celery task `mailtasks.send_mail` of the app that was installed last, or of our own.
+`send_mail.delay(**fields)` takes the fields of `Message`.
+"""
+
+FUNCTIONS: Final = ("send", "asend", "send_many", "status", "cancel", "retry", "default_mailer")
+METHODS: Final = (
+    *("send", "asend", "send_many", "status", "find", "failed", "stats", "queue"),
+    *("cancel", "retry", "pause", "resume", "paused", "close"),
+)
+RECORDS: Final = (MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, RetryReport)
+ENUMS: Final = (Priority, State)
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join(_sections())
+
+
+def _sections() -> Iterator[str]:
+    yield INTRODUCTION
+    yield "## Functions\n\nEach is the method of that name of one default `Mailer`.\n"
+    yield from (_function(name, getattr(mailtasks, name)) for name in FUNCTIONS)
+    yield _class(Mailer)
+    yield from (_function(name, getattr(Mailer, name)) for name in METHODS)
+    yield _class(Message)
+    yield _record(Attachment)
+    yield f"## Settings\n\n{_text(Settings)}\n[All of them](settings.md).\n"
+    yield _function("Settings.load", Settings.load)
+    yield f"## Answers\n\n{ANSWERS}\n"
+    yield from map(_record, RECORDS)
+    yield from map(_enum, ENUMS)
+    yield f"## The task\n\n{TASK}"
+    yield _function("send_mail.apply_async", SendMail.apply_async)
+
+
+def _function(name: str, function: Callable[..., Any]) -> str:
+    return f"### {name}\n\n```text\n{_signature(name, function)}\n```\n\n{_text(function)}"
+
+
+def _class(cls: type) -> str:
+    signature = _signature(cls.__name__, vars(cls)["__init__"])
+    return f"## {cls.__name__}\n\n```text\n{signature}\n```\n\n{_text(cls)}"
+
+
+def _record(cls: type) -> str:
+    lines = inspect.getsource(cls).partition('"""\n\n')[2].splitlines()
+    fields = [re.sub(r" = field\(.*\)$", "", line.strip()) for line in lines if re.match(r"    \w+: ", line)]
+    return f"### {cls.__name__}\n\n{_text(cls)}\n```text\n" + "\n".join(fields) + "\n```\n"
+
+
+def _enum(cls: type[Enum]) -> str:
+    values = ", ".join(f'`"{member.value}"`' for member in cls)
+    return f"### {cls.__name__}\n\n{_text(cls)}\n{values}\n"
+
+
+def _signature(name: str, function: Callable[..., Any]) -> str:
+    """As the source has it, but for self: defaults in words, and not this machine's values of them."""
+    source = textwrap.dedent(inspect.getsource(function))
+    found = re.search(r"def \w+\((.*?)\)( -> .*?)?:\n", source, re.DOTALL)
+    assert found, f"{name} has no signature that can be read"
+    parameters = re.sub(r"^(\s*)(self|cls)(, |,\n\s*|$)", r"\1", found[1])
+    return f"{name}({parameters}){found[2] or ''}".removesuffix(" -> None")
+
+
+def _text(thing: Any) -> str:
+    """A docstring as Markdown: `Args:` and its like become lists."""
+    lines = inspect.cleandoc(thing.__doc__ or "").splitlines()
+    return "\n".join(map(_line, _unfolded(lines))) + "\n"
+
+
+def _unfolded(lines: list[str]) -> Iterator[str]:
+    """Items on one line each."""
+    item = ""
+    for line in lines:
+        if item and re.match(r"    +", line) and (line.startswith("        ") or not re.match(_ITEM, line)):
+            item = f"{item} {line.strip()}"
+            continue
+        if item:
+            yield item
+        item = line if line.startswith("    ") else ""
+        if not item:
+            yield line
+    if item:
+        yield item
+
+
+_ITEM: Final = r"    (\*{0,2}\w+(?:, \w+)*): (.*)"
+
+
+def _line(line: str) -> str:
+    if re.fullmatch(r"(Args|Attributes|Returns|Raises):", line):
+        return f"{line}\n"
+    if match := re.fullmatch(_ITEM, line):
+        return f"- `{match[1]}`: {match[2]}"
+    return f"- {line.strip()}" if line.startswith("    ") else line
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,92 @@
+"""Write `docs/reference/replies.md` from the reply table in `mailtasks.policy.verdict`.
+
+    python docs/make_replies_page.py
+
+A test fails while the page isn't what this would write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from mailtasks.policy.verdict import CONSEQUENCES, ROWS, Case, Row
+from mailtasks.reply import How
+
+PAGE: Final = Path(__file__).parent / "reference" / "replies.md"
+
+INTRODUCTION: Final = """\
+# What a reply means
+
+<!-- Written by docs/make_replies_page.py from mailtasks/policy/verdict.py: change those, not this page. -->
+
+What happened to a recipient is named first: by the first row of the first table that fits it. What follows
+from the name is a line of the second table. If the basic and the enhanced code disagree, the basic one wins,
+since a row asks for both.
+
+- "Free" means that the attempt doesn't count towards `max_retries`: it wasn't the recipient's fault.
+- "Once more" is a counted retry over a new connection; the same answer, if it is a 5xx, then fails.
+- "Fail and suppress" fails. Nothing is suppressed yet, but such a recipient is retried by `--force` only.
+- What the destination (relay and domain) should be spared is recorded as an event and not acted upon yet.
+  A relay that can't be connected to is left alone by the whole process for one second, doubling to a minute.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = ("## From answer to name\n", _names(), "## From name to consequence\n", _consequences())
+    return "\n".join([INTRODUCTION, *parts])
+
+
+def _names() -> str:
+    rows = (f"| {number} | {_conditions(row)} | {_link(row.case)} |" for number, row in enumerate(ROWS, 1))
+    return _table(("", "if", "it is"), rows)
+
+
+def _consequences() -> str:
+    return _table(("case", "recipient", "destination or relay", "connection"), map(_consequence, Case))
+
+
+def _consequence(case: Case) -> str:
+    it = CONSEQUENCES[case]
+    columns = (it.move, it.destination or "–", it.connection or "–")
+    return f'| <a id="{case}"></a>`{case}` | {" | ".join(columns)} |'
+
+
+def _link(case: Case) -> str:
+    return f"[`{case}`](#{case})"
+
+
+def _table(head: Sequence[str], rows: Iterator[str]) -> str:
+    return "\n".join([f"| {' | '.join(head)} |", "| --- " * len(head) + "|", *rows, ""])
+
+
+def _conditions(row: Row) -> str:
+    """A row in words."""
+    return ", ".join(filter(None, _each(row)))
+
+
+def _each(row: Row) -> Iterator[str]:
+    yield f"at {_either(row.stages)}" if row.stages else ""
+    yield f"{_either(row.hows)}" if set(row.hows) != set(How) else "whatever happened"
+    yield f"code {_either(map(_beginning, row.codes))}" if row.codes else ""
+    yield f"enhanced {_either(map(_beginning, row.enhanced))}" if row.enhanced else ""
+    yield f"text with {_either(repr(word.strip()) for word in row.words)}" if row.words else ""
+    yield {None: "", True: "dot begun", False: "dot not begun"}[row.dot_begun]
+    yield "another recipient was accepted" if row.others_accepted else ""
+
+
+def _beginning(code: str) -> str:
+    """A beginning of a basic code, or of an enhanced one: `5` → `5xx`, `4.7.` → `4.7.x`, `4.5.3` as it is."""
+    if code.endswith("."):
+        return f"{code}x"
+    return code if "." in code else f"{code:x<3}"
+
+
+def _either(words: Sequence[str] | Iterator[str]) -> str:
+    return " / ".join(str(word).replace("_", " ") for word in words)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

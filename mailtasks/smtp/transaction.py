@@ -1,0 +1,124 @@
+"""One envelope on its way: the lines that open it, whether a server can take it, and what becomes of whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from mailtasks.reply import How, Outcome, Stage
+from mailtasks.smtp.envelope import Envelope
+from mailtasks.smtp.grammar import canonical, path
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """What a server offers (RFC 5321 4.1.1.1)."""
+
+    offered: dict[str, tuple[str, ...]] = field(default_factory=dict)  # keyword to parameters, in capitals
+    pipelining: bool = False  # RFC 2920
+    eightbitmime: bool = False  # RFC 6152
+    smtputf8: bool = False  # RFC 6531
+    sized: bool = False  # RFC 1870: wants to be told how large a message is
+    size: int | None = None  # the largest in bytes; None where no limit is told
+
+    @classmethod
+    def parse(cls, lines: Sequence[bytes]) -> Extensions:
+        """From the lines of a reply to EHLO; the first is the server's name."""
+        offered: dict[str, tuple[str, ...]] = {}
+        for line in lines[1:]:
+            # "AUTH=LOGIN" is how some servers said it before RFC 2554.
+            words = line[4:].decode("ascii", "replace").upper().replace("AUTH=", "AUTH ").split()
+            if words:
+                offered[words[0]] = offered.get(words[0], ()) + tuple(words[1:])
+        return cls(
+            offered,
+            pipelining="PIPELINING" in offered,
+            eightbitmime="8BITMIME" in offered,
+            smtputf8="SMTPUTF8" in offered,
+            sized="SIZE" in offered,
+            size=_limit(offered.get("SIZE", ())),
+        )
+
+
+def _limit(parameters: Sequence[str]) -> int | None:
+    """RFC 1870 4: at most twenty digits; none, or 0, say no limit."""
+    told = "".join(parameters[:1])
+    return (int(told) or None) if told.isdecimal() and len(told) <= 20 else None
+
+
+class Transaction:
+    """One envelope in the dialogue; `Engine` moves it along.
+
+    Attributes:
+        index: which of the envelopes given to `Engine.begin`.
+        body: its content with every line ended by CRLF, dots not yet stuffed.
+        mail: how MAIL was refused, None if it wasn't.
+        accepted: how many recipients were accepted so far.
+        outcomes: one for each recipient, None while undecided.
+    """
+
+    __slots__ = ("accepted", "ascii", "body", "envelope", "index", "mail", "outcomes", "smtputf8")
+
+    def __init__(self, index: int, envelope: Envelope) -> None:
+        self.index = index
+        self.envelope = envelope
+        self.body = canonical(envelope.content)
+        self.ascii = self.body.isascii()
+        self.smtputf8 = envelope.needs_smtputf8
+        self.mail: Outcome | None = None
+        self.accepted = 0
+        self.outcomes: list[Outcome | None] = [None] * len(envelope.recipients)
+
+    @property
+    def decided(self) -> bool:
+        """No recipient is left to send to."""
+        return self.mail is not None or None not in self.outcomes
+
+    def unsuitable(self, server: Extensions) -> str:
+        """Why the server can't take it at all, or an empty string."""
+        if server.size is not None and len(self.body) > server.size:
+            return f"the message has {len(self.body)} bytes; the relay takes {server.size} (SIZE)"
+        if self.smtputf8 and not server.smtputf8:
+            return "an address or header isn't ASCII, and the relay offers no SMTPUTF8"
+        if not self.ascii and not server.eightbitmime:
+            return "the message isn't ASCII, and the relay offers no 8BITMIME"
+        return ""
+
+    def lines(self, server: Extensions) -> list[bytes]:
+        """MAIL, a RCPT for each recipient, DATA."""
+        recipients = [b"RCPT TO:<%b>\r\n" % path(recipient) for recipient in self.envelope.recipients]
+        return [self._mail(server), *recipients, b"DATA\r\n"]
+
+    def _mail(self, server: Extensions) -> bytes:
+        size = b" SIZE=%d" % len(self.body) if server.sized else b""  # RFC 1870 6.1
+        body = b"" if self.ascii else b" BODY=8BITMIME"  # RFC 6152 3
+        utf8 = b" SMTPUTF8" if self.smtputf8 else b""  # RFC 6531 3.4
+        return b"MAIL FROM:<%b>%b%b%b\r\n" % (path(self.envelope.sender), size, body, utf8)
+
+    def decide(self, outcome: Outcome) -> None:
+        """What becomes of each recipient that has no outcome yet."""
+        self.outcomes = [known or outcome for known in self.outcomes]
+
+    def disbelieve(self, detail: str) -> None:
+        """The answers read since we were last in step may have been meant for others.
+
+        What was refused before the body stays so: we were in step when that was written.
+        """
+        dotted = any(known and known.stage is Stage.DOT for known in self.outcomes)
+        doubt = Outcome(Stage.DOT if dotted else Stage.DATA, How.GARBAGE, detail=detail, dot_begun=dotted)
+        self.outcomes = [
+            known if dotted and known and known.stage is not Stage.DOT else doubt for known in self.outcomes
+        ]
+
+    def final(self) -> tuple[Outcome, ...]:
+        """The outcomes, once each recipient has one."""
+        outcomes = tuple(filter(None, self.outcomes))
+        assert len(outcomes) == len(self.outcomes), "each recipient has an outcome"
+        if self.accepted and len(outcomes) > 1:
+            return tuple(map(_beside_accepted, outcomes))
+        return outcomes
+
+
+def _beside_accepted(outcome: Outcome) -> Outcome:
+    refused = outcome.stage is Stage.RCPT and outcome.how is How.REFUSED
+    return replace(outcome, others_accepted=True) if refused else outcome

@@ -1,0 +1,175 @@
+import errno
+import socket
+import ssl
+import threading
+import time
+
+import pytest
+
+from mailtasks.relay import Relay
+from mailtasks.smtp.transport import Transport, UnusableCaFile, explain, tls_context
+
+RELAY = Relay.parse("smtp://relay.example:2525?tls=none")
+
+
+@pytest.fixture
+def pair():
+    """A transport, and the socket at its other end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport = Transport.connect("127.0.0.1", server.getsockname()[1], 5)
+        far, _ = server.accept()
+    with far:
+        yield transport, far
+    transport.close()
+
+
+def soon():
+    return time.monotonic() + 5
+
+
+def test_bytes_go_and_come(pair):
+    transport, far = pair
+    transport.send(b"EHLO\r\n", 5)
+    assert (far.recv(100), transport.unsent) == (b"EHLO\r\n", 0)
+    far.sendall(b"250 ok\r\n")
+    assert transport.receive(soon()) == b"250 ok\r\n"
+
+
+def test_the_end_is_no_bytes(pair):
+    transport, far = pair
+    far.shutdown(socket.SHUT_WR)
+    assert transport.receive(soon()) == b""
+
+
+def test_reading_ends_at_the_deadline(pair):
+    transport, _ = pair
+    with pytest.raises(TimeoutError):
+        transport.receive(time.monotonic() + 0.02)
+
+
+def test_writing_ends_when_nothing_is_taken_and_what_is_unsent_is_known(pair):
+    transport, far = pair
+    size = 50_000_000
+    with pytest.raises(TimeoutError):
+        transport.send(b"x" * size, 0.05)
+    taken = 0
+    far.setblocking(True)
+    transport.close()
+    while piece := far.recv(1 << 20):
+        taken += len(piece)
+    assert taken == size - transport.unsent
+    assert 0 < transport.unsent < size
+
+
+def test_a_server_that_talks_before_it_listens_on_is_heard(pair):
+    """Both would wait for ever if we only wrote (RFC 2920 3.1)."""
+    transport, far = pair
+    replies, data = b"250 ok\r\n" * 5000, b"x" * 10_000_000
+    received = []
+
+    def serve():
+        far.sendall(replies)
+        while sum(received) < len(data):
+            received.append(len(far.recv(1 << 20)))
+
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    server = threading.Thread(target=serve)
+    server.start()
+    transport.send(data, 5)
+    heard = b""
+    while len(heard) < len(replies):
+        heard += transport.receive(soon())
+    server.join(5)
+    assert heard == replies
+    assert sum(received) == len(data)
+
+
+def test_a_server_that_hangs_up_while_we_write_is_noticed(pair):
+    transport, far = pair
+    threading.Timer(0.05, far.close).start()
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        transport.send(b"x" * 50_000_000, 5)
+    assert transport.unsent > 0
+
+
+def test_silence_is_what_an_idle_connection_should_have(pair, wait_until):
+    transport, far = pair
+    assert transport.silent()
+    far.sendall(b"421 bye\r\n")
+    wait_until(lambda: not transport.silent())
+
+
+def test_a_closed_end_is_no_silence(pair, wait_until):
+    transport, far = pair
+    far.close()
+    wait_until(lambda: not transport.silent())
+
+
+def test_our_name_needs_no_look_up(pair, monkeypatch):
+    transport, _ = pair
+    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    assert transport.local_name() == "[127.0.0.1]"
+    monkeypatch.setattr(socket, "gethostname", lambda: "box.example.com")
+    assert transport.local_name() == "box.example.com"
+
+
+def test_a_name_that_is_none_is_a_failed_look_up():
+    with pytest.raises(socket.gaierror):
+        Transport.connect("x" * 64 + ".example", 25, 1)
+
+
+def test_every_address_of_a_host_is_tried(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        refusing = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.2", port))
+        open_one = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [refusing, open_one])
+        Transport.connect("relay.example", port, 5).close()
+
+
+def test_certificates_and_names_are_verified():
+    context = tls_context(None)
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
+def test_a_ca_file_that_is_none_is_told(tmp_path):
+    empty = tmp_path / "ca.pem"
+    empty.write_text("nothing")
+    with pytest.raises(UnusableCaFile) as raised:
+        tls_context(str(empty))
+    assert str(raised.value).startswith(f"the ca file '{empty}' can't be used (")
+
+
+def verification_error():
+    error = ssl.SSLCertVerificationError(1, "CERTIFICATE_VERIFY_FAILED")
+    error.verify_message = "certificate has expired"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            "DNS knows no address for relay.example (Name or service not known)",
+        ),
+        (
+            socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+            "DNS for now knows no address for relay.example (Temporary failure in name resolution)",
+        ),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), "connection refused by relay.example:2525"),
+        (TimeoutError("x"), "relay.example:2525 didn't answer in time"),
+        (
+            ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+            "the connection to relay.example:2525 was lost: Connection reset by peer",
+        ),
+        (ConnectionResetError("it closed"), "the connection to relay.example:2525 was lost: it closed"),
+        (
+            verification_error(),
+            "the certificate of relay.example:2525 isn't valid: certificate has expired",
+        ),
+        (UnusableCaFile("the ca file 'x' can't be used (y)"), "the ca file 'x' can't be used (y)"),
+    ],
+)
+def test_a_failure_is_explained_to_people(error, sentence):
+    assert explain(error, RELAY) == sentence
