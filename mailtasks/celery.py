@@ -91,7 +91,7 @@ def _make() -> Celery:
     if find_spec("celeryconfig"):
         app.config_from_object("celeryconfig")
     app.add_defaults(configuration(settings) | _WORKER_DEFAULTS)
-    return install(app, settings)
+    return install(app)
 
 
 @after_setup_logger.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types

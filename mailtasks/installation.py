@@ -40,13 +40,13 @@ class Installation:
 
     @cached_property
     def settings(self) -> Settings:
-        """Read when they are first needed.
+        """Read when they are first needed. The broker is the app's, since that is where its hints go.
 
         Raises:
             SettingsError: one is wrong.
         """
         broker = self.app.conf.broker_url
-        return self._given or Settings.load(framework={"broker_url": broker} if broker else None)
+        return self._given or Settings.load(**({"broker_url": broker} if broker else {}))
 
     @cached_property
     def publisher(self) -> Publisher:

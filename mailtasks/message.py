@@ -158,7 +158,7 @@ class Message:
         expires_after: a timedelta or seconds, from accept or `send_at` on; then it isn't tried
             any more; None: the setting decides.
         idempotency_key: sending twice with the same key sends one mail; at most 256 characters.
-        tags: your own words, to find and count messages by.
+        tags: your own words, kept with the message, not mailed.
         metadata: your own names and values, kept with the message, not mailed.
 
     Raises:

@@ -9,6 +9,7 @@ What a producer and a worker must agree upon (queues, routes, transport options)
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -51,6 +52,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.broker_url,
         "broker_transport_options": transport_options(settings),
+        "broker_use_ssl": _tls(settings.broker_url),
         "broker_connection_max_retries": None,
         "broker_connection_retry_on_startup": True,
         "broker_connection_timeout": settings.redis_connect_timeout,
@@ -66,6 +68,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_default_exchange": settings.namespace,
         "task_default_routing_key": queue_name(Priority.NORMAL, settings.namespace),
     }
+
+
+def _tls(broker_url: str) -> dict[str, Any] | None:
+    """Certificates are verified unless the URL says otherwise; kombu's own default for rediss:// is not to."""
+    says_so = "ssl_cert_reqs=" in broker_url
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED} if broker_url.startswith("rediss://") and not says_so else None
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:

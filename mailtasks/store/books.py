@@ -1,18 +1,24 @@
 """Reads the ledger without moving anything: one message, all failed ones, the queue, the figures.
 
-A read may see a batch between two moves of its neighbours, never in the middle of one of its own.
+The rules:
+
+1. A read may see a batch between two moves of its neighbours, never in the middle of one of its own.
+2. A batch whose records a hand has damaged hides no other: reading that one raises, reading many logs
+   it and goes on.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, Final
 
+from mailtasks.errors import StoreError
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import BY_CODE, State
 from mailtasks.status import MessageStatus, QueueStatus, RecipientStatus, ResponseTimes, Stats
@@ -21,6 +27,9 @@ from mailtasks.store.connection import Client, available
 from mailtasks.store.keys import Keys
 from mailtasks.store.records import BatchRecord, MessageRecord, Tries
 
+log = logging.getLogger(__name__)
+
+_FIELDS: Final = ("p", "a", "w", "x", "h", "r", "f", "o")
 _CHUNK: Final = 500  # batches read in one round trip
 _SAMPLE: Final = 1000  # batches among which the oldest is sought
 _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
@@ -98,29 +107,37 @@ class Books:
         self.keys = keys
 
     def batch(self, id: str) -> Snapshot | None:
-        """One batch, or None if it was never accepted or its retention has ended."""
-        return next(self.batches([id]), None)
+        """One batch, or None if it was never accepted or its retention has ended.
+
+        Raises:
+            StoreError: its records are damaged.
+        """
+        _, answers = next(self._read([id]))
+        return _snapshot(id, answers)
 
     def batches(self, ids: Iterable[str]) -> Iterator[Snapshot]:
-        """Batches by id, in order; those that are not there are left out."""
+        """Batches by id, in order; those that are not there, or damaged, are left out."""
+        for id, answers in self._read(ids):
+            try:
+                if snapshot := _snapshot(id, answers):
+                    yield snapshot
+            except StoreError as error:
+                log.error("%s", error)
+
+    def _read(self, ids: Iterable[str]) -> Iterator[tuple[str, list[Any]]]:
+        """The three records of each batch; in place of one, the error that reading it gave."""
         remaining = iter(ids)
         while chunk := list(islice(remaining, _CHUNK)):
+            pipeline = self.redis.pipeline(transaction=False)
+            for id in chunk:
+                key, states, tries = self.keys.batch(id)
+                pipeline.hmget(key, _FIELDS)
+                pipeline.get(states)
+                pipeline.hgetall(tries)
             with available(self.redis):
-                answers = self._read(chunk)
-            for id, fields, states, tries in zip(
-                chunk, answers[::3], answers[1::3], answers[2::3], strict=True
-            ):
-                if fields[0] is not None and states is not None:
-                    yield _snapshot(id, fields, states, tries)
-
-    def _read(self, ids: Sequence[str]) -> list[Any]:
-        pipeline = self.redis.pipeline(transaction=False)
-        for id in ids:
-            key, states, tries = self.keys.batch(id)
-            pipeline.hmget(key, ["p", "a", "w", "x", "f", "o", "h", "r"])
-            pipeline.get(states)
-            pipeline.hgetall(tries)
-        return cast(list[Any], pipeline.execute())
+                answers = pipeline.execute(raise_on_error=False)
+            for i, id in enumerate(chunk):
+                yield id, answers[3 * i : 3 * i + 3]
 
     def listed(self, state: State) -> Iterator[Snapshot]:
         """The batches that hold a recipient in one of `keys.LISTED_STATES`, the latest first."""
@@ -192,7 +209,8 @@ class Books:
         for id in ids:
             pipeline.hget(self.keys.batch(id)[0], "a")
         with available(self.redis):
-            accepted = [int(at) for at in pipeline.execute() if at is not None]
+            answers = pipeline.execute(raise_on_error=False)
+        accepted = [int(at) for at in answers if isinstance(at, bytes)]
         return _moment(min(accepted) / 1000) if accepted else None
 
     def stats(self) -> Stats:
@@ -223,8 +241,18 @@ class Books:
         )
 
 
-def _snapshot(id: str, fields: list[Any], states: bytes, tries: Mapping[bytes, bytes]) -> Snapshot:
-    priority, accepted, not_before, expires, finished, owner, header, recipients = fields
+def _snapshot(id: str, answers: Sequence[Any]) -> Snapshot | None:
+    try:
+        return _unpacked(id, *answers) if any(answers) else None
+    except (*records.DAMAGE, TypeError, AttributeError) as error:
+        # None where a field should be, or an error of Redis' in place of a record.
+        raise StoreError(
+            f"the records of batch {id} can't be read ({error!r}); were they changed?"
+        ) from error
+
+
+def _unpacked(id: str, fields: list[Any], states: bytes, tries: Mapping[bytes, bytes]) -> Snapshot:
+    priority, accepted, not_before, expires, header, recipients, finished, owner = fields
     return Snapshot(
         id=id,
         priority=Priority(priority.decode()),

@@ -1,30 +1,57 @@
 """The connection to Redis: time-outs, errors in our words, and scripts by digest.
 
-Every call ends within a stated time: one attempt and, where an open connection broke, one more; so at
-most twice `redis_connect_timeout + redis_timeout`.
+The rules:
+
+1. Every call ends within a stated time: one attempt and, where an open connection broke, one more; so
+   at most twice `redis_connect_timeout + redis_timeout`.
+2. A call either was surely not carried out (no connection, or Redis refused it: `_REFUSALS`), or that is
+   not known; the error says which, and what to do.
+3. What redis-py raises doesn't leave this package: `available` turns it into `mailtasks.errors`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, ReadOnlyError, TimeoutError
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
 from redis.retry import Retry
 
-from mailtasks.errors import StoreUnavailable
+from mailtasks.errors import IllegalMove, StoreError, StoreUnavailable
 from mailtasks.relay import mask_url
 from mailtasks.store import scripts
 
 Client: TypeAlias = Any
 """A `redis.Redis` that returns bytes. Its own annotations can't tell bytes from text, so they help nobody."""
 
-UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError)
-"""What redis-py raises while a Redis is away, hangs, loads its data or fails over."""
+_AWAY: Final = "is it running and reachable?"
+_REFUSALS: Final = (
+    ("connecting to", _AWAY),
+    ("loading the dataset", "it is reading its data; try again in a moment"),
+    ("max number of clients", "it has too many clients; raise its `maxclients`"),
+    ("already authenticated", "put user and password into its URL"),
+    ("Authentication required", "put user and password into its URL"),
+    ("username-password", "put the right user and password into its URL"),
+    ("used memory > 'maxmemory'", "its memory is full; give it more, and keep finished mail for less long"),
+    ("read only replica", "it is a replica; use the URL of the primary"),
+    ("MISCONF", "it can't write to its disk; look at its log"),
+    ("NOREPLICAS", "it accepts no writes without its replicas; are they running?"),
+    ("MASTERDOWN", "it is a replica that has lost its primary; use the URL of the primary"),
+)
+"""Words of Redis, or of redis-py about it, by which it is known that nothing was carried out; what to do."""
+
+_SCRIPT_NOISE: Final = re.compile(
+    r"^Error running script \(call to \w+\): (@?user_script: ?\d+: )*-?"  # Redis 6
+    r"|^(@?user_script: ?\d+: )+"
+    r"|\.? script: [0-9a-f]{40}, on @user_script:\d+"
+)
+_OURS: Final = re.compile(r"mailtasks (illegal|damaged): (.*)", re.DOTALL)
+"""What our scripts say themselves: an illegal move, or records that a hand has damaged."""
 
 
 def connect(url: str, *, timeout: float, connect_timeout: float) -> Client:
@@ -54,28 +81,42 @@ def where(redis: Client) -> str:
 
 @contextmanager
 def available(redis: Client, ids: Sequence[str] = ()) -> Iterator[None]:
-    """Turn redis-py's errors into `StoreUnavailable`.
+    """Turn redis-py's errors into ours.
 
     Args:
-        ids: what may have been accepted all the same, unless no connection could be had.
+        ids: what may have been accepted all the same, unless it is known that nothing was.
+
+    Raises:
+        StoreUnavailable: Redis is away, hangs, or can't do it now.
+        IllegalMove: a script refused a move.
+        StoreError: Redis answered something else than what was asked for.
     """
     try:
         yield
-    except UNAVAILABLE as error:
-        raise _unavailable(redis, error, ids) from error
+    except RedisError as error:
+        raise _in_our_words(redis, error, ids) from error
 
 
-def _unavailable(redis: Client, error: Exception, ids: Sequence[str]) -> StoreUnavailable:
-    reason = str(error).rstrip(".")
+def _in_our_words(redis: Client, error: RedisError, ids: Sequence[str]) -> Exception:
+    reason = _plain(error)
+    if ours := _OURS.search(reason):
+        return IllegalMove(ours[2]) if ours[1] == "illegal" else StoreError(ours[2])
+    advice = _refusal(error)
+    if advice:
+        verb = "can't be reached" if advice == _AWAY else "can't be used"
+        nothing = ", so nothing was accepted" if ids else ""
+        return StoreUnavailable(f"Redis at {where(redis)} {verb} ({reason}){nothing}; {advice}")
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return _unanswered(redis, reason, ids)
+    return StoreError(
+        f"Redis at {where(redis)} answered {reason!r} instead of doing what it was asked to do; "
+        "is it of version 6.2 or later, and were its keys left alone?"
+    )
+
+
+def _unanswered(redis: Client, reason: str, ids: Sequence[str]) -> StoreUnavailable:
     if not ids:
-        return StoreUnavailable(
-            f"Redis at {where(redis)} can't be used ({reason}); is it running and reachable?"
-        )
-    if _never_connected(error):
-        return StoreUnavailable(
-            f"Redis at {where(redis)} can't be reached ({reason}), so nothing was accepted; "
-            "is it running and reachable?"
-        )
+        return StoreUnavailable(f"Redis at {where(redis)} didn't answer ({reason}); {_AWAY}")
     return StoreUnavailable(
         f"Redis at {where(redis)} didn't answer ({reason}), so it is not known whether it accepted "
         f"{len(ids)} message{'s' if len(ids) != 1 else ''}; send the same again (that is safe) or ask "
@@ -84,17 +125,27 @@ def _unavailable(redis: Client, error: Exception, ids: Sequence[str]) -> StoreUn
     )
 
 
-def _never_connected(error: Exception) -> bool:
-    """Whether nothing can have been written, since no connection came about (redis-py's words)."""
-    return "connecting to" in str(error)
+def _plain(error: Exception) -> str:
+    """What Redis said, without where in which script."""
+    return _SCRIPT_NOISE.sub("", str(error)).rstrip(".")
+
+
+def _refusal(error: Exception) -> str | None:
+    """What to do about an error by which it is known that nothing was carried out; None: it isn't known."""
+    return next((advice for words, advice in _REFUSALS if words in str(error)), None)
 
 
 class Scripts:
-    """Runs the Lua scripts by their digests, and loads one where Redis has forgotten it."""
+    """Runs the Lua scripts by their digests, and loads one where Redis has forgotten it.
 
-    def __init__(self, redis: Client) -> None:
+    Args:
+        clock_key: for tests, see `scripts.text`.
+    """
+
+    def __init__(self, redis: Client, clock_key: str | None = None) -> None:
         self._redis = redis
-        self._digests = {name: sha1(scripts.text(name).encode()).hexdigest() for name in scripts.NAMES}  # noqa: S324 (Redis' own choice)
+        self._texts = {name: scripts.text(name, clock_key) for name in scripts.NAMES}
+        self._digests = {name: sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324 (Redis' own choice)
 
     def run(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """One call, one answer."""
@@ -109,11 +160,11 @@ class Scripts:
         try:
             return self._call(name, call)
         except ConnectionError as broken:
-            if _never_connected(broken):
+            if _refusal(broken):
                 raise
             try:
                 return self._call(name, call)
-            except UNAVAILABLE:
+            except (ConnectionError, TimeoutError):
                 # The first error is the one that tells whether something may have been written.
                 raise broken from None
 
@@ -121,7 +172,7 @@ class Scripts:
         try:
             return call()
         except NoScriptError:
-            self._redis.script_load(scripts.text(name))
+            self._redis.script_load(self._texts[name])
             return call()
 
     def _evaluate(self, redis: Client, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -131,4 +182,17 @@ class Scripts:
         pipeline = self._redis.pipeline(transaction=False)
         for keys, arguments in calls:
             self._evaluate(pipeline, name, keys, arguments)
-        return cast(list[Any], pipeline.execute())
+        answers = pipeline.execute(raise_on_error=False)
+        if errors := [answer for answer in answers if isinstance(answer, Exception)]:
+            raise _error_of_many(errors, len(answers))
+        return cast(list[Any], answers)
+
+
+def _error_of_many(errors: Sequence[Exception], calls: int) -> Exception:
+    """The first, unless it would tell that nothing was carried out while some of the calls were."""
+    for error in errors:
+        if isinstance(error, NoScriptError):
+            return error
+    if len(errors) < calls and _refusal(errors[0]):
+        return ConnectionError(f"only {calls - len(errors)} of {calls} calls were carried out")
+    return errors[0]

@@ -11,12 +11,14 @@ The rules:
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from itertools import groupby
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -28,6 +30,8 @@ from mailtasks.store.connection import Client, Scripts, available
 from mailtasks.store.keys import Keys
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
 
+log = logging.getLogger(__name__)
+
 RECIPIENTS_A_TRANSACTION: Final = 100
 """What every server must take in one transaction (RFC 5321 4.5.3.1.8)."""
 
@@ -37,6 +41,9 @@ Far above the longest honest wait, the ten minutes for a dot's answer (RFC 5321 
 
 LOOK_AT_MOST: Final = 200
 """Batches a look takes up; if there were as many, the next look should follow at once."""
+
+
+_Gate: TypeAlias = Literal["", "rate", "aside"]
 
 
 class Acceptance(StrEnum):
@@ -63,11 +70,20 @@ class Limits:
 
     lease: float = 60.0  # seconds
     margin: float = 30.0  # seconds until a lost hint is noticed
+    pace: float = 1.0  # seconds between two looks of one pump
     retention: float = 604_800.0  # seconds
     windows: Mapping[str, int] = field(default_factory=lambda: {"urgent": 1, "normal": 4, "bulk": 8})
     doubt: Mapping[str, str] = field(
         default_factory=lambda: {"urgent": "resend", "normal": "resend", "bulk": "hold"}
     )
+
+    @property
+    def jump(self) -> float:
+        """Seconds without a look after which Redis' time must have jumped.
+
+        Leases are renewed each quarter, so half of one that passes unnoticed still leaves time to renew.
+        """
+        return max(self.lease / 2, 2 * self.pace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +177,12 @@ def _new_claim(batch: str) -> Claim:
     )
 
 
+def _runs(record: BatchRecord) -> str:
+    """Messages in runs of as many recipients each: "1x300", "1x2,3x1"."""
+    sizes = groupby(message.recipients for message in record.messages)
+    return ",".join(f"{recipients}x{sum(1 for _ in run)}" for recipients, run in sizes)
+
+
 def _row(result: Result) -> tuple[int, str, int, int, str, str, int]:
     """A result as the script wants it."""
     return (
@@ -181,16 +203,19 @@ class Ledger:
         redis: a client that returns bytes.
         keys: where everything lies.
         limits: lease, margin, retention, windows and policy of doubt.
+        clock_key: for tests, a key that stands in for Redis' clock; see `scripts.text`.
     """
 
-    def __init__(self, redis: Client, keys: Keys, limits: Limits) -> None:
+    def __init__(self, redis: Client, keys: Keys, limits: Limits, clock_key: str | None = None) -> None:
         self.redis = redis
         self.keys = keys
         self.limits = limits
-        self._scripts = Scripts(redis)
+        self._scripts = Scripts(redis, clock_key)
+        self._clock_key = clock_key
         self._standing = {
             "lease": _ms(limits.lease),
             "margin": _ms(limits.margin),
+            "jump": _ms(limits.jump),
             "retention": _ms(limits.retention),
             "doubt": dict(limits.doubt),
         }
@@ -214,7 +239,7 @@ class Ledger:
         argument = self._argument(
             id=batch.id,
             priority=batch.priority.value,
-            counts=",".join(str(message.recipients) for message in batch.record.messages),
+            runs=_runs(batch.record),
             size=len(batch.recipients),
             fingerprint=batch.fingerprint,
             send_at=_ms(batch.send_at),
@@ -281,7 +306,10 @@ class Ledger:
             results: for every recipient of the window; `State.QUEUED` gives one back untried.
             rated: what is left waits behind the rate's gate.
         """
-        released = self._step(claim, owner, results, more=False, rated=rated)
+        return self._give_back(claim, owner, results, "rate" if rated else "")
+
+    def _give_back(self, claim: Claim, owner: str, results: Sequence[Result], gate: _Gate) -> Released:
+        released = self._step(claim, owner, results, more=False, gate=gate)
         assert released is not None
         return released
 
@@ -293,7 +321,7 @@ class Ledger:
         *,
         most: int | None = None,
         more: bool = True,
-        rated: bool = False,
+        gate: _Gate = "",
     ) -> Released | None:
         before = time.monotonic()
         windows = self.limits.windows
@@ -308,37 +336,25 @@ class Ledger:
             windows={name: min(window, most or window) for name, window in windows.items()},
             recipients=RECIPIENTS_A_TRANSACTION,
             more=int(more),
-            rated=int(rated),
+            gate=gate,
         )
         if status != b"claimed":
             return _released(status, now, rest)
-        self._take(claim, now, rest)
         claim.steps += 1
         claim.lease_ends = before + self.limits.lease
+        try:
+            _take(claim, now, rest)
+        except records.DAMAGE as error:
+            raise self._set_aside(claim, owner, rest, error) from error
         return None
 
-    def _take(self, claim: Claim, now: int, answer: list[Any]) -> None:
-        expires, accepted, entries, numbers, bodies, header, recipients = answer
-        if header:
-            claim.record = records.unpack_record(header)
-            claim.recipients = records.unpack_recipients(recipients)
-        claim.expires_in = (expires - now) / 1000
-        claim.age = (now - accepted) / 1000
-        wanted = {index: (attempts, resends) for index, attempts, resends in entries}
-        contents = dict(zip(numbers, bodies, strict=True))
-        claim.window = tuple(
-            ClaimedMessage(
-                id=f"{claim.batch}.{indices.start}",
-                record=message,
-                body=records.unpack(contents[number]),
-                recipients=tuple(
-                    ClaimedRecipient(index, claim.recipients[index], *wanted[index])
-                    for index in indices
-                    if index in wanted
-                ),
-            )
-            for number, message, indices in claim.record.ranges()
-            if number in contents
+    def _set_aside(self, claim: Claim, owner: str, answer: Sequence[Any], error: Exception) -> StoreError:
+        """Give back a window that can't be read, so that it troubles nobody but the person who mends it."""
+        untried = [Result(index, State.QUEUED, counted=False) for index, *_ in answer[2]]
+        self._give_back(claim, owner, untried, "aside")
+        return StoreError(
+            f"batch {claim.batch} can't be read ({error!r}), so it is set aside; "
+            f"mend the fields of {self.keys.batch(claim.batch)[0]}, then retry its messages"
         )
 
     def renew(self, claims: Sequence[Claim]) -> None:
@@ -360,7 +376,7 @@ class Ledger:
         """The batches that are due, urgent first; at most `LOOK_AT_MOST`."""
         ids: list[str] = []
         with available(self.redis):
-            now = _now(self.redis)
+            now = self._now()
             for priority in PRIORITIES:
                 room = LOOK_AT_MOST - len(ids)
                 due = self.redis.zrangebyscore(self.keys.due(priority), "-inf", now, start=0, num=room)
@@ -377,8 +393,10 @@ class Ledger:
             The batches to hint.
         """
         busy_by_name = {priority.value: int(busy.get(priority, False)) for priority in PRIORITIES}
-        found = [item.decode() for item in self._run("look", due, ids=list(due), busy=busy_by_name)]
-        return [Hint(id, Priority(name)) for id, name in zip(found[::2], found[1::2], strict=True)]
+        hints, damaged = self._run("look", due, ids=list(due), busy=busy_by_name)
+        for id, why in _pairs(damaged):
+            log.error("batch %s can't be looked at, so it is set aside: %s", id, why)
+        return [Hint(id, Priority(name)) for id, name in _pairs(hints)]
 
     def open(self, kind: str, priority: Priority, most: int) -> int:
         """Let the first `most` batches of the gate `kind:priority` become due; returns how many did."""
@@ -390,7 +408,7 @@ class Ledger:
     def pause(self, what: str) -> None:
         """Stop sending everything (`"all"`) or one priority, on all workers, until `resume`."""
         with available(self.redis):
-            self.redis.hset(self.keys.steering, f"pause:{what}", _now(self.redis))
+            self.redis.hset(self.keys.steering, f"pause:{what}", self._now())
 
     def resume(self, what: str) -> bool:
         """End a pause; returns whether there was one. `"all"` ends the pauses of each priority, too."""
@@ -401,6 +419,10 @@ class Ledger:
             while self.open("pause", priority, 1000) == 1000:
                 pass
         return bool(ended)
+
+    def _now(self) -> int:
+        clock = self.redis.time() if self._clock_key is None else self.redis.lrange(self._clock_key, 0, 1)
+        return int(clock[0]) * 1000 + int(clock[1]) // 1000
 
     def _argument(self, **values: object) -> bytes:
         return msgspec.msgpack.encode(self._standing | values)
@@ -416,9 +438,37 @@ class Ledger:
             return self._scripts.run(name, [*self._keys(*batches), *more_keys], [self._argument(**values)])
 
 
-def _now(redis: Client) -> int:
-    seconds, microseconds = redis.time()
-    return int(seconds) * 1000 + int(microseconds) // 1000
+def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[str, str]]:
+    texts = [item.decode() for item in flat]
+    return zip(texts[::2], texts[1::2], strict=True)
+
+
+def _take(claim: Claim, now: int, answer: Sequence[Any]) -> None:
+    """Put what was claimed into the claim."""
+    expires, accepted, entries, numbers, bodies, header, recipients = answer
+    if not claim.recipients:
+        claim.record = records.unpack_record(header)
+        claim.recipients = records.unpack_recipients(recipients)
+    claim.expires_in = (expires - now) / 1000
+    claim.age = (now - accepted) / 1000
+    wanted = {index: (attempts, resends) for index, attempts, resends in entries}
+    contents = dict(zip(numbers, bodies, strict=True))
+    claim.window = tuple(
+        ClaimedMessage(
+            id=f"{claim.batch}.{indices.start}",
+            record=message,
+            body=records.unpack(contents[number]),
+            recipients=tuple(
+                ClaimedRecipient(index, claim.recipients[index], *wanted[index])
+                for index in indices
+                if index in wanted
+            ),
+        )
+        for number, message, indices in claim.record.ranges()
+        if number in contents
+    )
+    if sum(len(message.recipients) for message in claim.window) != len(wanted):
+        raise ValueError("its header names other messages than its states")
 
 
 def _released(status: bytes, now: int, rest: list[Any]) -> Released:

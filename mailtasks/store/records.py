@@ -19,6 +19,10 @@ _PLAIN: Final = b"="
 _ZLIB: Final = b"z"
 
 
+DAMAGE: Final = (msgspec.MsgspecError, zlib.error, LookupError, ValueError)
+"""What reading a record raises that a hand, or another version, has changed."""
+
+
 class MessageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is kept of one message beside its body."""
 
@@ -57,6 +61,7 @@ class Tries(msgspec.Struct, frozen=True, array_like=True):
     relay: str = ""
     worker: str = ""
     took: int = 0  # milliseconds of the last attempt
+    claim: str = ""  # a mark of the claim that reported it, so that the same report twice is no duplicate
 
 
 class NewBatch(msgspec.Struct, frozen=True):
@@ -82,8 +87,15 @@ def pack(data: bytes) -> bytes:
 
 
 def unpack(packed: bytes) -> bytes:
-    """What `pack` was given."""
-    return zlib.decompress(packed[1:]) if packed[:1] == _ZLIB else packed[1:]
+    """What `pack` was given.
+
+    Raises:
+        ValueError: it isn't of `pack`'s making.
+    """
+    kind, data = packed[:1], packed[1:]
+    if kind not in (_PLAIN, _ZLIB):
+        raise ValueError("it is missing, or packed in an unknown way")
+    return zlib.decompress(data) if kind == _ZLIB else data
 
 
 _record_decoder = msgspec.json.Decoder(BatchRecord)

@@ -1,7 +1,7 @@
 """Loads the Lua scripts: constants from `mailtasks.state`, then `common.lua`, then the script.
 
-Redis runs a script by the digest of its text, so each is registered once a client and sent again by
-itself after a Redis restart (redis-py does that on NOSCRIPT).
+Redis runs a script by the digest of its text; `connection.Scripts` sends the text where Redis hasn't got
+it, which is once, and again after a restart.
 """
 
 from __future__ import annotations
@@ -31,9 +31,15 @@ def _constants() -> str:
 
 
 @cache
-def text(name: str) -> str:
-    """The whole text of one script, as Redis gets it."""
+def text(name: str, clock_key: str | None = None) -> str:
+    """The whole text of one script, as Redis gets it.
+
+    Args:
+        clock_key: for tests, which can't set Redis' clock: a list of seconds and microseconds that is
+            read in its place.
+    """
     folder = files("mailtasks.store") / "lua"
-    return "\n".join(
-        [_constants(), (folder / "common.lua").read_text(), (folder / f"{name}.lua").read_text()]
-    )
+    common = (folder / "common.lua").read_text()
+    if clock_key is not None:
+        common = common.replace("redis.call('TIME')", f"redis.call('LRANGE', '{clock_key}', 0, 1)")
+    return "\n".join([_constants(), common, (folder / f"{name}.lua").read_text()])

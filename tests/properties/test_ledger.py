@@ -220,6 +220,8 @@ class Machine(RuleBasedStateMachine):
         )
         if answer is None:
             self.granted(held, claim)
+        else:
+            held.lease_ends = 0
         self.reported(held, results, answer, before, repeated)
         held.unanswered = results if lost else None
         if lost:

@@ -2,15 +2,16 @@
 --
 -- arg: id, indices
 -- Returns the number of recipients cancelled by this call, or -1 if there is no such batch.
+write_though_full()
 local batch = load(arg.id, FIRST_BATCH_KEY)
 if not batch then return -1 end
 local cancelled = 0
 for _, index in ipairs(arg.indices) do
-  local state = batch.states[index + 1]
+  local state = state_of(batch, index)
   if state == QUEUED or state == DEFERRED then
     move(batch, index, CANCELLED)
     cancelled = cancelled + 1
   end
 end
-if cancelled > 0 then save(batch, batch.token and batch.lease or nil) end
+if cancelled > 0 then save(batch, batch.token and batch.lease) end
 return cancelled

@@ -1,8 +1,8 @@
 -- Stands before every script: loading a batch, moving its recipients, writing it back.
 --
--- A script works on a batch in memory and calls `save` once, after everything has been checked, so
--- that an error leaves nothing half done. QUEUED … SUPPRESSED, MOVES and NAMES are set in front of
--- this text by mailtasks/store/scripts.py, from the table in mailtasks/state.py.
+-- A script works on a batch in memory and calls `save` once, after everything that can fail: an error
+-- leaves nothing half done. QUEUED … SUPPRESSED, MOVES, NAMES and UNFINISHED are set in front of this
+-- text by mailtasks/store/scripts.py, from the table in mailtasks/state.py.
 --
 -- KEYS, the same in every script (types in brackets):
 --   1 counts [hash]            states and tallies of this shard
@@ -16,7 +16,8 @@
 --   19… per batch: batch [hash], states [string], tries [hash]
 -- and behind those what a script's own head names.
 --
--- ARGV[1] is a MessagePack map, here `arg`. All times are milliseconds of Redis' clock.
+-- ARGV[1] is a MessagePack map, here `arg`; in every script it holds lease, margin, jump, retention (ms)
+-- and doubt {PRIORITY = 'resend' or 'hold'}. All times are milliseconds of Redis' clock.
 local arg = cmsgpack.unpack(ARGV[1])
 local COUNTS, MINUTE, STEERING = KEYS[1], KEYS[2], KEYS[3]
 local DUE = { urgent = KEYS[4], normal = KEYS[5], bulk = KEYS[6] }
@@ -26,6 +27,7 @@ local GATE_RATE = { urgent = KEYS[13], normal = KEYS[14], bulk = KEYS[15] }
 local WITH = { [FAILED] = KEYS[16], [EXPIRED] = KEYS[17], [IN_DOUBT] = KEYS[18] }
 local FIRST_BATCH_KEY = 19
 local LAPSES_BEFORE_ASIDE = 3
+local ANY_UNFINISHED = '[' .. QUEUED .. SENDING .. DEFERRED .. ']'
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -34,16 +36,44 @@ local function integer(number)
   return string.format('%.0f', number)
 end
 
-local function tally(hash, field, by)
-  if by ~= 0 then redis.call('HINCRBY', hash, field, by) end
+-- Called first by every script but accept: what is accepted must be settled though memory is full.
+-- Redis refuses only a script's first write, and only one that needs memory; this one doesn't.
+local function write_though_full()
+  redis.call('HDEL', STEERING, '')
 end
 
--- Redis' time jumped (a stall, a restart, a clock step) if nobody has looked for a whole lease: leases
--- could not be renewed meanwhile, so nothing lapses or expires for one lease after it. The first look
--- writes that down (look.lua).
+-- Lua can hand over some thousand arguments in one call, a batch may have more.
+local function call_in_slices(command, key, arguments)
+  for i = 1, #arguments, 1000 do
+    redis.call(command, key, unpack(arguments, i, math.min(i + 999, #arguments)))
+  end
+end
+
+-- Adds numbers to the fields of a hash: one read and one write, since writes are what costs (each goes to
+-- the append-only file). Returns whether a field is new.
+local function add_up(hash, by_field)
+  local fields, sums, is_new = {}, {}, false
+  for field in pairs(by_field) do table.insert(fields, field) end
+  if #fields == 0 then return false end
+  for i, before in ipairs(redis.call('HMGET', hash, unpack(fields))) do
+    table.insert(sums, fields[i])
+    table.insert(sums, integer((before or 0) + by_field[fields[i]]))
+    is_new = is_new or not before
+  end
+  redis.call('HSET', hash, unpack(sums))
+  return is_new
+end
+
+local function add_up_minute(by_field)
+  if add_up(MINUTE, by_field) then redis.call('EXPIRE', MINUTE, 86400) end
+end
+
+-- Redis' time jumped (a stall, a restart, a clock step) if nobody has looked for `arg.jump`: leases could
+-- not be renewed meanwhile, so nothing lapses or expires for one lease after it. The first look writes
+-- that down (look.lua).
 local function has_jumped()
   local looked = tonumber(redis.call('HGET', STEERING, 'looked') or now)
-  return now < looked or now - looked > arg.lease
+  return math.abs(now - looked) > arg.jump
 end
 
 local function is_quiet()
@@ -55,10 +85,11 @@ local function is_paused(priority)
   return paused[1] or paused[2]
 end
 
--- The batch whose three keys start at KEYS[first], or nil if there is none.
+-- The batch whose three keys start at KEYS[first], or nil if there is none. An error if a hand has
+-- changed its records so that they can't be read.
 local function load(id, first)
-  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'm')
-  if not f[1] then return nil end
+  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'n', 'f', 'm')
+  if not (f[1] or f[13]) then return nil end
   local batch = {
     id = id, key = KEYS[first], states_key = KEYS[first + 1], tries_key = KEYS[first + 2],
     priority = f[1],                -- p
@@ -71,18 +102,43 @@ local function load(id, first)
     lapses = tonumber(f[8] or 0),   -- z  claims that lapsed
     hints = tonumber(f[9] or 0),    -- g  hints since the last claim
     applied = f[10] or '',          -- u  the last step that was applied, token:number
-    counts = {},                    -- m  recipients of each message
-    states = {}, moved = {}, sent = {}, tries = {}, dirty = false, fields = {},
+    next_due = tonumber(f[11] or 0), -- n  no deferred recipient is due before
+    finished = f[12],               -- f  when it was finished; false: it isn't
+    runs = {},                      -- m  messages, in runs of as many recipients each
+    states = redis.call('GET', KEYS[first + 1]),
+    moved = {}, tries = {}, fields = {}, gone = {}, counts = {}, minute = {},
   }
-  for count in string.gmatch(f[11], '%d+') do table.insert(batch.counts, tonumber(count)) end
-  local states = redis.call('GET', batch.states_key)
-  for i = 1, #states do batch.states[i] = string.sub(states, i, i) end
+  local size = 0
+  for recipients, times in string.gmatch(f[13] or '', '(%d+)x(%d+)') do
+    table.insert(batch.runs, { recipients = tonumber(recipients), times = tonumber(times) })
+    size = size + recipients * times
+  end
+  redis.call('HLEN', batch.tries_key) -- an error here, rather than at the first write, if it is no hash
+  if not (DUE[batch.priority] and batch.accepted and batch.not_before and batch.expires and batch.lease
+      and batch.lapses and batch.hints and batch.next_due and #(batch.states or '') == size) then
+    error('mailtasks damaged: the records of batch ' .. id .. ' are damaged; mend them, or delete its keys')
+  end
   return batch
 end
 
 local function set_field(batch, name, value)
   table.insert(batch.fields, name)
   table.insert(batch.fields, value)
+end
+
+local function tally(by_field, field, by)
+  if by == 0 then return end
+  by_field[field] = (by_field[field] or 0) + by
+end
+
+-- The message that recipient `index` belongs to: its number, its first index, its recipients.
+local function message_of(batch, index)
+  local number, first = 0, 0
+  for _, run in ipairs(batch.runs) do
+    local nth = math.floor((index - first) / run.recipients)
+    if nth < run.times then return number + nth, first + nth * run.recipients, run.recipients end
+    number, first = number + run.times, first + run.times * run.recipients
+  end
 end
 
 -- What is known of an attempted recipient; nil if it was never attempted. Indices start at 0.
@@ -93,7 +149,7 @@ local function tries_of(batch, index)
   if not packed then return nil end
   local t = cmsgpack.unpack(packed)
   known = { due = t[1], attempts = t[2], at = t[3], resends = t[4], reply = t[5], relay = t[6],
-            worker = t[7], took = t[8] }
+            worker = t[7], took = t[8], claim = t[9] }
   batch.tries[index] = known
   return known
 end
@@ -101,167 +157,221 @@ end
 local function new_tries(batch, index)
   local tries = tries_of(batch, index)
   if not tries then
-    tries = { due = 0, attempts = 0, at = 0, resends = 0, reply = '', relay = '', worker = '', took = 0 }
+    tries = { due = 0, attempts = 0, at = 0, resends = 0, reply = '', relay = '', worker = '', took = 0,
+              claim = '' }
     batch.tries[index] = tries
   end
   tries.changed = true
   return tries
 end
 
--- Moves one recipient. An illegal move is an error before anything is written.
-local function move(batch, index, to)
-  local from = batch.states[index + 1]
-  if not from or not string.find(MOVES[from], to, 1, true) then
-    error('mailtasks: ' .. (NAMES[from] or 'nothing') .. " can't become " .. (NAMES[to] or to)
-      .. ' (batch ' .. batch.id .. ', recipient ' .. index .. ')')
-  end
-  batch.states[index + 1] = to
-  batch.moved[from] = (batch.moved[from] or 0) - 1
-  batch.moved[to] = (batch.moved[to] or 0) + 1
-  batch.dirty = true
-  if to == SENT then batch.sent[index + 1] = true end
+-- When a deferred recipient is due; at once, if that has been lost.
+local function due_of(batch, index)
+  local tries = tries_of(batch, index)
+  return tries and tries.due or 0
+end
+
+-- One recipient's state, '' if the batch has no such recipient.
+local function state_of(batch, index)
+  return string.sub(batch.states, index + 1, index + 1)
 end
 
 local function has(batch, code)
-  for _, state in ipairs(batch.states) do
-    if state == code then return true end
-  end
-  return false
+  return string.find(batch.states, code, 1, true) ~= nil
 end
 
-local function is_sendable(batch, index)
-  local state = batch.states[index + 1]
-  if state == QUEUED then return batch.not_before <= now end
-  return state == DEFERRED and tries_of(batch, index).due <= now
+-- The indices of the recipients in one state; they may be moved on the way.
+local function each(batch, code)
+  local at = 0
+  return function()
+    at = string.find(batch.states, code, at + 1, true)
+    return at and at - 1
+  end
+end
+
+local function illegal(batch, index, what)
+  error('mailtasks illegal: ' .. what .. ' (batch ' .. batch.id .. ', recipient ' .. index .. ')')
+end
+
+-- Moves one recipient. An illegal move is an error before anything is written.
+local function move(batch, index, to)
+  local from = state_of(batch, index)
+  if not (MOVES[from] and string.find(MOVES[from], to, 1, true)) then
+    illegal(batch, index, (NAMES[from] or 'nothing') .. " can't become " .. (NAMES[to] or to))
+  end
+  batch.states = string.sub(batch.states, 1, index) .. to .. string.sub(batch.states, index + 2)
+  tally(batch.moved, from, -1)
+  tally(batch.moved, to, 1)
+  batch.dirty = true
+end
+
+local function defer(batch, index, delay)
+  local due = now + delay
+  batch.next_due = has(batch, DEFERRED) and math.min(batch.next_due, due) or due
+  set_field(batch, 'n', integer(batch.next_due))
+  move(batch, index, DEFERRED)
+  new_tries(batch, index).due = due
+end
+
+-- Some have come due since, and are queued, claimed or cancelled by now: when are the others?
+local function find_next_due(batch)
+  local earliest = math.huge
+  for index in each(batch, DEFERRED) do
+    earliest = math.min(earliest, due_of(batch, index))
+    if earliest <= now then return end
+  end
+  batch.next_due = earliest
+  set_field(batch, 'n', integer(earliest))
 end
 
 -- When the batch must be looked at again; nil if it is finished (or only doubt is left, which is held).
 local function next_look(batch)
-  local earliest = nil
-  for i, state in ipairs(batch.states) do
-    local at = nil
-    if state == QUEUED then at = math.max(now, batch.not_before)
-    elseif state == DEFERRED then at = math.min(tries_of(batch, i - 1).due, batch.expires)
-    elseif state == SENDING then at = batch.lease end
-    if at and (not earliest or at < earliest) then earliest = at end
+  local at = nil
+  local function no_later_than(other) at = at and math.min(at, other) or other end
+  if has(batch, SENDING) then no_later_than(batch.lease) end
+  if has(batch, QUEUED) then no_later_than(math.max(now, batch.not_before)) end
+  if has(batch, DEFERRED) then
+    if batch.next_due <= now then find_next_due(batch) end
+    no_later_than(math.min(batch.next_due, batch.expires))
   end
-  return earliest
+  return at
 end
 
-local function set_due(batch, at)
-  redis.call('ZADD', DUE[batch.priority], integer(at), batch.id)
+local function leave_gates(batch)
+  redis.call('ZREM', GATE_PAUSE[batch.priority], batch.id)
+  redis.call('ZREM', GATE_ASIDE[batch.priority], batch.id)
+  redis.call('ZREM', GATE_RATE[batch.priority], batch.id)
 end
 
 -- A body goes when every recipient of its message is sent; all the rest when the retention ends.
-local function drop_sent_bodies(batch)
-  local first, gone = 1, {}
-  for message, count in ipairs(batch.counts) do
-    local touched, all_sent = false, true
-    for i = first, first + count - 1 do
-      touched = touched or batch.sent[i]
-      all_sent = all_sent and batch.states[i] == SENT
-    end
-    if touched and all_sent then table.insert(gone, 'c' .. (message - 1)) end
-    first = first + count
-  end
-  if #gone > 0 then redis.call('HDEL', batch.key, unpack(gone)) end
+local function drop_sent_body(batch, index)
+  local number, first, recipients = message_of(batch, index)
+  local states = string.sub(batch.states, first + 1, first + recipients)
+  if states == string.rep(SENT, recipients) then table.insert(batch.gone, 'c' .. number) end
+end
+
+local function keep_for_ever(batch)
+  for _, key in ipairs({ batch.key, batch.states_key, batch.tries_key }) do redis.call('PERSIST', key) end
 end
 
 local function keep_for_retention(batch)
+  if has(batch, IN_DOUBT) then return keep_for_ever(batch) end
   for _, key in ipairs({ batch.key, batch.states_key, batch.tries_key }) do
-    if has(batch, IN_DOUBT) then redis.call('PERSIST', key)
-    else redis.call('PEXPIRE', key, integer(arg.retention)) end
+    redis.call('PEXPIRE', key, integer(arg.retention))
   end
 end
 
 local function drop_lease(batch)
   batch.token, batch.lease = nil, 0
-  batch.no_lease = true
+  for _, name in ipairs({ 't', 'l', 'o' }) do table.insert(batch.gone, name) end
 end
 
 -- Doubt stays listed until it is settled; the others as long as their batch is kept.
 local function list_under(batch, code)
   if not has(batch, code) then return redis.call('ZREM', WITH[code], batch.id) end
   redis.call('ZADD', WITH[code], integer(now), batch.id)
-  if code ~= IN_DOUBT then redis.call('ZREMRANGEBYSCORE', WITH[code], '-inf', integer(now - arg.retention)) end
+  if code == IN_DOUBT then return end
+  local longest = arg.retention + batch.expires - batch.not_before
+  redis.call('ZREMRANGEBYSCORE', WITH[code], '-inf', integer(now - longest))
+end
+
+local function write_states(batch)
+  redis.call('SET', batch.states_key, batch.states, 'KEEPTTL')
+  local unfinished = 0
+  for code, by in pairs(batch.moved) do
+    tally(batch.counts, NAMES[code], by)
+    if by > 0 and code ~= SENDING and code ~= QUEUED then tally(batch.minute, NAMES[code], by) end
+    if UNFINISHED[code] then unfinished = unfinished + by end
+    if WITH[code] then list_under(batch, code) end
+  end
+  tally(batch.counts, 'unfinished:' .. batch.priority, unfinished)
+end
+
+local function write_tries(batch)
+  local packed = {}
+  for index, t in pairs(batch.tries) do
+    if t.changed then
+      table.insert(packed, index)
+      table.insert(packed, cmsgpack.pack({ t.due, t.attempts, t.at, t.resends, t.reply, t.relay, t.worker,
+        t.took, t.claim }))
+      if state_of(batch, index) == SENT then drop_sent_body(batch, index) end
+    end
+  end
+  call_in_slices('HSET', batch.tries_key, packed)
+end
+
+-- Writes back what has changed, but leaves the batch in `due` where it is.
+local function write(batch)
+  if batch.dirty then write_states(batch) end
+  write_tries(batch)
+  call_in_slices('HDEL', batch.key, batch.gone)
+  call_in_slices('HSET', batch.key, batch.fields)
+  add_up(COUNTS, batch.counts)
+  add_up_minute(batch.minute)
+end
+
+local function finish(batch)
+  set_field(batch, 'f', integer(now))
+  write(batch)
+  leave_gates(batch)
+  for code in pairs(WITH) do
+    if has(batch, code) then list_under(batch, code) end -- anew, since retention starts now
+  end
+  keep_for_retention(batch)
 end
 
 -- Writes everything back and files the batch under `due` (or takes it out, if it is finished).
--- `at` overrides the time of the next look.
+-- `at` overrides the time of the next look. Returns that time, or nil.
 local function save(batch, at)
-  if batch.dirty then
-    redis.call('SET', batch.states_key, table.concat(batch.states), 'KEEPTTL')
-    local unfinished = 0
-    for code, by in pairs(batch.moved) do
-      tally(COUNTS, NAMES[code], by)
-      if by > 0 and code ~= SENDING and code ~= QUEUED then tally(MINUTE, NAMES[code], by) end
-      if UNFINISHED[code] then unfinished = unfinished + by end
-      if WITH[code] then list_under(batch, code) end
-    end
-    tally(COUNTS, 'unfinished:' .. batch.priority, unfinished)
-    redis.call('EXPIRE', MINUTE, 86400)
-    if batch.moved[SENT] then drop_sent_bodies(batch) end
+  if string.find(batch.states, ANY_UNFINISHED) then
+    at = at or next_look(batch)
+    write(batch)
+    redis.call('ZADD', DUE[batch.priority], integer(at), batch.id)
+    return at
   end
-  for index, t in pairs(batch.tries) do
-    if t.changed then
-      redis.call('HSET', batch.tries_key, index,
-        cmsgpack.pack({ t.due, t.attempts, t.at, t.resends, t.reply, t.relay, t.worker, t.took }))
-    end
-  end
-  if batch.no_lease then redis.call('HDEL', batch.key, 't', 'l', 'o') end
-  if #batch.fields > 0 then redis.call('HSET', batch.key, unpack(batch.fields)) end
-  at = at or next_look(batch)
-  if at and next_look(batch) then
-    set_due(batch, at)
-  else
-    redis.call('ZREM', DUE[batch.priority], batch.id)
-    redis.call('ZREM', GATE_PAUSE[batch.priority], batch.id)
-    redis.call('ZREM', GATE_ASIDE[batch.priority], batch.id)
-    redis.call('HSET', batch.key, 'f', integer(now))
-    keep_for_retention(batch)
-  end
+  redis.call('ZREM', DUE[batch.priority], batch.id)
+  if batch.dirty or not batch.finished then finish(batch) else write(batch) end
 end
 
 -- Files the batch behind a gate; `due` keeps it for the end of its maximum age only.
 local function park(batch, gate)
-  redis.call('ZADD', gate, 'NX', integer(now), batch.id)
-  save(batch, batch.expires)
+  if save(batch, batch.expires) then
+    redis.call('ZADD', gate[batch.priority], 'NX', integer(now), batch.id)
+  end
 end
 
 -- What may have been taken without our knowing. Resent once where the policy says so, then held.
 local function doubt(batch, index, reply)
   move(batch, index, IN_DOUBT)
   local tries = new_tries(batch, index)
-  tries.at, tries.reply, tries.worker = now, reply or tries.reply, batch.owner
-  tally(COUNTS, 'doubts', 1)
+  tries.at, tries.reply, tries.worker = now, reply, batch.owner
+  tally(batch.counts, 'doubts', 1)
   if arg.doubt[batch.priority] == 'resend' and tries.resends == 0 and now < batch.expires then
     move(batch, index, QUEUED)
     tries.resends = 1
-    tally(COUNTS, 'resends', 1)
+    tally(batch.counts, 'resends', 1)
   end
 end
 
 -- The owner didn't renew its lease in time: its whole window is in doubt before anyone may take it.
 local function lapse(batch)
-  for i, state in ipairs(batch.states) do
-    if state == SENDING then doubt(batch, i - 1, 'the lease of ' .. batch.owner .. ' lapsed') end
-  end
+  batch.lapsed = true
+  for index in each(batch, SENDING) do doubt(batch, index, 'the lease of ' .. batch.owner .. ' lapsed') end
   batch.lapses = batch.lapses + 1
   set_field(batch, 'z', batch.lapses)
-  tally(COUNTS, 'lapses', 1)
+  tally(batch.counts, 'lapses', 1)
   drop_lease(batch)
 end
 
 local function expire(batch)
-  for i, state in ipairs(batch.states) do
-    if state == QUEUED or state == DEFERRED then move(batch, i - 1, EXPIRED) end
-  end
+  for index in each(batch, QUEUED) do move(batch, index, EXPIRED) end
+  for index in each(batch, DEFERRED) do move(batch, index, EXPIRED) end
 end
 
 local function response_time(batch)
   local ms = math.max(now - batch.not_before, 0)
   -- Buckets a tenth wide: a percentile read from them is at most 10 % too high.
   local bucket = math.ceil(math.log(math.max(ms, 1)) / math.log(1.1))
-  tally(MINUTE, 'rt:' .. batch.priority .. ':' .. bucket, 1)
-  tally(MINUTE, 'rt_ms:' .. batch.priority, ms)
+  tally(batch.minute, 'rt:' .. batch.priority .. ':' .. bucket, 1)
+  tally(batch.minute, 'rt_ms:' .. batch.priority, ms)
 end

@@ -1,41 +1,50 @@
--- An operator's retry: recipients become queued again, with attempts and maximum age anew.
+-- An operator's retry: recipients become queued again, with attempts and maximum age anew. A batch that
+-- was set aside comes back with it.
 --
--- arg: id, wanted {{index, state it was seen in}, …}; one that has moved on since is left alone
+-- arg: id, wanted {{index, state it was seen in}, …}; one that has moved on since is left alone. `queued`
+--      is taken for a recipient of a batch that is set aside, and then needs no move
 -- Returns {number retried, number without a body (gone, so it can't be sent again)}, or {-1, 0} if there
 -- is no such batch.
+write_though_full()
 local batch = load(arg.id, FIRST_BATCH_KEY)
 if not batch then return { -1, 0 } end
 
-local body_of, at = {}, 0
-for message, count in ipairs(batch.counts) do
-  for index = at, at + count - 1 do body_of[index] = 'c' .. (message - 1) end
-  at = at + count
+local is_aside = batch.lapses >= LAPSES_BEFORE_ASIDE
+  or redis.call('ZSCORE', GATE_ASIDE[batch.priority], batch.id)
+
+local function has_body(index)
+  return redis.call('HEXISTS', batch.key, 'c' .. message_of(batch, index)) == 1
+end
+
+local function queue(index)
+  move(batch, index, QUEUED)
+  local tries = new_tries(batch, index)
+  tries.attempts, tries.due = 0, 0
 end
 
 local retried, bodiless = 0, 0
 for _, want in ipairs(arg.wanted) do
   local index, seen = want[1], want[2]
-  if batch.states[index + 1] == seen then
-    if redis.call('HEXISTS', batch.key, body_of[index]) == 0 then
-      bodiless = bodiless + 1
-    else
-      move(batch, index, QUEUED)
-      local tries = new_tries(batch, index)
-      tries.attempts, tries.due = 0, 0
+  if seen == SENDING then illegal(batch, index, "what is being sent can't be retried") end
+  if seen == state_of(batch, index) and (seen ~= QUEUED or is_aside) then
+    if has_body(index) then
+      if seen ~= QUEUED then queue(index) end
       retried = retried + 1
+    else
+      bodiless = bodiless + 1
     end
   end
 end
-if retried > 0 then
-  for _, key in ipairs({ batch.key, batch.states_key, batch.tries_key }) do redis.call('PERSIST', key) end
-  local lifetime = batch.expires - batch.not_before
-  batch.not_before, batch.expires = now, now + lifetime
-  set_field(batch, 'w', integer(now))
-  set_field(batch, 'x', integer(batch.expires))
-  set_field(batch, 'z', 0)
-  set_field(batch, 'g', 0)
-  redis.call('ZREM', GATE_ASIDE[batch.priority], batch.id)
-  redis.call('HDEL', batch.key, 'f')
-  save(batch, batch.token and batch.lease or nil)
-end
+if retried == 0 then return { retried, bodiless } end
+
+batch.expires = now + batch.expires - batch.not_before
+batch.not_before = now
+set_field(batch, 'w', integer(batch.not_before))
+set_field(batch, 'x', integer(batch.expires))
+set_field(batch, 'z', 0)
+set_field(batch, 'g', 0)
+save(batch, batch.token and batch.lease)
+leave_gates(batch)
+redis.call('HDEL', batch.key, 'f')
+keep_for_ever(batch) -- or it would vanish when the retention of what it was before ends
 return { retried, bodiless }
