@@ -22,8 +22,8 @@ from mailtasks.state import State
 from mailtasks.status import MessageStatus, RetryReport
 
 if TYPE_CHECKING:
+    from mailtasks.celery import send_mail
     from mailtasks.mailer import Mailer
-    from mailtasks.tasks import send_mail
 
 __all__ = [
     "Attachment",
@@ -46,7 +46,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_LAZY = {"Mailer": "mailtasks.mailer", "send_mail": "mailtasks.tasks"}
+_LAZY = {"Mailer": "mailtasks.mailer", "send_mail": "mailtasks.celery"}
 _default: Mailer | None = None
 _default_lock = threading.Lock()
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery
+from celery.local import Proxy
 from celery.signals import after_setup_logger
 
 from mailtasks import bootsteps, tasks, transport, worker
 from mailtasks.errors import SettingsError
 from mailtasks.installation import Installation, installation_of
 from mailtasks.logs import JsonFormatter
-from mailtasks.publish import configuration, queues
+from mailtasks.publish import SEND_MAIL, configuration, queues
 from mailtasks.settings import Settings
 
 _lock = threading.RLock()
@@ -78,6 +79,10 @@ def own_app() -> Celery:
 def current_app() -> Celery:
     """The app that was installed last, else our own."""
     return _installed or own_app()
+
+
+send_mail: Any = Proxy(lambda: current_app().tasks[SEND_MAIL])
+"""`send_mail.delay(to=…, …)`: the task of the app that was installed last, else of our own."""
 
 
 def _make() -> Celery:

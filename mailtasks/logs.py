@@ -1,4 +1,4 @@
-"""Log lines: one structured line an attempt, as text or JSON; no bodies or passwords, addresses masked if asked.
+"""Log lines: one structured line an attempt, as text or JSON. No bodies or passwords; addresses masked on wish.
 
 The line's fields are in the record as well (`record.mailtasks`), for a handler of one's own.
 """

@@ -207,7 +207,7 @@ class Mailer:
         return message
 
     def find(self, recipient: str) -> Iterator[MessageStatus]:
-        """Every message to an address that is still kept. Reads the whole ledger, so it takes long if that is large."""
+        """Every message to an address that is still kept. Reads the whole ledger: slow if that is large."""
         return self.books.find(address.parse(recipient).address)
 
     def failed(self) -> Iterator[MessageStatus]:

@@ -71,9 +71,11 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 
 def _tls(broker_url: str) -> dict[str, Any] | None:
-    """Certificates are verified unless the URL says otherwise; kombu's own default for rediss:// is not to."""
+    """Verify certificates unless the URL says otherwise; kombu's own default for rediss:// is not to."""
     says_so = "ssl_cert_reqs=" in broker_url
-    return {"ssl_cert_reqs": ssl.CERT_REQUIRED} if broker_url.startswith("rediss://") and not says_so else None
+    return (
+        {"ssl_cert_reqs": ssl.CERT_REQUIRED} if broker_url.startswith("rediss://") and not says_so else None
+    )
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:

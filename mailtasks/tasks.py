@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from celery import Celery, Task
 from celery.exceptions import Reject, Retry
-from celery.local import Proxy
 from celery.worker.strategy import default as default_strategy
 
 from mailtasks.delivery import Report
@@ -207,13 +206,3 @@ def register(app: Celery) -> None:
     """Give `app` the two tasks, as classes of its own: Celery keeps app and annotations on the class."""
     for task in (Deliver, SendMail):
         app.register_task(type(task.__name__, (task,), {"__doc__": task.__doc__, "__module__": __name__})())
-
-
-def _current_send_mail() -> Any:
-    from mailtasks.celery import current_app
-
-    return current_app().tasks[SEND_MAIL]
-
-
-send_mail: Any = Proxy(_current_send_mail)
-"""`send_mail.delay(to=…, …)`: the task of the app that was installed last, else of our own."""

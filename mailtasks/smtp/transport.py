@@ -95,22 +95,10 @@ class Transport:
             early = bytes(self._early)
             self._early.clear()
             return early
-        # TLS may hold bytes that `poll` doesn't know of; plain text is worth waiting for first.
-        return self._receive_tls(deadline) if self._secure else self._receive_plain(deadline)
-
-    def _receive_plain(self, deadline: float) -> bytes:
         while True:
-            self._wait(READABLE, deadline)
-            try:
+            try:  # first: it may have come meanwhile, and TLS may hold bytes that `poll` doesn't know of
                 return self._socket.recv(READ)
-            except BlockingIOError:  # poll may be mistaken
-                continue
-
-    def _receive_tls(self, deadline: float) -> bytes:
-        while True:
-            try:
-                return self._socket.recv(READ)
-            except ssl.SSLWantReadError:
+            except (BlockingIOError, ssl.SSLWantReadError):
                 self._wait(READABLE, deadline)
             except ssl.SSLWantWriteError:
                 self._wait(WRITABLE, deadline)

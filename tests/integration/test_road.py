@@ -293,25 +293,15 @@ def test_a_held_rate_holds_no_thread(road: Make) -> None:
 def events(settings: Settings) -> Iterator[list[dict[str, Any]]]:
     """What Flower would see."""
     app, seen, ready = producing_app(settings), [], threading.Event()
-
-    def capture() -> None:
-        with app.connection_for_read() as connection:
-            receiver = app.events.Receiver(connection, handlers={"*": seen.append})
-            with receiver.consumer_context(wakeup=False) as (*_, consumers):
-                assert consumers
-                ready.set()
-                while ready.is_set():
-                    try:
-                        connection.drain_events(timeout=0.1)
-                    except TimeoutError:
-                        continue
-
-    thread = threading.Thread(target=capture)
-    thread.start()
-    assert ready.wait(10)
-    yield seen
-    ready.clear()
-    thread.join()
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": seen.append})
+        receiver.on_consume_ready = lambda *_, **__: ready.set()
+        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
+        thread.start()
+        assert ready.wait(10)
+        yield seen
+        receiver.should_stop = True
+        thread.join()
 
 
 def test_flower_sees_a_retry_and_nothing_private(road: Make) -> None:
@@ -326,7 +316,7 @@ def test_flower_sees_a_retry_and_nothing_private(road: Make) -> None:
         def kinds(id: str) -> list[str]:
             return [event["type"] for event in list(seen) if event.get("uuid") == id]
 
-        wait_until(lambda: print([(e["type"], e.get("uuid")) for e in seen]) or kinds(late)[-1:] == ["task-succeeded"], what="the last event", timeout=1)
+        wait_until(lambda: kinds(late)[-1:] == ["task-succeeded"], what="the last event")
         wait_until(lambda: kinds(bad)[-1:] == ["task-failed"])
     assert kinds(good) == ["task-received", "task-started", "task-succeeded"]
     assert kinds(late) == [
