@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from mailtasks.errors import SettingsError, StoreError
 from mailtasks.installation import Installation, installation_of
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.store.ledger import LOOK_AT_MOST
+from mailtasks.worker import refuse
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Shared(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no 
         try:
             installation_of(parent.app).settings  # noqa: B018  (a wrong setting stops the start)
         except SettingsError as error:
-            sys.exit(f"mailtasks: {error}")
+            refuse(str(error))
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:

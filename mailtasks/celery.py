@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from logging import Logger
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import Any, Final
 
 from celery import Celery
 from celery.local import Proxy
-from celery.signals import after_setup_logger
+from celery.signals import after_setup_logger, celeryd_init
+from celery.utils.text import str_to_list
 
 from mailtasks import bootsteps, tasks, transport, worker
 from mailtasks.errors import SettingsError
 from mailtasks.installation import Installation, installation_of
 from mailtasks.logs import JsonFormatter
-from mailtasks.publish import SEND_MAIL, configuration, queues
+from mailtasks.publish import SEND_MAIL, configuration, queues, routes
 from mailtasks.settings import Settings
 
 _lock = threading.RLock()
@@ -51,16 +54,39 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     transport.install(app)
     worker.install(app)
     bootsteps.install(app)
-    tasks.register(app)
-    app.on_after_finalize.connect(_add_queues, weak=False)
+    if app.finalized:
+        _complete(app)
+    else:
+        app.on_after_finalize.connect(_complete, weak=False)
     _installed = app
     return app
 
 
-def _add_queues(sender: Celery, **_: Any) -> None:
-    """Our queues beside the app's own: a worker without `-Q` takes from all."""
-    for queue in queues(installation_of(sender).settings.namespace):
-        sender.amqp.queues.add(queue)
+def _complete(sender: Celery, **_: Any) -> None:
+    """What reads the app's configuration: tasks, which it annotates, and queues and routes beside its own."""
+    tasks.register(sender)
+    try:
+        namespace = installation_of(sender).settings.namespace
+    except SettingsError:
+        return  # said when they are needed: by a worker that starts, by whoever sends
+    for queue in queues(namespace):
+        sender.amqp.queues.select_add(queue)
+    given = sender.conf.task_routes or []
+    own = list(given) if isinstance(given, list | tuple) else [given]
+    sender.conf.update(task_routes=[*own, routes(namespace)])
+
+
+@celeryd_init.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types
+def _refuse_unknown_queues(instance: Any, options: Mapping[str, Any], **_: Any) -> None:
+    """A typo in `-Q`: Celery would show a traceback, or make a queue that nobody fills."""
+    if not isinstance(getattr(instance.app, "mailtasks", None), Installation):
+        return
+    with suppress(SettingsError):  # said by a bootstep
+        namespace = installation_of(instance.app).settings.namespace
+        ours = [queue.name for queue in queues(namespace)]
+        for name in str_to_list(options.get("queues") or []):
+            if name.startswith(f"{namespace}-") and name not in ours:
+                worker.refuse(f"there is no queue {name!r}; expected {', '.join(ours)}")
 
 
 def own_app() -> Celery:
@@ -89,8 +115,8 @@ def _make() -> Celery:
     try:
         settings = Settings.load()
     except SettingsError as error:
-        if Path(sys.argv[0]).name == "celery":
-            sys.exit(f"mailtasks: {error}")  # Celery would show a traceback
+        if "celery" in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name):  # also `python -m celery`
+            worker.refuse(str(error))  # Celery would show a traceback
         raise
     app = Celery("mailtasks", set_as_current=False)
     if find_spec("celeryconfig"):
@@ -101,9 +127,10 @@ def _make() -> Celery:
 
 @after_setup_logger.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types
 def _write_json(logger: Logger, **_: Any) -> None:
-    if _installed is not None and installation_of(_installed).settings.log_format == "json":
-        for handler in logger.handlers:
-            handler.setFormatter(JsonFormatter())
+    with suppress(SettingsError):  # said by a bootstep
+        if _installed is not None and installation_of(_installed).settings.log_format == "json":
+            for handler in logger.handlers:
+                handler.setFormatter(JsonFormatter())
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Log lines: one structured line an attempt, as text or JSON. No bodies or passwords; addresses masked on wish.
+"""Log lines: one structured line an attempt, text or JSON. No bodies or passwords; addresses masked on wish.
 
 The line's fields are in the record as well (`record.mailtasks`), for a handler of one's own.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,6 +16,9 @@ from mailtasks.reply import Outcome
 from mailtasks.state import State
 
 attempts_log = logging.getLogger("mailtasks.attempts")
+
+_ADDRESS: Final = re.compile(r"""[^\s<>()"',:;]+@[^\s<>()"',:;]+""")
+_NEEDS_QUOTES: Final = re.compile(r"""[\s"=\\]""")
 
 _LEVELS: Final[Mapping[State, int]] = {
     State.FAILED: logging.WARNING,
@@ -26,6 +30,11 @@ def mask(address: str) -> str:
     """`ann@example.com` → `a***@example.com`: enough to talk about, not enough to write to."""
     local, at, domain = address.rpartition("@")
     return f"{local[:1]}***{at}{domain}" if at else "***"
+
+
+def _mask_all(text: str) -> str:
+    """Every address in a text: a relay may repeat the sender's, or the recipient's in other letters."""
+    return _ADDRESS.sub(lambda found: mask(found[0]), text)
 
 
 def log_attempt(
@@ -58,7 +67,7 @@ def log_attempt(
         "state": state.value,
         "ms": round(seconds * 1000),
         "attempt": attempt,
-        "reply": reply.replace(recipient, mask(recipient)) if masked else reply,
+        "reply": _mask_all(reply) if masked else reply,
     }
     attempts_log.log(level, "%s", _as_text(fields), extra={"mailtasks": fields})
 
@@ -69,7 +78,7 @@ def _as_text(fields: Mapping[str, Any]) -> str:
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if set(text) & set(' "=\\') else text
+    return json.dumps(text, ensure_ascii=False) if _NEEDS_QUOTES.search(text) else text
 
 
 class JsonFormatter(logging.Formatter):

@@ -47,6 +47,11 @@ def queues(namespace: str = "mailtasks") -> list[Queue]:
     return [Queue(name, exchange, routing_key=name) for name in names]
 
 
+def routes(namespace: str = "mailtasks") -> dict[str, Any]:
+    """Where mail goes that comes by name, with its body in the task; hints know their queue."""
+    return {SEND_MAIL: {"queue": queue_name(Priority.NORMAL, namespace)}}
+
+
 def configuration(settings: Settings) -> dict[str, Any]:
     """The Celery settings that hints need, in a producer and in a worker (see `celeryconfig.py`)."""
     return {
@@ -62,7 +67,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_ignore_result": True,
         "task_send_sent_event": False,
         "task_create_missing_queues": False,  # a typo must not make a queue that nobody reads
-        "task_routes": {SEND_MAIL: {"queue": queue_name(Priority.NORMAL, settings.namespace)}},
+        "task_routes": routes(settings.namespace),
         "task_queues": queues(settings.namespace),
         "task_default_queue": queue_name(Priority.NORMAL, settings.namespace),
         "task_default_exchange": settings.namespace,

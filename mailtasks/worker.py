@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from celery import Celery, bootsteps
 from celery.concurrency import solo, thread
@@ -75,10 +75,15 @@ def refuse_pool(pool: type) -> None:
     if issubclass(pool, POOLS):
         return
     name = pool.__module__.rpartition(".")[2]
-    _say(
+    refuse(
         f"the {name} pool is not supported (connections and leases are shared by threads); "
         "start the worker with -P threads"
     )
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End this process with one sentence and the exit code that keeps a supervisor from trying again."""
+    _say(sentence)
     raise SystemExit(WRONG_USE)
 
 

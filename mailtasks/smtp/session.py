@@ -6,6 +6,7 @@ outcome for each recipient; the one exception is that no usable connection could
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.auth import Credentials
 from mailtasks.smtp.engine import Engine, Event, Failed, Finished, Opening, State
 from mailtasks.smtp.envelope import Envelope
-from mailtasks.smtp.transport import Transport, explain, tls_context
+from mailtasks.smtp.transport import Transport, UnusableCaFile, explain, tls_context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,11 @@ class Timeouts:
 
 
 DEFAULT_TIMEOUTS: Final = Timeouts()
+_HOW_FAILED: Final[dict[type[OSError], How]] = {
+    TimeoutError: How.TIMED_OUT,
+    ssl.SSLCertVerificationError: How.UNSUITABLE,
+    UnusableCaFile: How.UNSUITABLE,
+}
 _GONE: Final = Outcome(Stage.MAIL, How.UNTOUCHED, detail="the connection was closed before")
 _BUSY: Final = frozenset({State.TALKING, State.BODY})
 
@@ -237,7 +243,7 @@ def _dial(relay: Relay, timeouts: Timeouts) -> Transport:
 
 
 def _failed(relay: Relay, stage: Stage, error: OSError) -> ConnectFailed:
-    how = How.TIMED_OUT if isinstance(error, TimeoutError) else How.LOST
+    how = next((how for kind, how in _HOW_FAILED.items() if isinstance(error, kind)), How.LOST)
     return ConnectFailed(relay, Outcome(stage, how, detail=explain(error, relay)))
 
 

@@ -119,7 +119,7 @@ class Road:
         return {**os.environ, **ours, "PYTHONPATH": path}
 
     def start_worker(self, *options: str, threads: int = THREADS, app: str = "mailtasks") -> Child:
-        """Start a worker process, and return when it takes tasks. `-P` (of Python): not this folder's files."""
+        """Start a worker process, and return when it takes tasks. (Python's `-P`: not from this folder.)"""
         log = self.folder / f"worker{len(self.workers)}.log"
         celery = [sys.executable, "-P", "-m", "celery", "-A", app, "worker", "-n", f"w{len(self.workers)}@%h"]
         usual = ["-P", "threads", "-c", str(threads), "-l", "INFO", "--without-mingle", "--without-gossip"]
@@ -181,7 +181,9 @@ def roads() -> Iterator[list[Road]]:
 
 
 @pytest.fixture
-def road(tmp_path: Path, own_redis: LocalRedis, sink: CatchingServer, roads: list[Road]) -> Callable[..., Road]:
+def road(
+    tmp_path: Path, own_redis: LocalRedis, sink: CatchingServer, roads: list[Road]
+) -> Callable[..., Road]:
     """Makes a road to a relay, by default one that runs in this process."""
 
     def make(relay: Relay = sink, **options: object) -> Road:

@@ -33,11 +33,7 @@ def test_five_thousand_over_two_processes(highway: Make) -> None:
     books = road.wait_for_end()
     books.agree()
     assert books.states == {State.SENT: 5000}
-    owners = {
-        recipient.worker
-        for id in road.ids[::50]
-        for recipient in road.mailer.status(id).recipients
-    }
+    owners = {recipient.worker for id in road.ids[::50] for recipient in road.mailer.status(id).recipients}
     assert len(owners) == 2
 
 
@@ -144,5 +140,7 @@ def test_a_relay_that_dies_and_comes_back(highway: Make) -> None:
     books = road.wait_for_end(60)
     books.agree(duplicates=BOUND)
     assert books.states == {State.SENT: 3000}
-    attempts = [recipient.attempts for id in road.ids[::30] for recipient in road.mailer.status(id).recipients]
+    attempts = [
+        recipient.attempts for id in road.ids[::30] for recipient in road.mailer.status(id).recipients
+    ]
     assert max(attempts) <= 2

@@ -1,0 +1,342 @@
+"""Sessions and pools against real servers: aiosmtpd with certificates and logins, smtp-sink, a bad line."""
+
+import os
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import trustme
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
+
+from mailtasks.relay import Relay
+from mailtasks.reply import How, Stage
+from mailtasks.smtp import ConnectFailed, Envelope, Pool, Session, Timeouts
+from mailtasks.testing import program
+from mailtasks.testing.proxy import Proxy
+from mailtasks.testing.scripted import ScriptedRelay
+
+PATIENT = Timeouts(**dict.fromkeys(Timeouts.__dataclass_fields__, 10))
+BODY = b"From: a@example.com\r\nSubject: hi\r\n\r\n.leading dot\r\n.\r\nlast line\r\n"
+
+
+def envelope(number=0, content=BODY, **more):
+    return Envelope("shop@example.com", (f"r{number}@example.com",), content, **more)
+
+
+class Box:
+    """A handler that keeps what it got and refuses some."""
+
+    def __init__(self):
+        self.mail = []
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address.startswith("no"):
+            return "550 5.1.1 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 ok"
+
+    async def handle_DATA(self, server, session, envelope):
+        self.mail.append((envelope.mail_from, tuple(envelope.rcpt_tos), envelope.content))
+        return "250 2.0.0 taken"
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@contextmanager
+def serving(**options):
+    """A real server; yields its port and what it got."""
+    box = Box()
+    controller = Controller(box, hostname="127.0.0.1", port=free_port(), **options)
+    controller.start()
+    try:
+        yield controller.port, box
+    finally:
+        controller.stop()
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def ca(authority, tmp_path_factory):
+    """The file with the certificate to trust."""
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    return str(file)
+
+
+def server_context(authority, *names):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+def authenticate(server, session, envelope, mechanism, data):
+    return AuthResult(success=(data.login, data.password) == (b"ann", b"secret"), handled=False)
+
+
+def connect(url):
+    return Session.connect(Relay.parse(url), timeouts=PATIENT)
+
+
+def sent(session, *envelopes):
+    return [outcome.how for (outcome,) in session.deliver(envelopes)] == [How.ACCEPTED] * len(envelopes)
+
+
+def failure(url):
+    with pytest.raises(ConnectFailed) as raised:
+        connect(url)
+    return raised.value.failure
+
+
+def test_what_arrives_is_what_was_sent():
+    with serving() as (port, box):
+        session = connect(f"smtp://127.0.0.1:{port}")
+        assert sent(session, envelope(1), envelope(2))
+        session.close()
+    assert [content for _, _, content in box.mail] == [BODY, BODY]
+
+
+def test_recipients_have_their_own_results():
+    with serving() as (port, box):
+        session = connect(f"smtp://127.0.0.1:{port}")
+        recipients = ("yes@example.com", "no@example.com")
+        [[yes, no]] = session.deliver([Envelope("", recipients, BODY)])
+        session.close()
+    assert (str(yes), str(no)) == ("dot: 250 2.0.0 taken", "rcpt: 550 5.1.1 no such user")
+    assert box.mail[0][:2] == ("", ("yes@example.com",))
+
+
+def test_starttls_with_a_verified_certificate(authority, ca):
+    with serving(tls_context=server_context(authority, "127.0.0.1"), require_starttls=True) as (port, box):
+        session = connect(f"smtp://127.0.0.1:{port}?tls=required&ca={ca}")
+        assert sent(session, envelope())
+        session.close()
+    assert len(box.mail) == 1
+
+
+def test_implicit_tls(authority, ca):
+    with serving(ssl_context=server_context(authority, "127.0.0.1")) as (port, box):
+        session = connect(f"smtps://127.0.0.1:{port}?ca={ca}")
+        assert sent(session, envelope(1), envelope(2))
+        assert session.alive
+        session.close()
+    assert len(box.mail) == 2
+
+
+def test_a_large_message_passes_through_tls(authority, ca):
+    content = b"x" * 998 + b"\r\n"
+    with serving(ssl_context=server_context(authority, "127.0.0.1"), data_size_limit=None) as (port, box):
+        session = connect(f"smtps://127.0.0.1:{port}?ca={ca}")
+        assert sent(session, envelope(content=content * 8000))
+        session.close()
+    assert box.mail[0][2] == content * 8000
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_login_over_starttls(authority, ca, mechanism):
+    other = {"PLAIN": "LOGIN", "LOGIN": "PLAIN"}[mechanism]
+    options = {
+        "tls_context": server_context(authority, "127.0.0.1"),
+        "authenticator": authenticate,
+        "auth_required": True,
+        "auth_exclude_mechanism": [other],
+    }
+    with serving(**options) as (port, box):
+        session = connect(f"smtp://ann:secret@127.0.0.1:{port}?tls=required&ca={ca}")
+        assert sent(session, envelope())
+        session.close()
+        refused = failure(f"smtp://ann:wrong@127.0.0.1:{port}?tls=required&ca={ca}")
+    assert len(box.mail) == 1
+    assert (refused.stage, refused.how, refused.reply.code) == (Stage.AUTH, How.REFUSED, 535)
+
+
+def test_a_certificate_for_another_name_is_refused(authority, ca):
+    with serving(ssl_context=server_context(authority, "other.example")) as (port, _):
+        wrong = failure(f"smtps://127.0.0.1:{port}?ca={ca}")
+    assert (wrong.stage, wrong.how) == (Stage.TLS, How.UNSUITABLE)
+    assert wrong.detail.startswith(f"the certificate of 127.0.0.1:{port} isn't valid: ")
+    assert "127.0.0.1" in wrong.detail
+
+
+def test_a_certificate_that_nobody_trusts_is_refused_and_nothing_goes_in_plain_text(authority):
+    stranger = trustme.CA()
+    with serving(tls_context=server_context(stranger, "127.0.0.1")) as (port, box):
+        wrong = failure(f"smtp://ann:secret@127.0.0.1:{port}?tls=required")
+    assert (wrong.stage, wrong.how) == (Stage.TLS, How.UNSUITABLE)
+    assert box.mail == []
+
+
+def test_a_ca_file_without_a_certificate_is_told(authority, tmp_path):
+    empty = tmp_path / "ca.pem"
+    empty.write_text("nothing\n")
+    with serving(ssl_context=server_context(authority, "127.0.0.1")) as (port, _):
+        wrong = failure(f"smtps://127.0.0.1:{port}?ca={empty}")
+    assert (wrong.stage, wrong.how) == (Stage.TLS, How.UNSUITABLE)
+    assert wrong.detail.startswith(f"the ca file '{empty}' can't be used (")
+
+
+def test_no_starttls_means_no_mail():
+    with serving() as (port, _):
+        wrong = failure(f"smtp://127.0.0.1:{port}?tls=required")
+    assert str(wrong) == "tls: the relay offers no STARTTLS, and nothing goes in plain text"
+
+
+def test_a_server_that_speaks_no_tls_on_its_tls_port():
+    with ScriptedRelay() as relay:
+        wrong = failure(f"smtps://127.0.0.1:{relay.port}")
+    assert wrong.stage is Stage.TLS
+
+
+def test_plain_text_behind_the_answer_to_starttls_is_an_attack():
+    replies = {"STARTTLS": "220 go\n250-injected\n250 AUTH PLAIN"}
+    with ScriptedRelay(replies, extensions=("STARTTLS",)) as relay:
+        wrong = failure(f"smtp://ann:secret@127.0.0.1:{relay.port}?tls=required")
+    assert (wrong.stage, wrong.how) == (Stage.TLS, How.GARBAGE)
+    assert relay.script.commands[-1] == "STARTTLS"
+
+
+def test_larger_than_size_is_never_begun():
+    with serving(data_size_limit=1000) as (port, box):
+        session = connect(f"smtp://127.0.0.1:{port}")
+        outcomes = session.deliver([envelope(content=b"x" * 2000), envelope()])
+        session.close()
+    assert [each[0].how for each in outcomes] == [How.UNSUITABLE, How.ACCEPTED]
+    assert len(box.mail) == 1
+
+
+def test_smtputf8():
+    with serving(enable_SMTPUTF8=True) as (port, box):
+        session = connect(f"smtp://127.0.0.1:{port}")
+        assert sent(session, Envelope("shop@example.com", ("jörg@example.com",), BODY))
+        session.close()
+    assert box.mail[0][1] == ("jörg@example.com",)
+
+
+# A bad line
+
+
+def test_a_line_that_is_cut_behind_the_dot_leaves_doubt(wait_until):
+    with ScriptedRelay({"DOT": "hang"}) as relay, Proxy("127.0.0.1", relay.port) as proxy:
+        session = connect(f"smtp://127.0.0.1:{proxy.port}")
+        outcomes = []
+        thread = threading.Thread(target=lambda: outcomes.extend(session.deliver([envelope(1), envelope(2)])))
+        thread.start()
+        wait_until(lambda: relay.script.messages)
+        proxy.cut()
+        thread.join(10)
+    assert [(each[0].stage, each[0].how, each[0].dot_begun) for each in outcomes] == [
+        (Stage.DOT, How.LOST, True),
+        (Stage.MAIL, How.UNTOUCHED, False),
+    ]
+
+
+def test_a_line_that_hangs_times_out_and_a_slow_one_does_not():
+    quick = Timeouts(**dict.fromkeys(Timeouts.__dataclass_fields__, 0.3))
+    with ScriptedRelay() as relay, Proxy("127.0.0.1", relay.port, round_trip=0.1) as proxy:
+        session = Session.connect(Relay.parse(f"smtp://127.0.0.1:{proxy.port}"), timeouts=quick)
+        assert sent(session, envelope(1), envelope(2))
+        proxy.hang()
+        [[outcome]] = session.deliver([envelope(3)])
+    assert (outcome.stage, outcome.how) == (Stage.MAIL, How.TIMED_OUT)
+
+
+def test_far_away_a_message_costs_one_round_trip():
+    with ScriptedRelay() as relay, Proxy("127.0.0.1", relay.port, round_trip=0.1) as proxy:
+        session = connect(f"smtp://127.0.0.1:{proxy.port}")
+        start = time.monotonic()
+        assert sent(session, *map(envelope, range(5)))
+        assert 0.55 < time.monotonic() - start < 1.0  # six, where one command at a time takes twenty
+
+
+def test_a_pool_notices_that_its_relay_restarted():
+    with serving() as (port, _):
+        pool = Pool(Relay.parse(f"smtp://127.0.0.1:{port}"), size=2, timeouts=PATIENT)
+        with pool.lend(5) as session:
+            assert sent(session, envelope())
+        again = Controller(box := Box(), hostname="127.0.0.1", port=port)
+    again.start()
+    try:
+        with pool.lend(5) as session:
+            assert sent(session, envelope())
+        pool.close()
+    finally:
+        again.stop()
+    assert len(box.mail) == 1
+    assert pool.stats()["found_dead"] == 1
+
+
+# Postfix's sink
+
+
+@contextmanager
+def smtp_sink(*options):
+    port = free_port()
+    user = ["-u", "nobody"] if os.getuid() == 0 else []
+    with subprocess.Popen([program("smtp-sink"), *user, *options, f"127.0.0.1:{port}", "100"]) as sink:
+        try:
+            yield port
+        finally:
+            sink.terminate()
+
+
+@pytest.mark.needs("smtp-sink")
+@pytest.mark.parametrize("options", [(), ("-p",), ("-e",)], ids=["pipelining", "stepwise", "helo"])
+def test_smtp_sink_takes_all_from_many_threads(options, wait_until):
+    with smtp_sink(*options) as port:
+        wait_until(lambda: listening(port))
+        pool = Pool(Relay.parse(f"smtp://127.0.0.1:{port}"), size=3, max_messages=100, timeouts=PATIENT)
+        taken = []
+
+        def work():
+            for _ in range(10):
+                with pool.lend(10) as session:
+                    taken.append(sent(session, *map(envelope, range(5))))
+
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        stats = pool.stats()
+        pool.close()
+    assert taken == [True] * 60
+    assert (stats["messages"], stats["worn"]) == (300, stats["opened"] - stats["idle"])
+    assert stats["slots"] <= 3
+
+
+@pytest.mark.needs("smtp-sink")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("-f", "rcpt"), "rcpt: 500 5.3.0 Error: command failed"),
+        (("-r", "data"), "data: 450 4.3.0 Error: command failed"),
+        (("-r", "."), "dot: 450 4.3.0 Error: command failed"),
+        (("-Q", "mail"), "mail: 421 4.0.0 Server closing connection"),
+    ],
+)
+def test_smtp_sink_refuses(options, expected, wait_until):
+    with smtp_sink(*options) as port:
+        wait_until(lambda: listening(port))
+        session = connect(f"smtp://127.0.0.1:{port}")
+        [[outcome]] = session.deliver([envelope()])
+        session.close()
+    assert str(outcome).startswith(expected[:9])
+
+
+def listening(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionRefusedError:
+        return False
+    return True
