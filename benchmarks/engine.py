@@ -21,9 +21,9 @@ import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from mailtasks.relay import Relay
@@ -100,13 +100,11 @@ def with_mailtasks(load: Load) -> float:
 
 def in_threads(load: Load, work: Callable[[int], None]) -> float:
     """Mails a second of `work` in as many threads as the load says."""
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(load.threads)]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return load.messages * load.threads / (time.perf_counter() - start)
+    with ThreadPoolExecutor(load.threads) as threads:
+        start = time.perf_counter()
+        for _ in threads.map(work, range(load.threads)):
+            pass  # which raises what a thread raised
+        return load.messages * load.threads / (time.perf_counter() - start)
 
 
 def compare(where: str, load: Load, rounds: int, sink: subprocess.Popen[bytes]) -> Row:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from logging import Logger
 from pathlib import Path
@@ -119,10 +120,17 @@ def _make() -> Celery:
             worker.refuse(str(error))  # Celery would show a traceback
         raise
     app = Celery("mailtasks", set_as_current=False)
-    if find_spec("celeryconfig"):
-        app.config_from_object("celeryconfig")
-    app.add_defaults(configuration(settings) | _WORKER_DEFAULTS)
+    # In one piece, since what Celery calls `add_defaults` is stronger than a configuration.
+    app.config_from_object(configuration(settings) | _WORKER_DEFAULTS | _celeryconfig())
     return install(app)
+
+
+def _celeryconfig() -> dict[str, Any]:
+    """What `celeryconfig.py` says, if it can be imported."""
+    if not find_spec("celeryconfig"):
+        return {}
+    said = vars(import_module("celeryconfig"))
+    return {name: value for name, value in said.items() if not name.startswith("_")}
 
 
 @after_setup_logger.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types

@@ -70,7 +70,8 @@ class Report:
         decision, outcome = settled.decision, settled.outcome
         self.counts[decision.state] += 1
         if decision.state is State.DEFERRED:
-            self.next_attempt = min(decision.delay, self.next_attempt or decision.delay)
+            earlier = decision.delay if self.next_attempt is None else self.next_attempt
+            self.next_attempt = min(decision.delay, earlier)
         if decision.state not in (State.SENT, State.QUEUED):
             code = f" {outcome.reply.code} {outcome.reply.enhanced or ''}".rstrip() if outcome.reply else ""
             self.reason = f"{decision.case} at {outcome.stage}{code}"

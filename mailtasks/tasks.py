@@ -20,6 +20,7 @@ from celery import Celery, Task
 from celery.exceptions import Reject, Retry
 from celery.worker.strategy import default as default_strategy
 
+from mailtasks.address import excerpt
 from mailtasks.delivery import Report
 from mailtasks.errors import MessageError, PermanentFailure, StoreUnavailable
 from mailtasks.installation import installation_of
@@ -141,7 +142,12 @@ class SendMail(PolicyTask):
         return self.AsyncResult(installation_of(self.app).mailer.send(message_from(given)))
 
     def run(self, **given: Any) -> str:
-        """The weaker road: the mail came through Celery. Returns the message's id."""
+        """The weaker road: the mail came through Celery. Returns the message's id.
+
+        An attachment comes with its content: a path would name a file of this machine, and whoever may
+        write to the broker could have it mailed.
+        """
+        _refuse_paths(given.get("attachments", ()))
         send_at = getattr(self.request, SEND_AT, None)
         if send_at:
             given.setdefault("send_at", send_at)
@@ -151,6 +157,15 @@ class SendMail(PolicyTask):
         except StoreUnavailable as error:
             time.sleep(_REJECTED_PAUSE)
             raise Reject(error, requeue=True) from error
+
+
+def _refuse_paths(attachments: Any) -> None:
+    for item in attachments if isinstance(attachments, list | tuple) else [attachments]:
+        if not isinstance(item, Mapping):
+            raise MessageError(
+                f"send_mail: the attachment {excerpt(item)} is a path, and means nothing to the worker; "
+                "give filename and content"
+            )
 
 
 SEND_AT: Final = "mailtasks_send_at"

@@ -90,13 +90,17 @@ def make_reply(code: int, lines: Sequence[bytes]) -> Reply:
 
     The enhanced code (RFC 2034) is dropped where it contradicts the basic one, which wins.
     """
-    texts = [printable(line[4:]) for line in lines]
-    found = _ENHANCED.match(texts[0])
-    if not found:
-        return Reply(code, "\n".join(texts))
-    enhanced = found[1] if found[1][0] == str(code)[0] else None
-    rest = [_ENHANCED.sub("", text, count=1) for text in texts[1:]]
-    return Reply(code, "\n".join([texts[0][found.end() :], *rest]), enhanced)
+    enhanced, text = _without_enhanced(lines[0])
+    for line in lines[1:]:
+        text += "\n" + _without_enhanced(line)[1]
+    return Reply(code, text, enhanced if enhanced and enhanced[0] == str(code)[0] else None)
+
+
+def _without_enhanced(line: bytes) -> tuple[str | None, str]:
+    """A line's enhanced code, if it has one, and the text behind it."""
+    text = printable(line[4:])
+    found = _ENHANCED.match(text)
+    return (found[1], text[found.end() :]) if found else (None, text)
 
 
 def printable(data: bytes) -> str:
@@ -171,7 +175,7 @@ def stuff(content: bytes) -> bytes:
 _CODES: Final = {str(code).encode(): code for code in range(200, 600)}
 _WHOLE: Final = {str(code).encode() + b" ": code for code in range(200, 600)}
 _SEPARATORS: Final = frozenset({b" ", b"-", b"\r", b""})
-_ENHANCED: Final = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|$)")
+_ENHANCED: Final = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|$)")
 
 # RFC 5321 4.1.2, with RFC 6531 3.3's non-ASCII letters; the first is the road nearly every address takes.
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"

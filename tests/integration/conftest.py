@@ -157,7 +157,13 @@ class Road:
 
     def wait_for_end(self, timeout: float = 45) -> Books:
         """Until nothing is on its way; both books then. The law holds, or this fails."""
-        wait_until_within(lambda: not self.unfinished(), timeout, f"the end; {self.mailer.stats().states}")
+        try:
+            wait_until_within(lambda: not self.unfinished(), timeout)
+        except TimeoutError:
+            last = "\n".join(self.said(number)[-2000:] for number in range(len(self.workers)))
+            pytest.fail(
+                f"not all came to an end: {self.mailer.stats().states}; the workers' last words:\n{last}"
+            )
         return self.books()
 
     def books(self) -> Books:

@@ -14,6 +14,7 @@ import kombu
 import pytest
 from celery import Celery
 
+import mailtasks
 from mailtasks.local.redis import LocalRedis
 from mailtasks.message import Message
 from mailtasks.publish import NORMAL_QUEUE
@@ -181,7 +182,7 @@ def refused(tmp_path: Path, redis_url: str, *options: str, app: str = "mailtasks
     environment = {
         **os.environ,
         "MAILTASKS_BROKER_URL": redis_url,
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(mailtasks.__file__).parents[1]), *sys.path]),
         "PYTHONWARNINGS": "ignore",
         **variables,
     }
@@ -195,8 +196,8 @@ def refused(tmp_path: Path, redis_url: str, *options: str, app: str = "mailtasks
     )
     assert ran.returncode == 2
     assert ran.stdout == ""
-    [line] = ran.stderr.splitlines()
-    return line
+    assert len(ran.stderr.splitlines()) == 1, ran.stderr
+    return ran.stderr.rstrip()
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_recipients_have_their_own_results():
         [[yes, no]] = session.deliver([Envelope("", recipients, BODY)])
         session.close()
     assert (str(yes), str(no)) == ("dot: 250 2.0.0 taken", "rcpt: 550 5.1.1 no such user")
-    assert box.mail[0][:2] == ("", ("yes@example.com",))
+    assert box.mail[0][:2] == ("<>", ("yes@example.com",))
 
 
 def test_starttls_with_a_verified_certificate(authority, ca):
@@ -331,7 +331,7 @@ def test_smtp_sink_refuses(options, expected, wait_until):
         session = connect(f"smtp://127.0.0.1:{port}")
         [[outcome]] = session.deliver([envelope()])
         session.close()
-    assert str(outcome).startswith(expected[:9])
+    assert str(outcome) == expected
 
 
 def listening(port):

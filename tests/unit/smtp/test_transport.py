@@ -1,6 +1,7 @@
 import errno
 import socket
 import ssl
+import struct
 import threading
 import time
 
@@ -45,6 +46,19 @@ def test_reading_ends_at_the_deadline(pair):
     transport, _ = pair
     with pytest.raises(TimeoutError):
         transport.receive(time.monotonic() + 0.02)
+
+
+@pytest.mark.parametrize("seconds", [-1, 0, 1e-7, 0.02, 0.99009900, 600, 605.999999 / 1.01])
+def test_the_kernel_is_told_any_limit(pair, seconds):
+    transport, far = pair
+    far.sendall(b"250 ok\r\n")
+    assert transport.receive(time.monotonic() + 5) == b"250 ok\r\n"
+    far.sendall(b"250 ok\r\n")
+    transport._limit_reads(seconds)
+    microseconds = struct.unpack(
+        "@ll", transport._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+    )
+    assert seconds <= microseconds[0] + microseconds[1] / 1e6 <= seconds * 1.02 + 0.01
 
 
 def test_writing_ends_when_nothing_is_taken_and_what_is_unsent_is_known(pair):

@@ -1,0 +1,187 @@
+"""The pump, turn by turn; and a worker's steps, in a worker that runs in this process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+from mailtasks import bootsteps
+from mailtasks import celery as celery_module
+from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Shared, _Pumping
+from mailtasks.celery import install
+from mailtasks.installation import Installation
+from mailtasks.message import Message, Priority
+from mailtasks.publish import configuration
+from mailtasks.settings import Settings
+from mailtasks.state import State
+from mailtasks.testing import CatchingServer, wait_until
+
+
+@pytest.fixture
+def margin() -> float:
+    """Seconds until a lost hint is noticed."""
+    return 0.2
+
+
+@pytest.fixture
+def app(
+    redis_url: str, sink: CatchingServer, monkeypatch: pytest.MonkeyPatch, margin: float
+) -> Iterator[Celery]:
+    monkeypatch.setattr(celery_module, "_installed", None)
+    settings = Settings(
+        broker_url=redis_url,
+        relay=sink.url,
+        default_from="shop@example.com",
+        pump_interval=0.1,
+        hint_margin=margin,
+    )
+    app = Celery("shop", set_as_current=False)
+    app.conf.update(configuration(settings))
+    install(app, settings)
+    yield app
+    app.mailtasks.close()
+    app.close()
+
+
+@pytest.fixture
+def installation(app: Celery) -> Installation:
+    found: Installation = app.mailtasks
+    return found
+
+
+@pytest.fixture
+def pump(installation: Installation) -> _Pumping:
+    return _Pumping(installation, threading.Event())
+
+
+def send(installation: Installation, **more: object) -> str:
+    return installation.mailer.send(Message(to="ann@example.com", text="hi", **more))
+
+
+def hints(installation: Installation) -> list[int]:
+    return [row.hints for row in installation.mailer.queue()]
+
+
+# --- The pump ---------------------------------------------------------------------------------------
+
+
+def test_a_lost_hint_is_published_again(installation: Installation, pump: _Pumping) -> None:
+    send(installation)
+    installation.mailer.redis.delete("mailtasks-2-normal")
+    pump._look()
+    assert hints(installation) == [0, 0, 0]
+    wait_until(lambda: installation.mailer.queue()[1].due)
+    pump._look()
+    assert hints(installation) == [0, 1, 0]
+
+
+def test_while_a_queue_is_long_what_may_wait_in_it_isnt_hinted_again(
+    installation: Installation, pump: _Pumping
+) -> None:
+    for _ in range(BUSY + 1):
+        send(installation)
+    wait_until(lambda: installation.mailer.queue()[1].due == BUSY + 1)
+    pump._look()
+    assert hints(installation) == [0, BUSY + 1, 0]
+    assert installation.mailer.queue()[1].due == 0
+
+
+@pytest.mark.parametrize("margin", [60])
+def test_more_than_one_look_takes_what_is_due_all_the_same(
+    installation: Installation, pump: _Pumping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.mailer.pause("bulk")
+    for _ in range(450):
+        send(installation, priority="bulk")
+    installation.mailer.resume("bulk")
+    monkeypatch.setattr(bootsteps, "BUSY", 10_000)
+    pump._look()
+    assert hints(installation) == [0, 0, 450]
+
+
+def test_the_rates_gate_opens_for_as_many_as_may_go_urgent_first(
+    installation: Installation, pump: _Pumping
+) -> None:
+    for priority in (Priority.BULK, Priority.URGENT, Priority.NORMAL):
+        for _ in range(2):
+            id = send(installation, priority=priority)
+            installation.mailer.ledger.park(id.partition(".")[0], "w")
+    pump._open_rate_gates()
+    assert [row.waiting for row in installation.mailer.queue()] == [{"rate": 2}] * 3
+    installation.limiter.set_rate(3)
+    wait_until(lambda: installation.limiter.available() == 3)
+    pump._open_rate_gates()
+    assert [row.waiting for row in installation.mailer.queue()] == [{}, {"rate": 1}, {"rate": 2}]
+
+
+def test_with_a_rate_it_looks_more_often(installation: Installation) -> None:
+    slow = _Pumping(installation, threading.Event())
+    slow._interval = 5
+    assert slow._pause() == 5
+    installation.limiter.set_rate(1)
+    assert slow._pause() == GATE_INTERVAL
+
+
+def test_whatever_goes_wrong_is_said_once_and_survived(
+    installation: Installation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = threading.Event()
+    pump = _Pumping(installation, stopped)
+    pump._interval = 0.01
+    turns: list[str] = []
+    installation.mailer.redis.connection_pool.connection_kwargs["port"] = 1
+
+    def fail() -> None:
+        turns.append("looked")
+        if len(turns) < 4:
+            installation.mailer.stats()  # Redis is away
+        elif len(turns) < 5:
+            raise RuntimeError("a bug")
+        else:
+            stopped.set()
+
+    installation.mailer.redis.connection_pool.disconnect()
+    monkeypatch.setattr(pump, "_look", fail)
+    pump.run()
+    assert len(turns) == 5
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.getMessage()[:36] for record in warnings] == ["the pump can't look: Redis at 127.0."]
+    assert "the pump stumbled, and goes on" in caplog.text
+    assert "RuntimeError: a bug" in caplog.text
+
+
+# --- The steps --------------------------------------------------------------------------------------
+
+
+def test_a_worker_in_this_process(app: Celery, installation: Installation, sink: CatchingServer) -> None:
+    with start_worker(app, pool="threads", concurrency=3, perform_ping_check=False) as worker:
+        ids = [send(installation) for _ in range(10)]
+        sink.wait_for(10)
+        wait_until(lambda: all(installation.mailer.status(id).state is State.SENT for id in ids))
+        assert (installation.owner, installation.threads) == (worker.hostname, 3)
+        names = {thread.name for thread in threading.enumerate()}
+        assert {"mailtasks-pump", "mailtasks-keeper"} <= names
+    names = {thread.name for thread in threading.enumerate()}
+    assert names & {"mailtasks-pump", "mailtasks-keeper"} == set()
+    wait_until(lambda: not sink.open_connections, what="the connections' end")
+
+
+def test_a_wrong_setting_stops_the_start_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MAILTASKS_LEASE", "soon")
+    app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    app.mailtasks = Installation(app)
+    with pytest.raises(SystemExit) as caught:
+        Shared(SimpleNamespace(app=app))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        "mailtasks: lease (environment MAILTASKS_LEASE): 'soon' is wrong; expected seconds, at least 1, "
+        'as a number or a text such as "90s", "15m", "2h" or "5d"\n'
+    )

@@ -1,0 +1,173 @@
+"""Our own app, and `install` on one that a user has; in this process, without a worker."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+from kombu import Queue
+
+import mailtasks.celery as module
+from mailtasks.celery import current_app, install, own_app, send_mail
+from mailtasks.errors import SettingsError
+from mailtasks.logs import JsonFormatter
+from mailtasks.publish import BULK_QUEUE, DELIVER, NORMAL_QUEUE, SEND_MAIL, URGENT_QUEUE
+from mailtasks.settings import Settings
+
+OURS = [URGENT_QUEUE, NORMAL_QUEUE, BULK_QUEUE]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Each test has a first time, and a folder without a celeryconfig.py."""
+    monkeypatch.setattr(module, "_own", None)
+    monkeypatch.setattr(module, "_installed", None)
+    sys.modules.pop("celeryconfig", None)
+    monkeypatch.setattr(
+        sys, "path", [path for path in sys.path if not (Path(path) / "celeryconfig.py").exists()]
+    )
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("celeryconfig", None)
+
+
+@pytest.fixture
+def app() -> Celery:
+    return Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+
+
+# --- Our own ----------------------------------------------------------------------------------------
+
+
+def test_our_own_app_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILTASKS_BROKER_URL", "redis://127.0.0.1:1/0")
+    app = own_app()
+    assert own_app() is module.app is current_app() is app
+    assert app.conf.broker_url == "redis://127.0.0.1:1/0"
+    assert [app.conf.worker_prefetch_multiplier, app.conf.worker_send_task_events] == [1, True]
+    assert list(app.amqp.queues.consume_from) == OURS
+    assert {DELIVER, SEND_MAIL} <= set(app.tasks)
+
+
+def test_a_celeryconfig_is_stronger_than_our_defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "celeryconfig.py").write_text(
+        "worker_prefetch_multiplier = 3\ntask_annotations = {'mailtasks.deliver': {'max_retries': 2}}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    app = own_app()
+    assert app.conf.worker_prefetch_multiplier == 3
+    assert app.tasks[DELIVER].max_retries == 2
+    assert app.conf.accept_content == ["json"]
+
+
+def test_the_one_that_a_user_may_copy_says_what_is_the_default_anyway(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without = own_app().conf
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    monkeypatch.setattr(module, "_own", None)
+    with_it = own_app()
+    import celeryconfig
+
+    assert Path(celeryconfig.__file__) == Path(__file__).parents[2] / "celeryconfig.py"
+    names = [name for name in vars(celeryconfig) if name.islower() and not name.startswith("_")]
+    assert len(names) > 10
+    for name in set(names) - {"task_annotations", "task_routes", "task_queues"}:
+        assert without[name] == with_it.conf[name], name
+    assert list(with_it.amqp.queues.consume_from) == OURS
+    assert with_it.tasks[DELIVER]._policy() == module.tasks.RetryPolicy()
+
+
+def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MAILTASKS_LEASE", "soon")
+    with pytest.raises(SettingsError, match="lease"):
+        own_app()
+    for command in ("/usr/bin/celery", "/lib/celery/__main__.py"):
+        monkeypatch.setattr(sys, "argv", [command])
+        with pytest.raises(SystemExit) as caught:
+            own_app()
+        assert caught.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("mailtasks: lease (environment MAILTASKS_LEASE): 'soon' is wrong; ")
+
+
+def test_a_name_that_isnt_there() -> None:
+    with pytest.raises(AttributeError, match=r"module 'mailtasks\.celery' has no attribute 'ap'"):
+        module.ap  # noqa: B018
+
+
+# --- A user's ---------------------------------------------------------------------------------------
+
+
+def test_install_reads_nothing_and_finalizes_nothing(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILTASKS_LEASE", "soon")
+    assert install(app) is app is current_app()
+    assert not app.finalized
+    assert not app.configured
+
+
+def test_queues_and_routes_beside_the_apps_own(app: Celery) -> None:
+    install(app)
+    app.conf.task_queues = [Queue("orders"), Queue("shop")]
+    app.conf.task_routes = {"shop.*": {"queue": "orders"}}
+    app.finalize()
+    assert list(app.amqp.queues.consume_from) == ["orders", "shop", *OURS]
+    route = app.amqp.router.route
+    assert route({}, "shop.note")["queue"].name == "orders"
+    assert route({}, SEND_MAIL)["queue"].name == NORMAL_QUEUE
+
+
+def test_an_apps_own_route_for_our_task_is_stronger(app: Celery) -> None:
+    app.conf.task_routes = [{SEND_MAIL: {"queue": BULK_QUEUE}}]
+    app.finalize()
+    install(app)
+    assert app.amqp.router.route({}, SEND_MAIL)["queue"].name == BULK_QUEUE
+
+
+def test_annotations_that_come_after_install_are_obeyed(app: Celery) -> None:
+    install(app)
+    app.config_from_object(SimpleNamespace(CELERY_TASK_ANNOTATIONS={DELIVER: {"max_retries": 2}}),
+                           namespace="CELERY")  # fmt: skip
+    assert app.tasks[DELIVER].max_retries == 2
+
+
+def test_a_namespace_names_the_queues(app: Celery) -> None:
+    install(app, Settings(namespace="shop"))
+    app.finalize()
+    assert set(app.amqp.queues.consume_from) == {"celery", "shop-1-urgent", "shop-2-normal", "shop-3-bulk"}
+
+
+def test_a_wrong_setting_leaves_an_apps_own_tasks_alone(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILTASKS_LEASE", "soon")
+    install(app)
+    app.finalize()
+    assert list(app.amqp.queues.consume_from) == ["celery"]
+    with pytest.raises(SettingsError, match="lease"):
+        send_mail.delay(to="ann@example.com", text="hi")
+
+
+def test_send_mail_is_the_task_of_the_app_that_was_installed_last(app: Celery) -> None:
+    install(app)
+    assert send_mail.app is app
+    other = Celery("other", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    install(other)
+    assert send_mail.app is other
+
+
+# --- Log lines --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_the_workers_log_is_json_on_demand(app: Celery, log_format: str) -> None:
+    install(app, Settings(log_format=log_format))
+    logger = logging.Logger("probe")
+    logger.addHandler(logging.NullHandler())
+    module._write_json(logger)
+    assert isinstance(logger.handlers[0].formatter, JsonFormatter) == (log_format == "json")

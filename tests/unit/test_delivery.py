@@ -1,0 +1,343 @@
+"""Claim, route, talk, settle: one process' delivery against a real Redis and a real relay."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from mailtasks.delivery import Delivery, Limiter, Report
+from mailtasks.errors import StoreUnavailable
+from mailtasks.keeper import Keeper
+from mailtasks.local.redis import free_port
+from mailtasks.mailer import Mailer
+from mailtasks.message import Message
+from mailtasks.policy.backoff import RetryPolicy
+from mailtasks.routing import open_route
+from mailtasks.settings import Settings
+from mailtasks.state import State
+from mailtasks.store.ledger import Refusal
+from mailtasks.testing import CatchingServer, LocalRedis, wait_until
+
+
+class Bench:
+    """A mailer and a delivery that share a ledger."""
+
+    def __init__(self, redis_url: str, relay_url: str, policy: RetryPolicy, **values: Any) -> None:
+        quick = {"redis_timeout": 1, "redis_connect_timeout": 0.5, "default_from": "shop@example.com"}
+        self.settings = Settings(broker_url=redis_url, relay=relay_url, **{**quick, **values})
+        self.mailer = Mailer(self.settings)
+        self.keeper = Keeper(self.mailer.ledger)
+        self.delivery = Delivery(
+            ledger=self.mailer.ledger,
+            events=self.mailer.events,
+            publisher=self.mailer.publisher,
+            route=open_route(self.settings, threads=4),
+            keeper=self.keeper,
+            settings=self.settings,
+            owner="w@here",
+            retry_policy=policy,
+            limiter=Limiter(),
+        )
+
+    def send(self, *to: str, **more: Any) -> str:
+        return self.mailer.send(Message(to=list(to), text="hi", **more))
+
+    def deliver(self, id: str) -> Report:
+        return self.delivery.deliver(id.partition(".")[0])
+
+    def state(self, id: str) -> State:
+        return self.mailer.status(id).state
+
+    def hints(self) -> int:
+        return sum(row.hints for row in self.mailer.queue())
+
+    def close(self) -> None:
+        self.keeper.stop()
+        self.delivery.route.pool.close()
+        self.mailer.close()
+
+
+@pytest.fixture
+def bench(redis_url: str, sink: CatchingServer) -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(redis: str = redis_url, relay: str = sink.url, **values: Any) -> Bench:
+        policy = values.pop("policy", RetryPolicy(retry_jitter=False))
+        made.append(Bench(redis, relay, policy, **values))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+# --- The story --------------------------------------------------------------------------------------
+
+
+def test_each_recipient_is_settled_by_name(bench: Callable[..., Bench], sink: CatchingServer) -> None:
+    one = bench()
+    id = one.send("ann@example.com", "refuse@example.com", "defer@example.com", "bob@example.com")
+    report = one.deliver(id)
+    assert report.counts == {State.SENT: 2, State.FAILED: 1, State.DEFERRED: 1}
+    assert report.ended is Refusal.NOTHING
+    assert report.next_attempt == 60
+    assert str(report) == "2 sent, 1 failed, 1 deferred (recipient_deferred at rcpt 451 4.3.0)"
+    assert sink.messages[0].recipients == ("ann@example.com", "bob@example.com")
+    worker = {recipient.worker for recipient in one.mailer.status(id).recipients}
+    assert worker == {"w@here"}
+
+
+def test_a_batch_goes_window_by_window_over_one_connection(
+    bench: Callable[..., Bench], sink: CatchingServer
+) -> None:
+    one = bench()
+    ids = one.mailer.send_many([Message(to=f"{n}@example.com", text="hi") for n in range(50)])
+    assert one.deliver(ids[0]).counts == {State.SENT: 50}
+    assert [message.recipients[0] for message in sink.messages] == [f"{n}@example.com" for n in range(50)]
+    assert sink.connections == 1
+
+
+def test_what_is_finished_gone_or_taken_is_left_alone(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    id = one.send("ann@example.com")
+    one.deliver(id)
+    assert (one.deliver(id).ended, str(one.deliver(id))) == (Refusal.NOTHING, "nothing sent (nothing)")
+    assert one.deliver("0" * 27).ended is Refusal.GONE
+    other = one.send("bob@example.com")
+    one.mailer.ledger.claim(other.partition(".")[0], "somebody else")
+    assert one.deliver(other).ended is Refusal.TAKEN
+    one.mailer.pause()
+    assert one.deliver(one.send("eve@example.com")).ended is Refusal.PARKED
+
+
+def test_a_slice_ends_and_the_rest_is_hinted(bench: Callable[..., Bench]) -> None:
+    one = bench(slice=0.3)
+    ids = one.mailer.send_many([Message(to=f"slow{n}@example.com", text="hi") for n in range(9)])
+    before = one.hints()
+    assert one.deliver(ids[0]).counts == {State.SENT: 4}
+    assert one.hints() == before + 1
+    assert one.state(ids[5]) is State.QUEUED
+
+
+def test_a_report_holds_nothing_private(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    assert "example" not in str(one.deliver(one.send("refuse@example.com")))
+
+
+# --- The relay --------------------------------------------------------------------------------------
+
+
+def test_one_failed_connection_spares_the_relay_for_a_while(bench: Callable[..., Bench]) -> None:
+    one = bench(relay=f"smtp://127.0.0.1:{free_port()}")
+    first, second = one.send("ann@example.com"), one.send("bob@example.com")
+    assert one.deliver(first).counts == {State.DEFERRED: 1}
+    tries = one.delivery.route.pool.stats()["failed"]
+    assert one.deliver(second).counts == {State.DEFERRED: 1}
+    assert one.delivery.route.pool.stats()["failed"] == tries == 1
+    assert one.mailer.status(second).attempts == 0
+    assert "refused" in one.mailer.status(second).reply
+
+
+def test_what_a_relay_should_be_spared_is_recorded(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    one.deliver(one.send("defer-once@example.com", "ann@example.com", "spam@example.org"))
+    events = {(event.case, event.domain, event.action) for _, event in one.mailer.events.latest()}
+    assert events == {
+        ("policy_deferred", "example.com", "slow down"),
+        ("policy_refused", "example.com", "suspend, alert"),
+        ("policy_refused", "example.org", "suspend, alert"),
+    }
+
+
+def test_lost_after_the_dot_is_doubt_and_before_it_is_none(bench: Callable[..., Bench]) -> None:
+    one = bench(doubt_normal="hold")
+    doubtful = one.send("keep-drop@example.com")
+    assert one.deliver(doubtful).counts == {State.IN_DOUBT: 1}
+    busy = one.send("busy@example.com")
+    assert one.deliver(busy).counts == {State.DEFERRED: 1}
+    assert one.state(doubtful) is State.IN_DOUBT
+
+
+def test_a_message_that_the_relay_cant_take_fails_before_it_is_sent(
+    redis_url: str, bench: Callable[..., Bench]
+) -> None:
+    with CatchingServer(extensions=["PIPELINING", "SIZE 500"]) as small:
+        one = bench(relay=small.url)
+        large = one.send("ann@example.com", headers={"X-Filler": "x" * 600})
+        umlaut = one.send("jürgen@example.com")
+        assert one.deliver(large).counts == one.deliver(umlaut).counts == {State.FAILED: 1}
+        assert "relay takes 500 (SIZE)" in one.mailer.status(large).reply
+        assert "offers no SMTPUTF8" in one.mailer.status(umlaut).reply
+        assert small.messages == []
+
+
+def test_no_starttls_is_no_bounce(bench: Callable[..., Bench], sink: CatchingServer) -> None:
+    """The relay's fault: the mail waits, in no case does it go in plain text."""
+    one = bench(relay=f"{sink.url}?tls=required")
+    id = one.send("ann@example.com")
+    assert one.deliver(id).counts == {State.DEFERRED: 1}
+    assert "offers no STARTTLS" in one.mailer.status(id).reply
+    assert (one.mailer.status(id).attempts, sink.messages) == (0, [])
+
+
+# --- Stopping ---------------------------------------------------------------------------------------
+
+
+def test_while_stopping_no_dot_is_begun(bench: Callable[..., Bench], sink: CatchingServer) -> None:
+    one = bench()
+    id = one.send("ann@example.com", "bob@example.com")
+    one.delivery.stopping.set()
+    assert one.deliver(id).counts == {State.QUEUED: 2}
+    assert one.state(id) is State.QUEUED
+    assert sink.messages == []
+    assert one.hints() == 2
+
+
+def test_stopping_in_the_middle_finishes_the_dot_and_gives_the_rest_back(
+    bench: Callable[..., Bench], sink: CatchingServer
+) -> None:
+    one = bench(window_normal=8)
+    ids = one.mailer.send_many([Message(to=f"slow{n}@example.com", text="hi") for n in range(8)])
+    delivering = threading.Thread(target=one.deliver, args=[ids[0]])
+    delivering.start()
+    sink.wait_for(2)
+    began = time.monotonic()
+    one.delivery.stopping.set()
+    delivering.join(10)
+    assert time.monotonic() - began < 2
+    states = [one.state(id) for id in ids]
+    assert set(states) == {State.SENT, State.QUEUED}
+    assert states.count(State.SENT) == len(sink.messages) < 8
+
+
+# --- Redis ------------------------------------------------------------------------------------------
+
+
+def test_without_redis_nothing_is_claimed(bench: Callable[..., Bench]) -> None:
+    one = bench(redis=f"redis://127.0.0.1:{free_port()}/0")
+    with pytest.raises(StoreUnavailable):
+        one.delivery.deliver("0" * 27)
+
+
+@contextmanager
+def delivering(one: Bench, id: str, sink: CatchingServer) -> Iterator[list[Report]]:
+    """Until the relay has the mail of a slow recipient, and is about to say so; then to the end."""
+    reports: list[Report] = []
+    thread = threading.Thread(target=lambda: reports.append(one.deliver(id)))
+    thread.start()
+    wait_until(lambda: sink.open_connections)
+    wait_until(lambda: one.state(id) is State.SENDING)
+    yield reports
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_what_was_sent_is_recorded_when_redis_is_back(
+    bench: Callable[..., Bench], own_redis: LocalRedis, sink: CatchingServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = bench(redis=own_redis.url)
+    id = one.send("slow@example.com")
+    with delivering(one, id, sink) as reports:
+        own_redis.kill()
+        wait_until(lambda: "what became of a window can't be recorded yet" in caplog.text)
+        own_redis.start()
+    assert reports[0].counts == {State.SENT: 1}
+    assert one.state(id) is State.SENT
+    assert one.mailer.stats().tallies["doubts"] == 0
+
+
+def test_a_stopping_process_gives_up_recording_some_day(
+    bench: Callable[..., Bench],
+    own_redis: LocalRedis,
+    sink: CatchingServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mailtasks.delivery._RECORD_WHILE_STOPPING", 0.2)
+    one = bench(redis=own_redis.url)
+    id = one.send("slow@example.com")
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            one.deliver(id)
+        except StoreUnavailable as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: one.state(id) is State.SENDING)
+    own_redis.kill()
+    one.delivery.stopping.set()
+    thread.join(15)
+    assert len(errors) == 1
+    [critical] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert critical.getMessage().startswith("what became of a window could not be recorded: Redis at")
+
+
+def test_a_redis_that_is_full_still_takes_results(
+    bench: Callable[..., Bench], own_redis: LocalRedis, sink: CatchingServer
+) -> None:
+    one = bench(redis=own_redis.url)
+    id = one.send("slow@example.com")
+    with own_redis.client() as client, delivering(one, id, sink) as reports:
+        client.config_set("maxmemory", 1)
+    assert reports[0].counts == {State.SENT: 1}
+    assert one.state(id) is State.SENT
+
+
+def test_a_lost_lease_leaves_the_unsent_to_others(bench: Callable[..., Bench], sink: CatchingServer) -> None:
+    """Late evidence settles what was sent; what wasn't begun is the new owner's."""
+    one = bench(window_normal=1)
+    ids = one.mailer.send_many([Message(to=f"slow{n}@example.com", text="hi") for n in range(3)])
+    with delivering(one, ids[0], sink) as reports:
+        one.mailer.redis.hset(one.mailer.ledger.keys.batch(ids[0].partition(".")[0])[0], "t", "another's")
+    assert reports[0].ended is Refusal.LOST
+    assert len(sink.messages) == 1
+
+
+# --- Rate -------------------------------------------------------------------------------------------
+
+
+def test_over_the_rate_is_parked_and_holds_nothing(bench: Callable[..., Bench], sink: CatchingServer) -> None:
+    one = bench()
+    one.delivery.limiter.set_rate(0.01)
+    first, second = one.send("ann@example.com"), one.send("bob@example.com")
+    assert one.deliver(first).counts == {State.SENT: 1}
+    assert one.deliver(second).counts == {}
+    assert one.mailer.queue()[1].waiting == {"rate": 1}
+    assert one.mailer.cancel(second) == 1
+
+
+def test_a_batch_larger_than_the_rate_goes_in_parts(
+    bench: Callable[..., Bench], sink: CatchingServer
+) -> None:
+    one = bench()
+    one.delivery.limiter.set_rate(2)
+    ids = one.mailer.send_many([Message(to=f"{n}@example.com", text="hi") for n in range(9)])
+    one.deliver(ids[0])
+    assert len(sink.messages) == 1
+    wait_until(lambda: one.delivery.limiter.available() == 2)
+    one.deliver(ids[0])
+    assert len(sink.messages) == 3
+    assert one.mailer.queue()[1].waiting == {"rate": 1}
+
+
+def test_tokens_that_nothing_was_sent_for_come_back(bench: Callable[..., Bench]) -> None:
+    limiter = bench().delivery.limiter
+    limiter.set_rate(1000)
+    assert limiter.available() == 1
+    assert limiter.take(5) == 1
+    limiter.give_back(1)
+    assert limiter.available() >= 1
+    limiter.set_rate(1000)
+    assert limiter.available() >= 1
+    limiter.set_rate(None)
+    assert (limiter.available(), limiter.take(7)) == (None, 7)
+    limiter.give_back(7)

@@ -1,0 +1,70 @@
+"""What `import mailtasks` costs and starts: nothing; and the module's own functions."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+import mailtasks
+from mailtasks.errors import SettingsError
+from mailtasks.testing import wait_until
+
+FRAMEWORKS = {
+    *("celery", "kombu", "redis", "django", "flask", "rich", "click", "flower", "tornado", "jinja2"),
+    *("asyncio", "ssl", "multiprocessing"),
+}
+
+PROBE = """
+import sys, threading
+import mailtasks
+mailtasks.Message(to="ann@example.com", text="hi")
+print(*{name.partition(".")[0] for name in sys.modules}, *(t.name for t in threading.enumerate()))
+"""
+
+
+def test_importing_it_starts_nothing_and_imports_no_framework() -> None:
+    ran = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert "mailtasks" in loaded
+    assert loaded & FRAMEWORKS == set()
+    assert ran.stderr == ""
+
+
+def test_every_public_name_is_there() -> None:
+    for name in mailtasks.__all__:
+        assert getattr(mailtasks, name) is not None
+    with pytest.raises(AttributeError, match="module 'mailtasks' has no attribute 'sendd'"):
+        mailtasks.sendd  # noqa: B018
+
+
+@pytest.fixture
+def default(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default mailer that this test alone sees."""
+    monkeypatch.setenv("MAILTASKS_BROKER_URL", redis_url)
+    monkeypatch.setenv("MAILTASKS_DEFAULT_FROM", "shop@example.com")
+    monkeypatch.setattr(mailtasks, "_default", None)
+
+
+@pytest.mark.usefixtures("default")
+def test_the_modules_functions_use_one_default_mailer() -> None:
+    message = mailtasks.Message(to="ann@example.com", text="hi")
+    id = mailtasks.send(message)
+    other = asyncio.run(mailtasks.asend(message))
+    more = mailtasks.send_many([message, message])
+    assert mailtasks.default_mailer().stats().accepted == 4 == len({id, other, *more})
+    assert mailtasks.status(id).state is mailtasks.State.QUEUED
+    assert mailtasks.cancel(id) == 1
+    assert mailtasks.retry(id).retried == 1
+    assert mailtasks.send(message, id=id) == id
+    assert wait_until(lambda: mailtasks.status(id).state is mailtasks.State.QUEUED)
+    mailtasks.default_mailer().close()
+
+
+def test_a_wrong_setting_is_said_at_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILTASKS_LEASE", "soon")
+    monkeypatch.setattr(mailtasks, "_default", None)
+    with pytest.raises(SettingsError, match=r"^lease \(environment MAILTASKS_LEASE\): 'soon' is wrong; "):
+        mailtasks.send(mailtasks.Message(to="ann@example.com", text="hi"))

@@ -1,0 +1,122 @@
+"""Hints: where they go, what they hold, and that a failure fails nobody."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery.exceptions import QueueNotFound
+
+from mailtasks.local.redis import free_port
+from mailtasks.message import PRIORITIES, Priority
+from mailtasks.publish import (
+    BULK_QUEUE,
+    NORMAL_QUEUE,
+    URGENT_QUEUE,
+    Publisher,
+    configuration,
+    producing_app,
+    queue_name,
+    queues,
+)
+from mailtasks.settings import Settings
+from mailtasks.testing import LocalRedis
+
+BATCH = "0" * 27
+
+
+@pytest.fixture
+def publisher(redis_url: str) -> Iterator[Publisher]:
+    publisher = Publisher(lambda: producing_app(Settings(broker_url=redis_url)))
+    yield publisher
+    publisher.app.close()
+
+
+def waiting(server: LocalRedis, queue: str) -> list[dict[str, Any]]:
+    with server.client() as client:
+        return [json.loads(task) for task in client.lrange(queue, 0, -1)]
+
+
+def test_queue_names_sort_in_the_order_of_urgency() -> None:
+    names = [queue_name(priority) for priority in PRIORITIES]
+    assert names == sorted(names) == [URGENT_QUEUE, NORMAL_QUEUE, BULK_QUEUE]
+    assert [queue.name for queue in queues("shop")] == ["shop-1-urgent", "shop-2-normal", "shop-3-bulk"]
+
+
+def test_a_hint_holds_an_id_and_nothing_of_the_mail(publisher: Publisher, redis_server: LocalRedis) -> None:
+    assert publisher.hint([(BATCH, Priority.URGENT)])
+    [task] = waiting(redis_server, URGENT_QUEUE)
+    assert json.loads(base64.b64decode(task["body"]))[:2] == [[BATCH], {}]
+    headers = task["headers"]
+    assert (headers["task"], headers["id"]) == ("mailtasks.deliver", f"{BATCH}.0")
+    assert (headers["argsrepr"], headers["kwargsrepr"]) == (f"('{BATCH}',)", "{'priority': 'urgent'}")
+    assert (headers["ignore_result"], headers["eta"], task["content-type"]) == (
+        True,
+        None,
+        "application/json",
+    )
+
+
+def test_many_at_once_and_how_many_wait(publisher: Publisher) -> None:
+    assert [publisher.waiting(priority) for priority in PRIORITIES] == [0, 0, 0]
+    hints = [(f"{n:027}", PRIORITIES[n % 3]) for n in range(1500)]
+    assert publisher.hint(iter(hints))
+    assert [publisher.waiting(priority) for priority in PRIORITIES] == [500, 500, 500]
+    assert publisher.hint([])
+
+
+def test_a_broker_that_is_away_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    publisher = Publisher(producing_app(Settings(broker_url=f"redis://127.0.0.1:{port}/0")))
+    with caplog.at_level(logging.WARNING):
+        assert not publisher.hint([(BATCH, Priority.BULK), (BATCH, Priority.BULK)])
+    assert caplog.messages[-1].startswith("2 hints could not be published (")
+    assert caplog.messages[-1].endswith("); the pump will find their mail")
+
+
+def test_an_app_is_made_once_and_never_becomes_the_current_one(redis_url: str) -> None:
+    from celery import current_app
+
+    made = []
+
+    def make() -> Any:
+        made.append(producing_app(Settings(broker_url=redis_url)))
+        return made[-1]
+
+    publisher = Publisher(make)
+    assert made == []
+    assert publisher.app is publisher.app is made[0]
+    assert current_app._get_current_object() is not made[0]
+
+
+def test_a_typo_in_a_queue_name(publisher: Publisher) -> None:
+    with pytest.raises(QueueNotFound) as caught:
+        publisher.app.send_task("mailtasks.send_mail", queue="mailtasks-1-urgnt")
+    assert caught.value.args == ("Queue 'mailtasks-1-urgnt' missing from task_queues",)
+
+
+def test_mail_by_name_goes_to_the_normal_queue(publisher: Publisher, redis_server: LocalRedis) -> None:
+    publisher.app.send_task("mailtasks.send_mail", kwargs={"to": "ann@example.com"})
+    assert len(waiting(redis_server, NORMAL_QUEUE)) == 1
+
+
+def test_only_json() -> None:
+    configured = configuration(Settings())
+    assert (configured["task_serializer"], configured["accept_content"]) == ("json", ["json"])
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://host/0", None),
+        ("rediss://host/0", {"ssl_cert_reqs": ssl.CERT_REQUIRED}),
+        ("rediss://host/0?ssl_cert_reqs=none", None),
+    ],
+)
+def test_the_brokers_certificate_is_verified(url: str, expected: object) -> None:
+    assert configuration(Settings(broker_url=url))["broker_use_ssl"] == expected

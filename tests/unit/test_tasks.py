@@ -1,0 +1,303 @@
+"""The two tasks: what `send_mail` takes, and what `deliver` tells Celery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import Reject, Retry
+
+import mailtasks
+from mailtasks import celery as celery_module
+from mailtasks import tasks
+from mailtasks.celery import install
+from mailtasks.errors import (
+    AttachmentError,
+    IdempotencyConflict,
+    MailtasksError,
+    MessageError,
+    PermanentFailure,
+    SettingsError,
+    StoreUnavailable,
+    TemporaryFailure,
+)
+from mailtasks.local.redis import free_port
+from mailtasks.mailer import Mailer
+from mailtasks.message import Attachment
+from mailtasks.policy.backoff import RetryPolicy
+from mailtasks.publish import DELIVER, SEND_MAIL, configuration
+from mailtasks.settings import Settings
+from mailtasks.state import State
+from mailtasks.testing import CatchingServer
+
+Make = Callable[..., Celery]
+ANN = {"to": "ann@example.com", "subject": "hello", "text": "hi"}
+
+
+@pytest.fixture
+def make(redis_url: str, sink: CatchingServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes an installed app; the module's `send_mail` is the last one's."""
+    monkeypatch.setattr(celery_module, "_installed", None)
+    made: list[Celery] = []
+
+    def make(broker: str = redis_url, **config: Any) -> Celery:
+        settings = Settings(
+            broker_url=broker, relay=sink.url, default_from="shop@example.com", redis_connect_timeout=0.3
+        )
+        app = Celery("shop", set_as_current=False)
+        app.conf.update(configuration(settings) | config)
+        made.append(install(app, settings))
+        return app
+
+    yield make
+    for app in made:
+        app.mailtasks.close()
+        app.close()
+
+
+@pytest.fixture
+def app(make: Make) -> Celery:
+    return make()
+
+
+def mailer(app: Celery) -> Mailer:
+    found: Mailer = app.mailtasks.mailer
+    return found
+
+
+def deliver(app: Celery, id: str) -> str:
+    said: str = app.tasks[DELIVER](id.partition(".")[0])
+    return said
+
+
+# --- send_mail, accepted by the caller --------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("app")
+def test_delay_accepts_now_and_its_result_is_the_messages(app: Celery) -> None:
+    result = mailtasks.send_mail.delay(**ANN, priority="urgent")
+    status = mailer(app).status(result.id)
+    assert (status.state, status.subject, status.priority) == (State.QUEUED, "hello", "urgent")
+    assert [row.hints for row in mailer(app).queue()] == [1, 0, 0]
+
+
+def about(moment: datetime) -> Any:
+    return pytest.approx(moment.timestamp(), abs=5)
+
+
+def test_countdown_and_eta_become_send_at(app: Celery) -> None:
+    task, now = app.tasks[SEND_MAIL], datetime.now(UTC)
+    later = mailer(app).status(task.apply_async(kwargs=ANN, countdown=600).id)
+    assert later.send_at.timestamp() == about(now + timedelta(seconds=600))
+    at = now + timedelta(days=7)
+    assert mailer(app).status(task.apply_async(kwargs=ANN, eta=at).id).send_at.timestamp() == about(at)
+    assert [row.hints for row in mailer(app).queue()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("as_moment", [False, True])
+def test_expires_counts_from_when_it_may_be_sent(app: Celery, as_moment: bool) -> None:
+    now = datetime.now(UTC)
+    expires = now + timedelta(seconds=660) if as_moment else 60
+    task = app.tasks[SEND_MAIL]
+    status = mailer(app).status(task.apply_async(kwargs=ANN, countdown=600, expires=expires).id)
+    assert status.expires_at.timestamp() == about(now + timedelta(seconds=660))
+
+
+def test_task_id_is_the_idempotency_key(app: Celery) -> None:
+    task = app.tasks[SEND_MAIL]
+    first = task.apply_async(kwargs=ANN, task_id="order-7")
+    assert task.apply_async(kwargs=ANN, task_id="order-7").id == first.id
+    with pytest.raises(IdempotencyConflict):
+        task.apply_async(kwargs={**ANN, "text": "other"}, task_id="order-7")
+    assert mailer(app).stats().accepted == 1
+
+
+def test_an_own_idempotency_key_is_stronger(app: Celery) -> None:
+    task = app.tasks[SEND_MAIL]
+    keyed = {**ANN, "idempotency_key": "k"}
+    assert task.apply_async(kwargs=keyed, task_id="1").id == task.apply_async(kwargs=keyed, task_id="2").id
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"to": []}, "a message needs at least one recipient: give one in to, cc or bcc"),
+        (
+            {**ANN, "send_at": "soon"},
+            "send_at 'soon' is no time; expected ISO 8601 with an offset",
+        ),
+        (
+            {**ANN, "sbject": "x"},
+            "send_mail: Message.__init__() got an unexpected keyword argument 'sbject'; "
+            "the arguments are the fields of mailtasks.Message",
+        ),
+        ({**ANN, "priority": "asap"}, "the priority 'asap' is unknown: use one of urgent, normal, bulk"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_input_is_said_to_the_caller(app: Celery, given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(MessageError) as caught:
+        app.tasks[SEND_MAIL].delay(**given)
+    assert str(caught.value) == sentence
+    assert mailer(app).stats().accepted == 0
+
+
+def test_no_positional_arguments(app: Celery) -> None:
+    with pytest.raises(MessageError) as caught:
+        app.tasks[SEND_MAIL].delay("ann@example.com")
+    assert str(caught.value) == "send_mail takes keyword arguments only: to=…, subject=…, text=…"
+
+
+def test_redis_away_is_said_to_the_caller(make: Make) -> None:
+    app = make(f"redis://127.0.0.1:{free_port()}/0")
+    with pytest.raises(StoreUnavailable, match="nothing was accepted"):
+        app.tasks[SEND_MAIL].delay(**ANN)
+
+
+def test_what_json_leaves_of_a_message_is_understood() -> None:
+    made = tasks.message_from(
+        {
+            **ANN,
+            "send_at": "2030-01-02T03:04:05+01:00",
+            "attachments": [{"filename": "a.txt", "content": b"a"}, Attachment(filename="b", content=b"b")],
+        }
+    )
+    assert made.send_at == datetime(2030, 1, 2, 2, 4, 5, tzinfo=UTC)
+    assert [attachment.filename for attachment in made.attachments] == ["a.txt", "b"]
+    with pytest.raises(AttachmentError, match=r"gone\.pdf"):
+        tasks.message_from({**ANN, "attachments": ["/nowhere/gone.pdf"]})
+
+
+# --- send_mail, run by a worker ---------------------------------------------------------------------
+
+
+def test_run_by_a_worker_it_accepts_once(app: Celery) -> None:
+    task = app.tasks[SEND_MAIL]
+    ids = {task.apply(kwargs=ANN, task_id="order-7").get() for _ in range(2)}
+    assert len(ids) == 1
+    assert mailer(app).stats().accepted == 1
+
+
+def test_a_worker_mails_no_file_of_its_own(app: Celery) -> None:
+    for paths in (["/etc/passwd"], "/etc/passwd", [{"filename": "a", "content": b"a"}, "/etc/passwd"]):
+        with pytest.raises(MessageError) as caught:
+            app.tasks[SEND_MAIL].run(**ANN, attachments=paths)
+        assert str(caught.value) == (
+            "send_mail: the attachment '/etc/passwd' is a path, and means nothing to the worker; "
+            "give filename and content"
+        )
+    attached = {**ANN, "attachments": [{"filename": "a.txt", "content": b"a"}]}
+    assert app.tasks[SEND_MAIL].apply(kwargs=attached, task_id="order-8").get()
+
+
+def test_redis_away_while_a_worker_accepts_puts_the_task_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "_REJECTED_PAUSE", 0)
+    app = make(f"redis://127.0.0.1:{free_port()}/0")
+    with pytest.raises(Reject) as caught:
+        app.tasks[SEND_MAIL].run(**ANN, idempotency_key="k")
+    assert caught.value.requeue
+
+
+# --- deliver ----------------------------------------------------------------------------------------
+
+
+def test_delivered(app: Celery, sink: CatchingServer) -> None:
+    id = app.tasks[SEND_MAIL].delay(**ANN).id
+    assert deliver(app, id) == "1 sent"
+    assert deliver(app, id) == "nothing sent (nothing)"
+    assert sink.messages[0].recipients == ("ann@example.com",)
+
+
+def test_deferred_is_a_retry_to_celery_and_nothing_is_published(app: Celery) -> None:
+    id = app.tasks[SEND_MAIL].delay(to="defer@example.com", text="hi").id
+    hints = mailer(app).queue()[1].hints
+    with pytest.raises(Retry) as caught:
+        deliver(app, id)
+    assert caught.value.message == "1 deferred (recipient_deferred at rcpt 451 4.3.0)"
+    assert 0 <= caught.value.when <= 60
+    assert mailer(app).queue()[1].hints == hints
+
+
+def test_refused_for_good_is_a_failure_to_celery(app: Celery) -> None:
+    id = app.tasks[SEND_MAIL].delay(to="refuse@example.com", text="hi").id
+    with pytest.raises(PermanentFailure) as caught:
+        deliver(app, id)
+    assert str(caught.value) == "1 failed (recipient_unknown at rcpt 550 5.1.1)"
+
+
+def test_some_refused_is_no_failure(app: Celery) -> None:
+    id = app.tasks[SEND_MAIL].delay(to=["ann@example.com", "refuse@example.com"], text="hi").id
+    assert deliver(app, id) == "1 sent, 1 failed (recipient_unknown at rcpt 550 5.1.1)"
+
+
+# --- task_annotations -------------------------------------------------------------------------------
+
+
+def policy(app: Celery) -> RetryPolicy:
+    found: RetryPolicy = app.tasks[DELIVER]._policy()
+    return found
+
+
+def test_without_annotations_the_defaults_are_ours(app: Celery) -> None:
+    assert policy(app) == RetryPolicy()
+    assert app.tasks[DELIVER]._rate() is None
+
+
+def test_celerys_names_are_read_from_either_task(make: Make) -> None:
+    retries = {"max_retries": 5, "retry_backoff": True, "retry_backoff_max": 60, "retry_jitter": False}
+    retries |= {"autoretry_for": [MailtasksError], "default_retry_delay": 7}
+    expected = RetryPolicy(
+        autoretry_for=(MailtasksError,),
+        max_retries=5,
+        retry_backoff=True,
+        retry_backoff_max=60,
+        retry_jitter=False,
+        default_retry_delay=7,
+    )
+    for name in (SEND_MAIL, DELIVER):
+        assert policy(make(task_annotations={name: retries})) == expected
+
+
+def test_a_none_in_annotations_is_a_value(make: Make) -> None:
+    assert policy(make(task_annotations={DELIVER: {"max_retries": None}})).max_retries is None
+
+
+def test_deliver_is_stronger_than_send_mail_and_star_holds_for_both(make: Make) -> None:
+    annotations = {SEND_MAIL: {"max_retries": 1, "rate_limit": "1/s"}, DELIVER: {"max_retries": 2}}
+    app = make(task_annotations=annotations)
+    assert policy(app).max_retries == 2
+    assert app.tasks[DELIVER]._rate() == 1
+    assert policy(make(task_annotations={"*": {"max_retries": 9}})).max_retries == 9
+
+
+def test_apps_dont_share_annotations(make: Make) -> None:
+    strict = make(task_annotations={SEND_MAIL: {"max_retries": 0}})
+    assert (policy(strict).max_retries, policy(make()).max_retries) == (0, None)
+
+
+@pytest.mark.parametrize("name", [SEND_MAIL, DELIVER])
+def test_a_rate_reaches_the_limiter(make: Make, name: str) -> None:
+    app = make(task_annotations={name: {"rate_limit": "100/m"}})
+    assert deliver(app, "0" * 27) == "nothing sent (gone)"
+    assert app.mailtasks.limiter.available() == 1
+    app.tasks[DELIVER].rate_limit = "0"  # `celery control rate_limit mailtasks.deliver 0`, at run time
+    deliver(app, "0" * 27)
+    assert app.mailtasks.limiter.available() is None
+
+
+def test_a_rate_that_is_none(make: Make) -> None:
+    app = make(task_annotations={SEND_MAIL: {"rate_limit": "fast"}})
+    with pytest.raises(SettingsError) as caught:
+        deliver(app, "0" * 27)
+    assert str(caught.value) == (
+        'rate_limit \'fast\' is no rate; expected a text such as "10/s", "100/m" or "500/h"'
+    )
+
+
+def test_only_temporary_failures_are_retried_by_default() -> None:
+    assert tasks.PolicyTask.autoretry_for == (TemporaryFailure,)
