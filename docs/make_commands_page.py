@@ -30,7 +30,8 @@ sentence on standard error. Exit codes:
 | code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault |
+| 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault, the \
+idempotency key was used for other content, `retry` left something alone |
 | 2 | wrong use: an argument, a setting or a message that can't be right; nothing was done |
 
 Options before the command:

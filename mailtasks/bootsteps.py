@@ -1,4 +1,4 @@
-"""What a worker runs beside its tasks: the pump, and the opening and closing of what tasks share."""
+"""What a worker runs beside its tasks: the pump, and the end of what its threads share."""
 
 from __future__ import annotations
 
@@ -7,48 +7,30 @@ import threading
 from typing import Any, Final
 
 from celery import Celery, bootsteps
+from celery.signals import worker_shutdown
 
 from mailtasks.errors import SettingsError, StoreError
-from mailtasks.installation import Installation, installation_of
+from mailtasks.guard import refuse
+from mailtasks.installation import Installation, installation_of, is_installed
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.store.ledger import LOOK_AT_MOST
-from mailtasks.worker import refuse
+from mailtasks.tasks import rate_of, retry_policy_of
 
 log = logging.getLogger(__name__)
 
 BUSY: Final = 100
 """Hints in a queue, above which one may merely be waiting there and isn't published again."""
 
+OPENED_AT_MOST: Final = 1000
+"""Batches that one look lets through a gate where no rate holds any more."""
+
 GATE_INTERVAL: Final = 0.25  # seconds between looks at the rate's gate, so that a second's tokens come evenly
+_STOP_TIMEOUT: Final = 20.0  # seconds; a pump that waits for a Redis that hangs is left behind
 
 
 def install(app: Celery) -> None:
-    """Add the steps to the workers of `app`."""
-    app.steps["worker"].add(Shared)
+    """Add the pump to the workers of `app`."""
     app.steps["worker"].add(Pump)
-
-
-class Shared(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-    """What the threads share: closed when the last of them has ended, since the pool is stopped before."""
-
-    def __init__(self, parent: Any, **options: Any) -> None:
-        try:
-            installation_of(parent.app).settings  # noqa: B018  (a wrong setting stops the start)
-        except SettingsError as error:
-            refuse(str(error))
-        super().__init__(parent, **options)
-
-    def start(self, parent: Any) -> None:
-        """Tell the installation who and how many we are."""
-        installation = installation_of(parent.app)
-        installation.owner = parent.hostname
-        installation.threads = max(1, int(parent.concurrency or 1))
-
-    def stop(self, parent: Any) -> None:
-        """QUIT, and no more renewing."""
-        installation_of(parent.app).close()
-
-    terminate = stop
 
 
 class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
@@ -57,30 +39,46 @@ class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no ty
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012  (Celery's own way to say it)
 
     def __init__(self, parent: Any, **options: Any) -> None:
+        try:
+            installation_of(parent.app).settings  # noqa: B018  (a wrong setting stops the start)
+            rate_of(parent.app)
+            retry_policy_of(parent.app)
+        except SettingsError as error:
+            refuse(str(error))
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:
-        """Start the pump's thread."""
-        pump = _Pumping(installation_of(parent.app), self._stopped)
+        """Tell the installation who and how many we are, and start the pump's thread."""
+        installation = installation_of(parent.app)
+        installation.begin(owner=parent.hostname, threads=max(1, int(parent.concurrency or 1)))
+        pump = _Pumping(installation, self._stopped)
         self._thread = threading.Thread(target=pump.run, name="mailtasks-pump", daemon=True)
         self._thread.start()
 
     def stop(self, parent: Any) -> None:
-        """The worker is shutting down: begin no more dots, look no more."""
+        """The worker is shutting down, its threads are still at work: begin no more dots, look no more."""
         installation_of(parent.app).begin_stopping()
         self._stopped.set()
         if self._thread:
-            self._thread.join()
+            self._thread.join(_STOP_TIMEOUT)
 
     terminate = stop
+
+
+@worker_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types
+def _close(sender: Any, **_: Any) -> None:
+    """The last thread has ended: QUIT to the relay, and no more renewing."""
+    if is_installed(sender.app):
+        installation_of(sender.app).close()
 
 
 class _Pumping:
     """The pump's loop."""
 
     def __init__(self, installation: Installation, stopped: threading.Event) -> None:
+        self._app = installation.app
         self._publisher = installation.publisher
         self._ledger = installation.mailer.ledger
         self._limiter = installation.limiter
@@ -117,11 +115,17 @@ class _Pumping:
         return self._publisher.waiting(priority) > BUSY
 
     def _open_rate_gates(self) -> None:
-        """As many batches as there are messages allowed now, the most urgent first."""
+        """As many batches as there are messages allowed now, the most urgent first.
+
+        The rate is read here, too: what waits behind the gate has no task that could.
+        """
+        self._limiter.set_rate(rate_of(self._app))
         allowed = self._limiter.available()
-        for priority in PRIORITIES if allowed else ():
-            if allowed:
-                allowed -= self._ledger.open("rate", priority, allowed)
+        for priority in PRIORITIES:
+            room = OPENED_AT_MOST if allowed is None else allowed
+            if room:
+                opened = self._ledger.open("rate", priority, room)
+                allowed = None if allowed is None else allowed - opened
 
     def _say_away(self, error: Exception) -> None:
         if not self._away:

@@ -20,7 +20,7 @@ from celery.local import Proxy
 from celery.signals import after_setup_logger, celeryd_init
 from celery.utils.text import str_to_list
 
-from mailtasks import bootsteps, tasks, transport, worker
+from mailtasks import bootsteps, guard, tasks, transport
 from mailtasks.errors import SettingsError
 from mailtasks.installation import Installation, installation_of
 from mailtasks.logs import JsonFormatter
@@ -53,7 +53,7 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     global _installed
     app.mailtasks = Installation(app, settings)
     transport.install(app)
-    worker.install(app)
+    guard.install(app)
     bootsteps.install(app)
     if app.finalized:
         _complete(app)
@@ -72,6 +72,12 @@ def _complete(sender: Celery, **_: Any) -> None:
         return  # said when they are needed: by a worker that starts, by whoever sends
     for queue in queues(namespace):
         sender.amqp.queues.select_add(queue)
+    # A broker that hangs must not hold up `send()` or a worker's thread for ever.
+    sender.conf.broker_transport_options = {
+        "socket_timeout": installation_of(sender).settings.redis_timeout,
+        "socket_connect_timeout": installation_of(sender).settings.redis_connect_timeout,
+        **(sender.conf.broker_transport_options or {}),
+    }
     given = sender.conf.task_routes or []
     own = list(given) if isinstance(given, list | tuple) else [given]
     sender.conf.update(task_routes=[*own, routes(namespace)])
@@ -87,7 +93,7 @@ def _refuse_unknown_queues(instance: Any, options: Mapping[str, Any], **_: Any) 
         ours = [queue.name for queue in queues(namespace)]
         for name in str_to_list(options.get("queues") or []):
             if name.startswith(f"{namespace}-") and name not in ours:
-                worker.refuse(f"there is no queue {name!r}; expected {', '.join(ours)}")
+                guard.refuse(f"there is no queue {name!r}; expected {', '.join(ours)}")
 
 
 def own_app() -> Celery:
@@ -117,7 +123,7 @@ def _make() -> Celery:
         settings = Settings.load()
     except SettingsError as error:
         if "celery" in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name):  # also `python -m celery`
-            worker.refuse(str(error))  # Celery would show a traceback
+            guard.refuse(str(error))  # Celery would show a traceback
         raise
     app = Celery("mailtasks", set_as_current=False)
     # In one piece, since what Celery calls `add_defaults` is stronger than a configuration.

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
-from typing import Final, TypeVar
+from typing import Final
 
-from mailtasks.errors import PoolTimeout, RelayError, StoreUnavailable
+from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailable
 from mailtasks.event import RelayEvent
 from mailtasks.keeper import Keeper
 from mailtasks.logs import log_attempt
@@ -43,17 +43,13 @@ from mailtasks.store.ledger import Claim, ClaimedMessage, ClaimedRecipient, Ledg
 
 log = logging.getLogger(__name__)
 
-RATE_GATE: Final = "rate"
-"""The gate behind which waits what this worker's rate doesn't allow yet."""
-
+_BEFORE_MAIL: Final = frozenset({Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.TLS, Stage.AUTH})
 _RECORD_AGAIN_AFTER: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # seconds; the last one again and again
-_RECORD_WHILE_STOPPING: Final = 10.0  # seconds for which a stopping process goes on trying to record
+_RECORD_IN_VAIN: Final = 10.0  # seconds of trying, if the process stops or Redis answers what it should not
 _WORDS_KEPT: Final = (
     300  # characters of a reply; a relay may say kilobytes, and each failed recipient keeps it
 )
 _WAIT_FOR_CONNECTION: Final = 10.0  # seconds; then the window is given back
-
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
@@ -120,6 +116,7 @@ class Delivery:
     Args:
         owner: this worker's name, as `status` and doubt show it.
         retry_policy, limiter: what `task_annotations` say; see `mailtasks.tasks`.
+        stopping: set when no dot may be begun any more.
     """
 
     def __init__(
@@ -134,6 +131,7 @@ class Delivery:
         owner: str,
         retry_policy: RetryPolicy,
         limiter: Limiter,
+        stopping: threading.Event | None = None,
     ) -> None:
         self.ledger = ledger
         self.events = events
@@ -144,7 +142,7 @@ class Delivery:
         self.owner = owner
         self.retry_policy = retry_policy
         self.limiter = limiter
-        self.stopping = threading.Event()
+        self.stopping = stopping or threading.Event()
         self._largest_window = max(ledger.limits.windows.values())
 
     def deliver(self, batch: str) -> Report:
@@ -158,7 +156,11 @@ class Delivery:
         if not allowed:
             report.ended = self.ledger.park(batch, self.owner).why
             return report
-        claim = self.ledger.claim(batch, self.owner, most=allowed)
+        try:
+            claim = self.ledger.claim(batch, self.owner, most=allowed)
+        except StoreError:
+            self.limiter.give_back(allowed)
+            raise
         if isinstance(claim, Released):
             self.limiter.give_back(allowed)
             report.ended = claim.why
@@ -172,20 +174,20 @@ class Delivery:
         ends = time.monotonic() + self.settings.slice
         while True:
             self.limiter.give_back(allowed - len(claim.window))
-            results = self._send_window(claim, report)
-            if self.stopping.is_set() or claim.lost or time.monotonic() > ends:
-                return self._release(claim, results)
-            allowed = self.limiter.take(self._largest_window)
-            if not allowed:
-                return self._release(claim, results, rated=True)
-            released = self._record(partial(self.ledger.step, claim, self.owner, results, most=allowed))
+            settled = self._send_window(claim, report)
+            results = [each.result(self.route.relay) for each in settled]
+            over = self.stopping.is_set() or claim.lost or time.monotonic() > ends
+            allowed = 0 if over else self.limiter.take(self._largest_window)
+            move: Callable[[], Released | None]
+            if allowed:
+                move = partial(self.ledger.step, claim, self.owner, results, most=allowed)
+            else:
+                move = partial(self.ledger.release, claim, self.owner, results, rated=not over)
+            released = self._record(move)
+            self._record_events(settled)
             if released:
                 self.limiter.give_back(allowed)
                 return self._hint_again(claim, released)
-
-    def _release(self, claim: Claim, results: Sequence[Result], *, rated: bool = False) -> Released:
-        released = self._record(partial(self.ledger.release, claim, self.owner, results, rated=rated))
-        return self._hint_again(claim, released)
 
     def _hint_again(self, claim: Claim, released: Released) -> Released:
         if released.evidence:
@@ -196,16 +198,15 @@ class Delivery:
             self.publisher.hint([(claim.batch, released.priority)])
         return released
 
-    def _record(self, move: Callable[[], _Answer]) -> _Answer:
-        """Make a move in the ledger, again and again while Redis is away: what was sent must be known."""
-        waits = chain(_RECORD_AGAIN_AFTER, repeat(_RECORD_AGAIN_AFTER[-1]))
+    def _record(self, move: Callable[[], Released | None]) -> Released | None:
+        """Make a move in the ledger, again and again while Redis can't: what was sent must be known."""
         give_up: float | None = None
-        for wait in waits:
+        for wait in chain(_RECORD_AGAIN_AFTER, repeat(_RECORD_AGAIN_AFTER[-1])):
             try:
                 return move()
-            except StoreUnavailable as error:
-                if self.stopping.is_set():
-                    give_up = give_up or time.monotonic() + _RECORD_WHILE_STOPPING
+            except StoreError as error:
+                if self.stopping.is_set() or not isinstance(error, StoreUnavailable):
+                    give_up = give_up or time.monotonic() + _RECORD_IN_VAIN
                     if time.monotonic() > give_up:
                         log.critical("what became of a window could not be recorded: %s", error)
                         raise
@@ -215,19 +216,19 @@ class Delivery:
 
     # Talk
 
-    def _send_window(self, claim: Claim, report: Report) -> list[Result]:
+    def _send_window(self, claim: Claim, report: Report) -> list[_Settled]:
         began = time.monotonic()
         outcomes = self._talk(claim)
         seconds = time.monotonic() - began
+        self.limiter.give_back(sum(_is_unused(of_message) for of_message in outcomes))
         settled = [
-            _Settled(message, recipient, outcome, self._decide(outcome, recipient))
+            _Settled(message, recipient, outcome, self._decide(outcome, recipient), seconds)
             for message, of_message in zip(claim.window, outcomes, strict=True)
             for recipient, outcome in zip(message.recipients, of_message, strict=True)
         ]
         for each in settled:
-            self._tell(each, seconds, report)
-        self._record_events(settled)
-        return [each.result(self.route.relay, seconds) for each in settled]
+            self._tell(each, report)
+        return settled
 
     def _talk(self, claim: Claim) -> list[tuple[Outcome, ...]]:
         """What became of each recipient of the window, whatever happened to the relay."""
@@ -251,7 +252,7 @@ class Delivery:
 
     # Tell
 
-    def _tell(self, settled: _Settled, seconds: float, report: Report) -> None:
+    def _tell(self, settled: _Settled, report: Report) -> None:
         decision = settled.decision
         report.note(settled)
         if decision.state is not State.QUEUED:
@@ -261,7 +262,7 @@ class Delivery:
                 relay=self.route.relay,
                 outcome=settled.outcome,
                 state=decision.state,
-                seconds=seconds,
+                seconds=settled.seconds,
                 attempt=settled.recipient.attempts + decision.counted,
                 masked=self.settings.mask_addresses,
             )
@@ -283,7 +284,7 @@ class Delivery:
         if events:
             try:
                 self.events.record(list(events))
-            except StoreUnavailable as error:
+            except StoreError as error:
                 log.warning("%d relay events were not recorded: %s", len(events), error)
 
 
@@ -295,13 +296,14 @@ class _Settled:
     recipient: ClaimedRecipient
     outcome: Outcome
     decision: Decision
+    seconds: float  # the window's, in which it was one of a few
 
     @property
     def words(self) -> str:
         """The relay's words, or what happened instead; at most what is worth keeping."""
         return (str(self.outcome.reply) if self.outcome.reply else str(self.outcome))[:_WORDS_KEPT]
 
-    def result(self, relay: str, seconds: float) -> Result:
+    def result(self, relay: str) -> Result:
         """What the ledger is told."""
         return Result(
             index=self.recipient.index,
@@ -310,7 +312,7 @@ class _Settled:
             counted=self.decision.counted,
             reply=self.words,
             relay=relay,
-            took=seconds,
+            took=self.seconds,
         )
 
 
@@ -324,6 +326,11 @@ def _envelopes(claim: Claim) -> list[Envelope]:
         )
         for message in claim.window
     ]
+
+
+def _is_unused(outcomes: Sequence[Outcome]) -> bool:
+    """Whether a message never got as far as a relay that would count it."""
+    return all(outcome.how is How.UNTOUCHED or outcome.stage in _BEFORE_MAIL for outcome in outcomes)
 
 
 def _all_alike(claim: Claim, outcome: Outcome) -> list[tuple[Outcome, ...]]:

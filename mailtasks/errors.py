@@ -57,15 +57,19 @@ class IdempotencyConflict(MailtasksError):
     """The idempotency key was used before, for other content.
 
     Attributes:
+        key: None if it is an id that was given again with other content.
         id: the message that holds the key.
+        ids: of all messages of the call, if it got that far: the others are accepted under theirs.
     """
 
-    def __init__(self, key: str, id: str) -> None:
+    def __init__(self, key: str | None, id: str, ids: Sequence[str] = ()) -> None:
         self.key = key
         self.id = id
+        self.ids = tuple(ids)
+        what = "the id" if key is None else f"idempotency key {key!r}"
         super().__init__(
-            f"idempotency key {key!r} was used before with other content, by message {id}; "
-            "use another key for another mail"
+            f"{what} was used before with other content, by message {id}; "
+            f"use another {'id' if key is None else 'key'} for another mail"
         )
 
 
@@ -93,8 +97,8 @@ class StoreUnavailable(StoreError, ConnectionError):
 
     Attributes:
         ids: the messages whose acceptance is not known, because the connection broke or timed
-            out after the request was written. Trying again *with the same message objects or
-            idempotency keys* is safe; `status(id)` tells whether Redis took one.
+            out after the request was written. Trying again with these ids (`send(message, id=…)`), or
+            with idempotency keys, is safe; `status(id)` tells whether Redis took one.
     """
 
     def __init__(self, message: str, ids: Sequence[str] = ()) -> None:

@@ -33,6 +33,7 @@ class Installation:
         self.limiter = Limiter()
         self.owner = socket.gethostname()
         self.threads = 1
+        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._delivery: Delivery | None = None
         self._keeper: Keeper | None = None
@@ -58,8 +59,13 @@ class Installation:
         """Accepts through this app."""
         return Mailer(self.settings, publisher=self.publisher)
 
+    def begin(self, *, owner: str, threads: int) -> None:
+        """A worker starts: its name, as `status` and doubt show it, and how many threads it has."""
+        self.owner, self.threads = owner, threads
+        self._stopping.clear()
+
     def delivery(self, retry_policy: RetryPolicy) -> Delivery:
-        """What this process delivers with, opened by the first task."""
+        """What this process delivers with, opened by the first task. The policy is that task's."""
         with self._lock:
             if self._delivery is None:
                 self._route = open_route(self.settings, self.threads)
@@ -74,14 +80,14 @@ class Installation:
                     owner=self.owner,
                     retry_policy=retry_policy,
                     limiter=self.limiter,
+                    stopping=self._stopping,
                 )
+            self._delivery.retry_policy = retry_policy
             return self._delivery
 
     def begin_stopping(self) -> None:
         """No dot is begun any more; what is claimed and not begun is given back."""
-        with self._lock:
-            if self._delivery:
-                self._delivery.stopping.set()
+        self._stopping.set()
 
     def close(self) -> None:
         """After the last task: end the keeper, say QUIT to the relay. A later task opens all anew."""
@@ -94,15 +100,20 @@ class Installation:
             route.pool.close()
 
 
+def is_installed(app: Any) -> bool:
+    """Whether `install` was called for an app."""
+    return isinstance(getattr(app, "mailtasks", None), Installation)
+
+
 def installation_of(app: Any) -> Installation:
     """What `install` hung on an app.
 
     Raises:
         SettingsError: the app was not installed.
     """
-    found = getattr(app, "mailtasks", None)
-    if not isinstance(found, Installation):
+    if not is_installed(app):
         raise SettingsError(
             f"the Celery app {app!r} doesn't know mailtasks; call mailtasks.celery.install(app)"
         )
-    return found
+    installation: Installation = app.mailtasks
+    return installation

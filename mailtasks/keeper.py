@@ -10,11 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from mailtasks.errors import StoreError
 from mailtasks.store.ledger import Claim, Ledger
 
 log = logging.getLogger(__name__)
+
+_STOP_TIMEOUT: Final = 20.0  # seconds; a keeper that waits for a Redis that hangs is left behind
 
 
 class Keeper:
@@ -63,8 +66,11 @@ class Keeper:
         """End the thread; claims that are still held run out by themselves."""
         self._stopped.set()
         if self._thread:
-            self._thread.join()
+            self._thread.join(_STOP_TIMEOUT)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._ledger.limits.lease / 4):
-            self.renew()
+            try:
+                self.renew()
+            except Exception:  # a thread that dies lets every lease lapse; whatever it is, it is logged
+                log.exception("the keeper stumbled, and goes on")

@@ -7,15 +7,13 @@ mail is the ledger's: whatever dies afterwards, it ends in one final state or is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from hashlib import blake2b
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-from mailtasks import address
-from mailtasks.compose.mime import compose
+from mailtasks import address, packing
 from mailtasks.errors import (
     IdempotencyConflict,
     MessageError,
@@ -24,6 +22,8 @@ from mailtasks.errors import (
     UnknownMessage,
 )
 from mailtasks.message import PRIORITIES, Message
+from mailtasks.packing import Packed
+from mailtasks.policy.verdict import HARD_BOUNCES
 from mailtasks.publish import Publisher, producing_app
 from mailtasks.settings import Settings
 from mailtasks.state import State
@@ -31,18 +31,13 @@ from mailtasks.status import MessageStatus, QueueStatus, RetryReport, Stats
 from mailtasks.store.books import Books, Snapshot
 from mailtasks.store.connection import connect
 from mailtasks.store.events import Events
-from mailtasks.store.keys import LISTED_STATES, Keys, batch_id_for_key, new_batch_id, split_id
+from mailtasks.store.keys import LISTED_STATES, Keys, split_id
 from mailtasks.store.ledger import Acceptance, Ledger, Limits
-from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
 
-_MESSAGES_A_BATCH: Final = 100  # of send_many: few tasks, yet a batch is spread over workers soon enough
-_BYTES_A_BATCH: Final = 1_000_000  # bodies; Redis moves them in one piece
 _BATCHES_A_CALL: Final = 100  # accepted in one round trip
 
 RETRYABLE: Final = (State.FAILED, State.EXPIRED, State.CANCELLED, State.SUPPRESSED, State.DEFERRED)
-"""The states that `retry` acts upon; doubt is settled by a person who has looked."""
-
-HARD_BOUNCE_CODES: Final = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10")
+"""The states that `retry` acts upon; by force and id also doubt, when a person has looked."""
 
 
 def limits_from(settings: Settings) -> Limits:
@@ -50,20 +45,11 @@ def limits_from(settings: Settings) -> Limits:
     return Limits(
         lease=settings.lease,
         margin=settings.hint_margin,
+        pace=settings.pump_interval,
         retention=settings.retention,
         windows={priority.value: settings.window(priority) for priority in PRIORITIES},
         doubt={priority.value: settings.doubt(priority) for priority in PRIORITIES},
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Composed:
-    """A message that has its place and its bytes; nothing of it is accepted yet."""
-
-    message: Message
-    record: MessageRecord
-    recipients: tuple[str, ...]
-    body: bytes
 
 
 class Mailer:
@@ -137,60 +123,28 @@ class Mailer:
             As `send`. If Redis goes away in the middle, the error's `ids` are those of all messages.
         """
         wanted = list(messages)
-        places = list(ids) if ids else _places(wanted)
-        if len(places) != len(wanted):
-            raise MessageError(f"{len(places)} ids for {len(wanted)} messages; give one for each, in order")
-        composed = [self._compose(message, id) for message, id in zip(wanted, places, strict=True)]
-        batches = [
-            (_batch(batch, [composed[i] for i in positions], self.settings.max_age), wanted[positions[0]])
-            for batch, positions in _by_batch(places).items()
-        ]
-        for start in range(0, len(batches), _BATCHES_A_CALL):
+        ids = list(ids) if ids else packing.places(wanted)
+        packed = packing.pack(wanted, ids, self.settings)
+        conflicts: list[Packed] = []
+        for start in range(0, len(packed), _BATCHES_A_CALL):
             try:
-                self._accept(batches[start : start + _BATCHES_A_CALL])
+                conflicts += self._accept(packed[start : start + _BATCHES_A_CALL])
             except StoreUnavailable as error:
                 may_be_in = bool(error.ids) or start > 0
-                raise StoreUnavailable(str(error), places if may_be_in else ()) from error
-        return places
+                raise StoreUnavailable(str(error), ids if may_be_in else ()) from error
+        for conflict in conflicts:
+            raise IdempotencyConflict(conflict.key, f"{conflict.batch.id}.0", ids)
+        return ids
 
-    def _compose(self, message: Message, id: str) -> _Composed:
-        sender = message.sender or self.settings.default_from
-        if not sender:
-            raise MessageError(
-                "the message has no sender and no default is set; give `sender` or set MAILTASKS_DEFAULT_FROM"
-            )
-        parsed = address.parse(sender)
-        message_id = f"<{id}@{parsed.domain}>"
-        composed = compose(
-            message,
-            sender=sender,
-            message_id=message_id,
-            date=datetime.now(UTC),
-            size_limit=self.settings.size_limit,
-        )
-        recipients = message.recipients
-        record = MessageRecord(
-            message_id=message_id,
-            sender=parsed.address if message.envelope_sender is None else message.envelope_sender,
-            recipients=len(recipients),
-            subject=message.subject,
-            size=len(composed.content),
-            smtputf8=composed.smtputf8,
-            tags=message.tags,
-            metadata=dict(message.metadata),
-        )
-        return _Composed(message, record, recipients, composed.content)
-
-    def _accept(self, batches: Sequence[tuple[NewBatch, Message]]) -> None:
-        answers = self.ledger.accept([batch for batch, _ in batches])
-        hints = [
-            (batch.id, batch.priority) for (batch, _), (_, hint) in zip(batches, answers, strict=True) if hint
+    def _accept(self, packed: Sequence[Packed]) -> list[Packed]:
+        """Accept and hint batches; returns those whose id is held by other content."""
+        answers = self.ledger.accept([one.batch for one in packed])
+        wanting = [one.batch for one, (_, wants_hint) in zip(packed, answers, strict=True) if wants_hint]
+        if wanting:
+            self.publisher.hint((batch.id, batch.priority) for batch in wanting)
+        return [
+            one for one, (accepted, _) in zip(packed, answers, strict=True) if accepted is Acceptance.CONFLICT
         ]
-        if hints:
-            self.publisher.hint(hints)
-        for (batch, message), (acceptance, _) in zip(batches, answers, strict=True):
-            if acceptance is Acceptance.CONFLICT:
-                raise IdempotencyConflict(message.idempotency_key or batch.id, f"{batch.id}.0")
 
     # Ask
 
@@ -212,9 +166,12 @@ class Mailer:
 
     def failed(self) -> Iterator[MessageStatus]:
         """Every message of which a recipient failed, expired or is in doubt; the latest batches first."""
-        for state in LISTED_STATES:
-            for snapshot in self.books.listed(state):
-                yield from (message for message in snapshot.messages() if message.state is state)
+        listings = [self.books.listed(state) for state in LISTED_STATES]
+        told: set[str] = set()
+        for snapshot in heapq.merge(*listings, key=_last_tried, reverse=True):
+            if snapshot.id not in told:
+                told.add(snapshot.id)
+                yield from filter(_is_listed, snapshot.messages())
 
     def stats(self) -> Stats:
         """Counts by state, rates and response times."""
@@ -251,18 +208,25 @@ class Mailer:
     ) -> RetryReport:
         """Queue recipients again that failed, expired, were cancelled or wait to be retried.
 
+        Attempts and maximum age begin anew, the age for the whole batch; one that was set aside comes back.
+
         Args:
             ids: messages; if there are none, all failed and expired ones that `reason` and `code` fit.
             reason: words that the last reply must hold, in any case.
             code: what a basic or enhanced code must begin with: "550", "5.7.", "4".
-            force: also those whose address was refused for good.
+            force: also those whose address was refused for good and, by id, those in doubt, which may
+                so get a second mail.
             dry_run: count only.
 
         Raises:
             UnknownMessage: there is none with one of the ids; nothing was retried.
+            MessageError: neither ids nor a reason nor a code, which would be everything.
         """
+        if not (ids or reason or code):
+            raise MessageError("retry what? Give ids, a reason or a code")
+        states = {*RETRYABLE, *([State.IN_DOUBT] if force else []), *([] if dry_run else [State.QUEUED])}
         report, hints = RetryReport(), []
-        for snapshot, indices in self._wanted(ids):
+        for snapshot, indices in self._wanted(ids, states):
             chosen = {
                 index: snapshot.states[index] for index in indices if _fits(snapshot, index, reason, code)
             }
@@ -280,11 +244,11 @@ class Mailer:
             self.publisher.hint(hints)
         return report
 
-    def _wanted(self, ids: Sequence[str]) -> list[tuple[Snapshot, Sequence[int]]]:
+    def _wanted(self, ids: Sequence[str], states: Set[State]) -> list[tuple[Snapshot, Sequence[int]]]:
         if ids:
             found = [(id, *self._snapshot(id)) for id in ids]
             return [
-                (snapshot, [i for i in _indices(snapshot, index, id) if snapshot.states[i] in RETRYABLE])
+                (snapshot, [i for i in _indices(snapshot, index, id) if snapshot.states[i] in states])
                 for id, snapshot, index in found
             ]
         over = (State.FAILED, State.EXPIRED)
@@ -335,51 +299,12 @@ class Mailer:
         return snapshot, index
 
 
-def _places(messages: Sequence[Message]) -> list[str]:
-    """An id for each message: those alike in priority and times share batches, a keyed one has its own."""
-    places: list[str] = []
-    open_batches: dict[object, tuple[str, int, int, int]] = {}  # id, messages, recipients, bytes
-    for message in messages:
-        if message.idempotency_key is not None:
-            places.append(f"{batch_id_for_key(message.idempotency_key)}.0")
-            continue
-        alike = (message.priority, message.send_at, message.expires_after)
-        id, count, recipients, size = open_batches.get(alike) or (new_batch_id(), 0, 0, 0)
-        weight = _weight(message)
-        if count and (count == _MESSAGES_A_BATCH or size + weight > _BYTES_A_BATCH):
-            id, count, recipients, size = new_batch_id(), 0, 0, 0
-        places.append(f"{id}.{recipients}")
-        open_batches[alike] = (id, count + 1, recipients + len(message.recipients), size + weight)
-    return places
+def _last_tried(snapshot: Snapshot) -> int:
+    return max((tries.at for tries in snapshot.tries.values()), default=0)
 
 
-def _weight(message: Message) -> int:
-    """About how many bytes its body will have."""
-    attached = sum(len(attachment.content) for attachment in message.attachments)
-    return len(message.text or "") + len(message.html or "") + attached * 4 // 3
-
-
-def _by_batch(ids: Sequence[str]) -> dict[str, list[int]]:
-    """The positions of the messages of each batch, in the order of their indices."""
-    batches: dict[str, list[int]] = {}
-    for position, id in enumerate(ids):
-        batches.setdefault(split_id(id)[0], []).append(position)
-    return batches
-
-
-def _batch(id: str, composed: Sequence[_Composed], max_age: float) -> NewBatch:
-    first = composed[0].message
-    fingerprints = [one.message.fingerprint() for one in composed]
-    return NewBatch(
-        id=id,
-        priority=first.priority,
-        record=BatchRecord(messages=tuple(one.record for one in composed)),
-        recipients=tuple(recipient for one in composed for recipient in one.recipients),
-        bodies=tuple(one.body for one in composed),
-        fingerprint=blake2b("".join(fingerprints).encode(), digest_size=16).hexdigest(),
-        lifetime=first.expires_after.total_seconds() if first.expires_after else max_age,
-        send_at=first.send_at.timestamp() if first.send_at else 0.0,
-    )
+def _is_listed(message: MessageStatus) -> bool:
+    return any(recipient.state in LISTED_STATES for recipient in message.recipients)
 
 
 def _indices(snapshot: Snapshot, index: int, id: str) -> range:
@@ -399,7 +324,7 @@ def _fits(snapshot: Snapshot, index: int, reason: str | None, code: str | None) 
 
 def _is_hard_bounce(snapshot: Snapshot, index: int) -> bool:
     reply = snapshot.tries[index].reply if index in snapshot.tries else ""
-    return any(word in HARD_BOUNCE_CODES for word in reply.split(maxsplit=3)[:3])
+    return any(word in HARD_BOUNCES for word in reply.split(maxsplit=3)[:3])
 
 
 def _steerable(what: str) -> str:

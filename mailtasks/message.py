@@ -382,7 +382,7 @@ def _idempotency_key(given: str | None) -> str | None:
     if not 1 <= len(_check_text("idempotency_key", given)) <= MAX_KEY_LENGTH:
         raise MessageError(
             f"the idempotency_key {excerpt(given)} has {len(given)} characters: "
-            f"give 1 to {MAX_KEY_LENGTH}, or None for no key"
+            f"give 1 to {MAX_KEY_LENGTH}, or leave it out"
         )
     return given
 

@@ -13,10 +13,13 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from amqp.exceptions import ChannelError
 from celery import Celery
 from kombu import Exchange, Queue
 
+from mailtasks.errors import StoreUnavailable
 from mailtasks.message import PRIORITIES, Priority
+from mailtasks.relay import mask_url
 from mailtasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,7 @@ SEND_MAIL: Final = "mailtasks.send_mail"
 """The task that users call."""
 
 _HINTS_AT_ONCE: Final = 500  # published in one round trip
+_POOL_TIMEOUT: Final = 5.0  # seconds to wait for a producer that other threads have
 
 
 def queue_name(priority: Priority, namespace: str = "mailtasks") -> str:
@@ -129,7 +133,10 @@ class Publisher:
         """
         pending = list(batches)
         try:
-            with self.app.producer_pool.acquire(block=True) as producer, producer.batch(_HINTS_AT_ONCE):
+            with (
+                self.app.producer_pool.acquire(block=True, timeout=_POOL_TIMEOUT) as producer,
+                producer.batch(_HINTS_AT_ONCE),
+            ):
                 for batch, priority in pending:
                     self._publish(producer, batch, priority)
         except (
@@ -161,12 +168,20 @@ class Publisher:
         """How many hints wait in a priority's queue.
 
         Raises:
-            kombu.exceptions.OperationalError: the broker can't be asked.
+            StoreUnavailable: the broker can't be asked.
         """
-        with self.app.connection_or_acquire() as connection, connection.channel() as channel:
-            try:
-                return int(
-                    channel.queue_declare(queue=self._queues[priority].name, passive=True).message_count
-                )
-            except connection.channel_errors:
-                return 0  # no such queue: to Redis, an empty list is none
+        try:
+            with self.app.connection_or_acquire() as connection, connection.channel() as channel:
+                return _length(channel, self._queues[priority].name)
+        except Exception as error:  # whatever a transport raises, down to stumbling over a lost connection
+            broker = mask_url(str(self.app.conf.broker_url))
+            raise StoreUnavailable(
+                f"the broker {broker} can't be asked ({error}); is it running and reachable?"
+            ) from error
+
+
+def _length(channel: Any, queue: str) -> int:
+    try:
+        return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except ChannelError:
+        return 0  # no such queue: to Redis, an empty list is none

@@ -10,6 +10,7 @@ those of `mailtasks.send_mail`, else our defaults, which sit on the task class.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from celery import Celery, Task
 from celery.exceptions import Reject, Retry
+from celery.worker.request import Request
 from celery.worker.strategy import default as default_strategy
 
 from mailtasks.address import excerpt
@@ -29,6 +31,8 @@ from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.rate import parse_rate
 from mailtasks.publish import DELIVER, SEND_MAIL
 from mailtasks.state import State
+
+log = logging.getLogger(__name__)
 
 _DEFAULTS: Final = RetryPolicy()
 _REJECTED_PAUSE: Final = 1.0  # seconds before mail that Redis couldn't accept goes back to its queue
@@ -50,10 +54,22 @@ class PolicyTask(Task):  # type: ignore[misc]  # Celery ships no types
     _orig_run = None
 
 
+class HintRequest(Request):  # type: ignore[misc]  # Celery ships no types
+    """A hint as a worker receives it: it can't be revoked, for its batch may hold others' mail as well.
+
+    `cancel` is what stops a mail; a hint that is dropped would only come again.
+    """
+
+    def revoked(self) -> bool:
+        """Never."""
+        return False
+
+
 class Deliver(PolicyTask):
     """Deliver one batch. Early acknowledged: a lost hint is published again by the pump."""
 
     name = DELIVER
+    Request = "mailtasks.tasks:HintRequest"
     acks_late = False
     throws = (PermanentFailure,)  # shown as FAILURE, and logged without a traceback
 
@@ -62,24 +78,35 @@ class Deliver(PolicyTask):
 
         Raises:
             Retry: something was deferred; nothing is published, the ledger knows when it is due.
-            PermanentFailure: nothing of it was sent, and it was refused for good.
+            PermanentFailure: nothing was surely sent; something was refused for good or is in doubt.
         """
         installation = installation_of(self.app)
-        installation.limiter.set_rate(self._rate())
-        return _tell(installation.delivery(self._policy()).deliver(batch))
-
-    def _rate(self) -> float | None:
-        given = self.rate_limit
-        return parse_rate(self.app.tasks[SEND_MAIL].rate_limit if given is None else given)
-
-    def _policy(self) -> RetryPolicy:
-        tasks = (self, self.app.tasks[SEND_MAIL])
-        return RetryPolicy(**{field.name: _annotated(field.name, tasks) for field in fields(RetryPolicy)})
+        installation.limiter.set_rate(rate_of(self.app))
+        return _tell(installation.delivery(retry_policy_of(self.app)).deliver(batch))
 
 
-def _annotated(name: str, tasks: tuple[Any, ...]) -> Any:
+def rate_of(app: Celery) -> float | None:
+    """Messages a second that a worker process may send now; None: no limit. `celery control` may change it.
+
+    Raises:
+        SettingsError: it can't be read.
+    """
+    given = app.tasks[DELIVER].rate_limit
+    return parse_rate(app.tasks[SEND_MAIL].rate_limit if given is None else given)
+
+
+def retry_policy_of(app: Celery) -> RetryPolicy:
+    """The retry settings in `task_annotations`.
+
+    Raises:
+        SettingsError: one has a wrong value.
+    """
+    return RetryPolicy(**{field.name: _annotated(app, field.name) for field in fields(RetryPolicy)})
+
+
+def _annotated(app: Celery, name: str) -> Any:
     """A setting of the first task that was given one (Celery sets annotations on the task's own class)."""
-    for task in tasks:
+    for task in (app.tasks[DELIVER], app.tasks[SEND_MAIL]):
         if name in vars(type(task)):
             value = getattr(task, name)
             return tuple(value) if isinstance(value, list) else value
@@ -90,7 +117,10 @@ def _tell(report: Report) -> str:
     if report.next_attempt is not None:
         # The Retry that Celery shows as RETRY, with nothing published.
         raise Retry(str(report), when=report.next_attempt)
-    if report.counts[State.FAILED] and not report.counts[State.SENT]:
+    if (
+        any(report.counts[state] for state in (State.FAILED, State.IN_DOUBT))
+        and not report.counts[State.SENT]
+    ):
         raise PermanentFailure(str(report))
     return str(report)
 
@@ -99,6 +129,7 @@ class SendMail(PolicyTask):
     """Accept one mail. Keyword arguments are those of `Message`."""
 
     name = SEND_MAIL
+    throws = (PermanentFailure,)
     acks_late = True  # the task carries the mail itself: it is lost only after it was accepted
     Strategy = "mailtasks.tasks:strategy_without_eta"
 
@@ -157,6 +188,10 @@ class SendMail(PolicyTask):
         except StoreUnavailable as error:
             time.sleep(_REJECTED_PAUSE)
             raise Reject(error, requeue=True) from error
+        except MessageError as error:
+            log.error("mail that came by name can't be mailed: %s", error)
+            # What is raised is shown in Flower, and the sentence may hold an address.
+            raise PermanentFailure(f"{type(error).__name__}: the worker's log says why") from None
 
 
 def _refuse_paths(attachments: Any) -> None:
@@ -178,6 +213,8 @@ def strategy_without_eta(task: Any, app: Celery, consumer: Any, **options: Any) 
 
     def receive_at_once(message: Any, *args: Any, **kwargs: Any) -> Any:
         message.headers[SEND_AT] = message.headers.pop("eta", None)
+        # Events and Flower show these; without them they would show addresses and text.
+        message.headers |= {"argsrepr": "()", "kwargsrepr": "{…}"}
         return receive(message, *args, **kwargs)
 
     return receive_at_once
@@ -211,10 +248,13 @@ def _moment(text: str) -> datetime:
         raise MessageError(f"send_at {text!r} is no time; expected ISO 8601 with an offset") from None
 
 
-def _expires_after(expires: float | datetime, send_at: datetime | None) -> float | timedelta:
-    if isinstance(expires, datetime):
-        return expires - (send_at or datetime.now(UTC))
-    return expires
+def _expires_after(expires: float | datetime, send_at: datetime | str | None) -> float | timedelta:
+    if not isinstance(expires, datetime):
+        return expires
+    if expires.tzinfo is None:
+        raise MessageError(f"expires {expires} has no time zone; give an aware datetime, or seconds")
+    since = _moment(send_at) if isinstance(send_at, str) else send_at
+    return expires - (since or datetime.now(UTC))
 
 
 def register(app: Celery) -> None:

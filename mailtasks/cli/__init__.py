@@ -2,7 +2,8 @@
 
 The rules:
 
-1. Exit codes: 0 done, 1 failed, 2 wrong use (an argument, a setting or a message that can't be right).
+1. Exit codes: 0 done, 1 failed, 2 wrong use (an argument, a setting or a message that can't be right);
+   `--debug` doesn't change them.
 2. What is asked for goes to stdout, as text or with `--json` as one JSON document. An error is one
    sentence on stderr, a traceback only with `--debug`.
 3. A command is a thin shell around a public function: nothing here that Python code couldn't do.
@@ -11,8 +12,10 @@ The rules:
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Final, NoReturn
@@ -22,7 +25,7 @@ import click
 from mailtasks import __version__
 from mailtasks.cli.context import Context
 from mailtasks.cli.options import pairs
-from mailtasks.errors import MailtasksError, MessageError, SettingsError
+from mailtasks.errors import MailtasksError, MessageError, SettingsError, StoreUnavailable
 
 COMMANDS: Final = {
     "send": "messages",
@@ -47,6 +50,8 @@ COMMANDS: Final = {
 
 WRONG_USE: Final = (SettingsError, MessageError)
 INTERRUPTED: Final = 130  # what a shell reports for a program that SIGINT ended
+UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What standard output says that takes no more; errors of files that we name carry the file's name."""
 
 
 class _Commands(click.Group):
@@ -100,10 +105,10 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        return _reader_gone()
+        return _forget_output()
     except Exception as error:
         if "--debug" in arguments:
-            raise
+            traceback.print_exc()
         return _report(error)
     return code if isinstance(code, int) else 0
 
@@ -117,14 +122,31 @@ def _report_click(error: click.ClickException) -> int:
 
 
 def _report(error: Exception) -> int:
-    """One sentence on stderr; the exit code."""
-    known = isinstance(error, MailtasksError)
-    sentence = str(error) if known else f"{type(error).__name__}: {error} (this is a bug; --debug shows more)"
-    click.echo(f"mailtasks: {sentence}", err=True)
+    """One sentence on stderr, and how to try again where that needs an id; the exit code."""
+    click.echo(f"mailtasks: {_sentence(error)}", err=True)
+    if isinstance(error, StoreUnavailable) and error.ids:
+        click.echo(f"mailtasks: to send it again, add --id {error.ids[0]}: it is sent once, then", err=True)
+    if _is_full(error):
+        return _forget_output()
     return 2 if isinstance(error, WRONG_USE) else 1
 
 
-def _reader_gone() -> int:
-    """`mailtasks … | head` has seen enough; Python must not complain when it flushes stdout at exit."""
+def _sentence(error: Exception) -> str:
+    match error:
+        case MailtasksError():
+            return str(error)
+        case OSError() if _is_full(error):
+            return f"standard output can't be written: {error.strerror}"
+        case OSError(filename=str() as name):
+            return f"{name!r} can't be used: {error.strerror}"
+    return f"{type(error).__name__}: {error} (this is a bug; --debug shows more)"
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename is None
+
+
+def _forget_output() -> int:
+    """`mailtasks … | head` has seen enough, or the disk is full: Python must not complain again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1

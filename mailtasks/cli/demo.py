@@ -29,22 +29,21 @@ SHOWN: Final = 10  # recipients that didn't end as they should
 @click.option(
     "--recipients",
     type=click.Path(dir_okay=False, path_type=Path),
-    default="examples/recipients.csv",
-    show_default=True,
-    help="A CSV file with the columns email, name, city and product.",
+    metavar="FILE",
+    help="A CSV file with the columns email, name, city and product; by default a thousand invented people.",
 )
-def demo(once: bool, recipients: Path) -> None:
+def demo(once: bool, recipients: Path | None) -> None:
     """Show everything at work: 1,000 mails and some urgent ones, on this machine only.
 
     Starts a Redis, a server that catches the mail, workers and Flower of its own. On a terminal it stays
     up until Ctrl-C; otherwise it ends, with 0 only if every mail ended as it should.
     """
-    from mailtasks.local.demo import Demo, Interrupted
+    from mailtasks.local.demo import RECIPIENTS, Demo, Interrupted
     from mailtasks.local.processes import told_to_end
 
     with told_to_end() as told:
         try:
-            with Demo(recipients, told, print_line) as course:
+            with Demo(recipients or RECIPIENTS, told, print_line) as course:
                 with _progress() as watch:
                     result = course.run(watch)
                 _show(result)

@@ -36,8 +36,7 @@ from mailtasks.store.connection import connect
 
 OLDEST_REDIS: Final = (6, 2)
 SLOW_REDIS: Final = 10.0  # ms; a mail needs a few round trips
-MEMORY_CEILING: Final = 0.85  # of maxmemory; above it, nothing more is accepted
-MEMORY_WARNING: Final = 0.70
+MEMORY_WARNING: Final = 0.70  # of maxmemory
 CERTIFICATE_DAYS: Final = 14
 PINGS: Final = 5
 
@@ -111,6 +110,7 @@ class Facts:
     """What is asked of a Redis."""
 
     version: str
+    read_only: bool  # a replica that takes no writes
     latency: float  # ms, the median of a few PINGs
     aof: bool
     aof_written: bool  # the last write of the append-only file succeeded
@@ -123,29 +123,39 @@ class Facts:
 def redis_findings(settings: Settings) -> Iterator[Finding]:
     """The store, and the broker if that is another one."""
     broker = redis_py_url(settings.broker_url)
-    if broker != settings.store_url:
-        yield from _one_redis(
-            "broker", broker, settings, (judge_redis_version, judge_latency, judge_eviction)
-        )
-    yield from _one_redis("store", settings.store_url, settings, STORE_JUDGES)
+    if broker == settings.store_url:
+        yield from _one_redis("store", broker, "broker_url", settings, STORE_JUDGES)
+        return
+    yield from _one_redis("broker", broker, "broker_url", settings, BROKER_JUDGES)
+    yield from _one_redis("store", settings.store_url, "store_url", settings, STORE_JUDGES)
 
 
-def _one_redis(name: str, url: str, settings: Settings, judges: tuple[Judge, ...]) -> Iterator[Finding]:
+def _one_redis(
+    name: str, url: str, setting: str, settings: Settings, judges: tuple[Judge, ...]
+) -> Iterator[Finding]:
     try:
         facts = _ask(url, settings)
     except RedisError as error:
         found = f"{mask_url(url)} can't be used: {error}"
-        yield Finding(
-            name,
-            Level.FAIL,
-            found,
-            f"see that it runs, and that {name}_url has its host, port, database and password",
-        )
+        yield Finding(name, Level.FAIL, found, _redis_advice(str(error)).format(setting=setting))
         return
     yield Finding(name, Level.OK, f"{mask_url(url)} answers")
     for judge in judges:
         subject, level, found, advice = judge(facts)
         yield Finding(f"{name}: {subject}", level, found, advice)
+
+
+REDIS_ADVICE: Final = {
+    "DB index is out of range": "write a database that this Redis has at the end of {setting}, such as /0",
+    "invalid username-password": "put the right user and password into {setting}",
+    "Authentication required": "put user and password into {setting}",
+    "": "see that it runs, and that {setting} has its host, port, database and password",
+}
+"""What to do, by words of the error; the first that it holds."""
+
+
+def _redis_advice(error: str) -> str:
+    return next(advice for words, advice in REDIS_ADVICE.items() if words in error)
 
 
 def _ask(url: str, settings: Settings) -> Facts:
@@ -154,6 +164,7 @@ def _ask(url: str, settings: Settings) -> Facts:
         info: Any = client.info()
         return Facts(
             version=info["redis_version"],
+            read_only=info["role"] == "slave" and bool(info["slave_read_only"]),
             latency=median(_milliseconds(client.ping) for _ in range(PINGS)),
             aof=bool(info["aof_enabled"]),
             aof_written=info.get("aof_last_write_status", "ok") == "ok",
@@ -187,6 +198,18 @@ def judge_redis_version(facts: Facts) -> Verdict:
     if new_enough:
         return "version", Level.OK, facts.version, ""
     return "version", Level.FAIL, facts.version, "use Redis 6.2 or later"
+
+
+def judge_role(facts: Facts) -> Verdict:
+    """Whether it takes writes."""
+    if facts.read_only:
+        return (
+            "role",
+            Level.FAIL,
+            "a read-only replica",
+            "use the URL of the primary: here nothing is accepted",
+        )
+    return "role", Level.OK, "takes writes", ""
 
 
 def judge_latency(facts: Facts) -> Verdict:
@@ -254,19 +277,24 @@ def judge_memory(facts: Facts) -> Verdict:
         return "memory", Level.OK, found, ""
     share = facts.used / facts.ceiling
     found = f"{_mib(facts.used)} of {_mib(facts.ceiling)} used ({share:.0%})"
-    if share >= MEMORY_CEILING:
-        return "memory", Level.FAIL, found, "give Redis more maxmemory: above 85 % no mail is accepted"
+    if share >= 1:
+        return "memory", Level.FAIL, found, f"give Redis more maxmemory: {FULL}"
     if share >= MEMORY_WARNING:
-        return "memory", Level.WARN, found, "give Redis more maxmemory soon: above 85 % no mail is accepted"
+        return "memory", Level.WARN, found, f"give Redis more maxmemory soon: when it is reached, {FULL}"
     return "memory", Level.OK, found, ""
+
+
+FULL: Final = "send() fails, while what was accepted goes on being sent"
 
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
+BROKER_JUDGES: Final = (judge_redis_version, judge_role, judge_latency, judge_eviction)
 STORE_JUDGES: Final = (
     judge_redis_version,
+    judge_role,
     judge_latency,
     judge_persistence,
     judge_eviction,
@@ -293,6 +321,16 @@ ADVICE: Final = {
 }
 """What to do where a connection ended."""
 
+KNOWN_ADVICE: Final = {
+    "offers no STARTTLS": "use the port on which it offers STARTTLS, often 587, or smtps:// and 465; on a "
+    "network that you trust, ?tls=none",
+    "WRONG_VERSION_NUMBER": "this port speaks no TLS from the first byte: write smtp:// for STARTTLS, or use "
+    "the port for smtps://, often 465",
+    "offers no login": "use the port on which it offers a login, often 587, or take USER:PASSWORD@ out of "
+    "the relay's URL",
+}
+"""The same for words that tell more."""
+
 
 def relay_findings(relay: Relay, hello_name: str | None, timeout: float) -> Iterator[Finding]:
     """Connect as a worker would, then look at what the relay offers."""
@@ -316,7 +354,8 @@ def _timeouts(seconds: float) -> Timeouts:
 
 def _unavailable(relay: Relay, error: RelayUnavailable) -> Finding:
     stage = error.failure.stage if isinstance(error, ConnectFailed) else Stage.CONNECT
-    return Finding("relay", Level.FAIL, str(error), ADVICE[stage])
+    known = (advice for words, advice in KNOWN_ADVICE.items() if words in str(error))
+    return Finding("relay", Level.FAIL, str(error), next(known, ADVICE[stage]))
 
 
 def judge_secrecy(relay: Relay) -> Finding:

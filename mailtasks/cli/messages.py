@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from mailtasks.cli.context import Context, as_json, pass_context
-from mailtasks.cli.options import content, moment, pairs, seconds
+from mailtasks.cli.options import content, message_id, moment, pairs, seconds
 from mailtasks.cli.output import counted, print_json, print_line, print_pairs, print_table
+from mailtasks.state import State
 
 if TYPE_CHECKING:
     from mailtasks.status import MessageStatus, RetryReport
+
+NOT_MEANT: Final = "isn't meant by --reason and --code"
+IDLE: Final = {
+    State.SENT: "is sent",
+    State.QUEUED: "is queued already",
+    State.SENDING: "is being sent",
+    State.IN_DOUBT: "is in doubt",
+}
+"""Why a recipient in this state isn't retried; in any other it would have been."""
 
 
 @click.command()
@@ -40,6 +50,12 @@ if TYPE_CHECKING:
     "--expires-after", callback=seconds, metavar="DURATION", help="Not later, such as 90s, 15m or 2h."
 )
 @click.option("--idempotency-key", metavar="KEY", help="Sending twice with one key sends one mail.")
+@click.option(
+    "--id",
+    callback=message_id,
+    metavar="ID",
+    help="The id that an error printed, to try again without a second mail.",
+)
 @click.option("--tag", "tags", multiple=True, metavar="WORD", help="A word of yours.")
 @click.option(
     "--metadata", multiple=True, callback=pairs("="), metavar="NAME=VALUE", help="Kept, not mailed."
@@ -51,6 +67,7 @@ def send(
     /,
     text: str | None,
     text_file: str | None,
+    id: str | None,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -62,9 +79,11 @@ def send(
 
     if text is not None and text_file is not None:
         raise click.UsageError("Give --text or --text-file, not both.")
+    if not (fields["sender"] or context.settings.default_from):
+        raise click.UsageError("Name the sender with --from, or set MAILTASKS_DEFAULT_FROM.")
     message = Message(text=text_file if text is None else text, **fields)
     with context.mailer() as mailer:
-        id = mailer.send(message)
+        id = mailer.send(message, id=id)
     if as_json:
         print_json({"id": id})
     else:
@@ -164,7 +183,9 @@ def cancel(context: Context, id: str, as_json: bool) -> None:
 @click.option("--reason", metavar="TEXT", help="Those whose last reply holds this text.")
 @click.option("--code", metavar="CODE", help="Those whose last reply has this code, such as 550 or 5.7.1.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--force", is_flag=True, help="Also addresses that are refused for good (hard bounces).")
+@click.option(
+    "--force", is_flag=True, help="Also addresses that are refused for good, and named mail that is in doubt."
+)
 @as_json
 @pass_context
 def retry(
@@ -176,25 +197,43 @@ def retry(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Try again what failed, expired or was cancelled, and at once what waits for its next attempt."""
+    """Try again what failed, expired or was cancelled, and at once what waits for its next attempt.
+
+    Exits 1 if something was left alone that could be tried again with --force, or whose text is no
+    longer kept; 0 also if there was nothing to do.
+    """
     if not (ids or reason or code):
         raise click.UsageError("Name what to retry: ids, --reason or --code.")
     with context.mailer() as mailer:
         report = mailer.retry(*ids, reason=reason, code=code, dry_run=dry_run, force=force)
+        asked = [] if force else [mailer.status(id) for id in ids]
+    doubts = sum(it.state is State.IN_DOUBT for message in asked for it in message.recipients)
     if as_json:
         print_json(report.as_dict())
     else:
-        _print_retry(report, dry_run)
-    click.get_current_context().exit(
-        0 if report.retried or not (report.bodiless or report.hard_bounces) else 1
-    )
+        _print_retry(report, dry_run, doubts)
+        _print_idle(report, asked)
+    click.get_current_context().exit(1 if report.hard_bounces or report.bodiless or doubts else 0)
 
 
-def _print_retry(report: RetryReport, dry_run: bool) -> None:
+def _print_retry(report: RetryReport, dry_run: bool, doubts: int) -> None:
     print_line(f"{'would retry' if dry_run else 'retried'} {counted(report.retried, 'recipient')}")
     if report.hard_bounces:
         print_line(f"left alone {counted(report.hard_bounces, 'hard bounce')}; --force retries those, too")
+    if doubts:
+        print_line(f"left alone {counted(doubts, 'recipient')} in doubt; --force sends again, on your word")
     if report.bodiless:
         print_line(
             f"left alone {counted(report.bodiless, 'recipient')} whose text is no longer kept; send it anew"
         )
+
+
+def _print_idle(report: RetryReport, asked: Sequence[MessageStatus]) -> None:
+    """Why nothing was retried, where nothing above says so."""
+    if report.retried or report.hard_bounces or report.bodiless:
+        return
+    for message in asked:
+        for it in message.recipients:
+            print_line(f"{it.address} {IDLE.get(it.state, NOT_MEANT)}")
+    if not asked:
+        print_line("nothing that failed or expired fits")

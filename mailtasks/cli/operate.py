@@ -92,10 +92,16 @@ def pause(context: Context, what: str, as_json: bool) -> None:
 @as_json
 @pass_context
 def resume(context: Context, what: str, as_json: bool) -> None:
-    """Go on after `mailtasks pause`: with everything, or with one PRIORITY."""
+    """Go on after `mailtasks pause`: with everything, or with one PRIORITY.
+
+    What one PRIORITY's resuming doesn't end is a pause of everything.
+    """
     with context.mailer() as mailer:
         was_paused = mailer.resume(what)
-    _say(what, "resumed" if was_paused else "not paused", False, as_json)
+        all_paused = "all" in mailer.paused()
+    done = "resumed" if was_paused else "not paused"
+    still = "; everything is still paused, until `mailtasks resume`" if all_paused else ""
+    _say(what, done + still, all_paused, as_json)
 
 
 def _say(what: str, done: str, paused: bool, as_json: bool) -> None:

@@ -5,6 +5,7 @@ A wrong value is wrong use (exit code 2); the sentence shows what was given and 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -16,17 +17,27 @@ from mailtasks.kinds import Duration
 
 
 def moment(context: click.Context, parameter: click.Parameter, given: str | None) -> datetime | None:
-    """A point in time, ISO 8601; that it must have an offset from UTC is told by `Message`."""
+    """A point in time, ISO 8601, with its offset from UTC."""
+    if given is None:
+        return None
     try:
-        return None if given is None else datetime.fromisoformat(given)
+        moment = datetime.fromisoformat(given)
     except ValueError:
         raise click.BadParameter(f"{given!r} is no time; write one such as 2030-01-31T09:00+01:00") from None
+    if moment.utcoffset() is None:
+        raise click.BadParameter(f"{given!r} has no offset from UTC; add one, such as {given}+01:00, or Z")
+    return moment
 
 
 def seconds(context: click.Context, parameter: click.Parameter, given: str | None) -> float | None:
-    """A duration, as in settings."""
+    """A duration, as in settings, and not none at all."""
+    if given is None:
+        return None
     try:
-        return None if given is None else Duration(0).read(given)
+        duration = Duration(0).read(given)
+        if not duration:
+            raise ValueError
+        return duration
     except ValueError:
         raise click.BadParameter(f"{given!r} is no duration; write one such as 90s, 15m or 2h") from None
 
@@ -41,6 +52,32 @@ def content(context: click.Context, parameter: click.Parameter, given: str | Non
         raise click.BadParameter(f"{given!r} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise click.BadParameter(f"{given!r} is no UTF-8 text") from None
+
+
+def message_id(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """The id of one message, as an error or `mailtasks send` printed it."""
+    from mailtasks.store.keys import split_id  # brings in Redis
+
+    if given is None:
+        return None
+    try:
+        split_id(given)
+    except ValueError:
+        raise click.BadParameter(f"{given!r} is no message id; give the one that the error printed") from None
+    return given
+
+
+def folder(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path | None:
+    """A folder to write into, made if it isn't there."""
+    if given is None or context.resilient_parsing:
+        return None
+    try:
+        given.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{str(given)!r} can't be made: {error.strerror}") from None
+    if not os.access(given, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"{str(given)!r} can't be written to; name another folder")
+    return given
 
 
 def pairs(separator: str) -> Callable[[click.Context, click.Parameter, Sequence[str]], dict[str, str]]:

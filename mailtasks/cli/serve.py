@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from mailtasks.cli.context import Context, pass_context
+from mailtasks.cli.options import folder as writable
 from mailtasks.cli.output import print_line
 
 PROCESSES: Final = click.option(
@@ -31,7 +32,7 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
     A process that dies is started again. Ctrl-C or SIGTERM lets them finish what they are sending; a
     second one kills them.
     """
-    from mailtasks.worker import Supervisor
+    from mailtasks.supervisor import Supervisor
 
     supervisor = Supervisor(
         context.settings,
@@ -68,7 +69,10 @@ def flower(context: Context, address: str, port: int | None) -> None:
     help="The port; 0 for a free one.",
 )
 @click.option(
-    "--save", type=click.Path(file_okay=False, path_type=Path), help="Keep each mail in this folder."
+    "--save",
+    type=click.Path(file_okay=False, path_type=Path),
+    callback=writable,
+    help="Keep each mail in this folder.",
 )
 @click.option("--faults", metavar="ODDS", help="Misbehave at random, such as defer=0.1,stall=0.02,seed=7.")
 def sink(host: str, port: int, save: Path | None, faults: str | None) -> None:
@@ -88,6 +92,7 @@ def sink(host: str, port: int, save: Path | None, faults: str | None) -> None:
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
+    callback=writable,
     default=".mailtasks",
     show_default=True,
     help="For Redis' data and the caught mail.",
@@ -103,8 +108,11 @@ def up(context: Context, processes: int, concurrency: int, folder: Path, flower:
 
     everything = Everything(folder, environment=context.environment, flower=flower, report=print_line)
     with everything:
-        _tell_producers(everything.started)
-        code = everything.run(processes=processes, concurrency=concurrency)
+        code = everything.run(
+            processes=processes,
+            concurrency=concurrency,
+            when_ready=lambda: _tell_producers(everything.started),
+        )
     click.get_current_context().exit(code)
 
 

@@ -39,7 +39,11 @@ from mailtasks.settings import PREFIX, Settings
 from mailtasks.state import UNFINISHED, State
 from mailtasks.status import MessageStatus, Stats
 
-RECIPIENTS: Final = Path("examples/recipients.csv")
+_PLACES: Final = (
+    Path(__file__).with_name("recipients.csv"),  # an installed package
+    Path(__file__).parents[2] / "examples" / "recipients.csv",  # a checkout
+)
+RECIPIENTS: Final = next((path for path in _PLACES if path.exists()), _PLACES[0])
 COLUMNS: Final = ("email", "name", "city", "product")
 
 PROCESSES: Final = 2  # and one more for urgent and normal mail, as always

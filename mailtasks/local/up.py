@@ -11,19 +11,26 @@ import importlib.util
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from mailtasks.local.processes import Child
 from mailtasks.local.redis import HOST, LocalRedis, free_port
 from mailtasks.local.sink import CatchingProcess
+from mailtasks.publish import producing_app
+from mailtasks.relay import mask_url
 from mailtasks.settings import SETTINGS, Settings
-from mailtasks.worker import Supervisor
+from mailtasks.supervisor import Supervisor
 
 FOLDER: Final = Path(".mailtasks")
 FLOWER_LOG: Final = "flower.log"
+LOOK: Final = 0.5  # seconds that workers get to say that they are there, and between two such looks
 
 
 class Everything:
@@ -60,14 +67,35 @@ class Everything:
         self._report = report
         self._stack = ExitStack()
 
-    def run(self, *, processes: int = 2, concurrency: int = 8) -> int:
-        """Send mail until SIGINT or SIGTERM; to be called in the main thread. Returns the exit code."""
+    def run(
+        self,
+        *,
+        processes: int = 2,
+        concurrency: int = 8,
+        when_ready: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Send mail until SIGINT or SIGTERM; to be called in the main thread.
+
+        Args:
+            processes: as for `Supervisor`.
+            concurrency: as for `Supervisor`.
+            when_ready: called once, in a thread of its own, when every worker process answers.
+
+        Returns:
+            The exit code.
+        """
         settings = Settings.load(environ=self.environment)
-        environment = self.environment
         supervisor = Supervisor(
-            settings, processes=processes, concurrency=concurrency, environment=environment
+            settings, processes=processes, concurrency=concurrency, environment=self.environment
         )
-        return supervisor.run()
+        ended = threading.Event()
+        waiting = threading.Thread(target=_await, args=(settings, processes + 1, ended, when_ready))
+        waiting.start()
+        try:
+            return supervisor.run()
+        finally:
+            ended.set()
+            waiting.join()
 
     def __enter__(self) -> Everything:
         try:
@@ -85,8 +113,12 @@ class Everything:
         self.folder.mkdir(parents=True, exist_ok=True)
         if settings.source("broker_url") == "default":
             self._start_redis()
+        else:
+            self._report(f"Redis   {mask_url(settings.broker_url)} is yours and is used as it is")
         if settings.source("relay") == "default":
             self._start_sink()
+        else:
+            self._report(f"Relay   {settings.relay.name} is yours: mail will really be sent")
         if self._wants_flower:
             self._start_flower(settings.flower_port)
 
@@ -116,6 +148,16 @@ class Everything:
     def _use(self, setting: str, value: str) -> None:
         self.started[SETTINGS[setting].variable] = value
         self.environment |= self.started
+
+
+def _await(settings: Settings, workers: int, ended: threading.Event, then: Callable[[], None]) -> None:
+    control = producing_app(settings).control
+    while not ended.is_set():
+        with suppress(OperationalError, RedisError):  # Redis is away for a moment; the workers wait, too
+            if len(control.ping(timeout=LOOK)) >= workers:
+                then()
+                return
+        ended.wait(LOOK)
 
 
 def _is_free(port: int) -> bool:

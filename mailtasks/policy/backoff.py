@@ -9,14 +9,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Final
 
-from mailtasks.errors import TemporaryFailure
+from mailtasks.errors import DeliveryError, SettingsError, TemporaryFailure
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and value >= 0
+
+
+def _is_count_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and value >= 0)
+
+
+def _are_exceptions(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(one, type) and issubclass(one, Exception) for one in value
+    )
+
+
+def _is_about_delivery(exception: type[Exception]) -> bool:
+    return issubclass(exception, DeliveryError) or issubclass(DeliveryError, exception)
+
+
+_EXPECTED: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "autoretry_for": (_are_exceptions, "a tuple of exception classes"),
+    "dont_autoretry_for": (_are_exceptions, "a tuple of exception classes"),
+    "max_retries": (_is_count_or_none, "a whole number, or None for no limit but the maximum age"),
+    "retry_backoff": (_is_seconds, "seconds, at least 0"),
+    "retry_backoff_max": (_is_seconds, "seconds, at least 0"),
+    "default_retry_delay": (_is_seconds, "seconds, at least 0"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """The retry settings of a task. The defaults are ours: Celery's would give up after ten minutes,
     and lose every mail that is greylisted for longer (RFC 6647 4.4 speaks of up to 24 hours).
+
+    Raises:
+        SettingsError: a value is wrong.
     """
 
     autoretry_for: tuple[type[Exception], ...] = (TemporaryFailure,)
@@ -26,6 +58,16 @@ class RetryPolicy:
     retry_backoff_max: float = 3600  # seconds
     retry_jitter: bool = True  # full: anything from 0 to the computed wait
     default_retry_delay: float = 180  # seconds, used without back-off
+
+    def __post_init__(self) -> None:
+        for name, (is_right, expected) in _EXPECTED.items():
+            if not is_right(getattr(self, name)):
+                raise SettingsError(
+                    f"task_annotations: {name} is {getattr(self, name)!r}; expected {expected}"
+                )
+        if self.autoretry_for and not any(map(_is_about_delivery, self.autoretry_for)):
+            # Meant for an app's other tasks ("*"): it must not turn deferrals into failures.
+            object.__setattr__(self, "autoretry_for", (TemporaryFailure,))
 
     def retries(self, failure: type[Exception]) -> bool:
         """Whether a failure of this class is tried again at all."""

@@ -47,7 +47,7 @@ def decide(outcome: Outcome, attempts: int, policy: RetryPolicy, random: Callabl
         return Decision(case, state, destination=consequence.destination)
     so_far = attempts + counted
     failure = PermanentFailure if _is_permanent(move, outcome, attempts) else TemporaryFailure
-    if not policy.retries(failure) or (counted and policy.is_exhausted(so_far)):
+    if counted and (not policy.retries(failure) or policy.is_exhausted(so_far)):
         return Decision(case, State.FAILED, counted=counted, destination=consequence.destination)
     delay = policy.delay(so_far if counted else 0, random)
     return Decision(case, State.DEFERRED, delay, counted, consequence.destination)

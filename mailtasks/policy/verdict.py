@@ -129,6 +129,9 @@ _BROKEN: Final = (How.LOST, How.TIMED_OUT, How.GARBAGE)
 _ANY: Final = tuple(How)
 _RATE_WORDS: Final = (" rate", "quota", "throttl", "too many messages", "too fast")  # not "corporate"
 
+HARD_BOUNCES: Final = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10")
+"""Enhanced codes (RFC 3463 3.2) which say that the address itself is wrong: sent again only by force."""
+
 ROWS: Final[tuple[Row, ...]] = (
     Row(Case.SENT, hows=(How.ACCEPTED,)),
     Row(Case.UNTOUCHED, hows=(How.UNTOUCHED,)),
@@ -171,7 +174,7 @@ ROWS: Final[tuple[Row, ...]] = (
         Case.RECIPIENT_UNKNOWN,
         (Stage.RCPT,),
         codes=("5",),
-        enhanced=("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"),
+        enhanced=HARD_BOUNCES,
     ),
     Row(Case.RECIPIENT_DISABLED, (Stage.RCPT,), codes=("5",), enhanced=("5.2.1", "5.2.2")),
     Row(Case.POLICY_REFUSED, (Stage.RCPT, Stage.DATA, Stage.DOT), codes=("5",), enhanced=("5.7.1", "5.7.26")),
@@ -224,9 +227,6 @@ CONSEQUENCES: Final[dict[Case, Consequence]] = {
     Case.LOST: Consequence(Move.RETRY, Destination.NONE, Connection.CLOSE),
     Case.IN_DOUBT: Consequence(Move.DOUBT, Destination.NONE, Connection.CLOSE),
 }
-
-HARD_BOUNCES: Final = frozenset({Case.RECIPIENT_UNKNOWN})
-"""What says that the address itself is wrong: sent again only by force."""
 
 
 def case_of(outcome: Outcome) -> Case:

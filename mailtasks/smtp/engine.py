@@ -7,7 +7,7 @@ The rules:
    same outcomes wherever the network cuts them, if the driver reads a flight before it answers.
 2. Commands in flight are a FIFO: replies have no number, so the first reply belongs to the first command.
    With PIPELINING (RFC 2920) a transaction's MAIL, RCPT and DATA are one write, and they go right behind
-   the final dot of the transaction before: one round trip a message.
+   the final dot of the transaction before: one flight, and one round trip, a message.
 3. What follows from an answer is written when we are in step: nothing in flight, nothing unread. A
    reply that nobody waits for, or of a kind that its command can't have, means that we are not. Then
    the connection is closed, and no answer read since the last time in step is believed.
@@ -141,6 +141,7 @@ Event = Opened | Failed | Finished
 
 _InFlight = tuple[Command, Transaction | None, int]
 _Step = tuple[bytes, _InFlight]
+_Flight = tuple[Transaction | None, Transaction | None]  # whose dot, and whose commands right behind it
 
 
 class Engine:
@@ -149,7 +150,7 @@ class Engine:
     def __init__(self, opening: Opening) -> None:
         self.state = State.OPENING
         self.answered = 0
-        """How many replies were read: it grows while there is progress."""
+        """Grows with every answer that is read: there is progress."""
         self.extensions = Extensions()
         self._opening = opening
         self._secured = False
@@ -164,9 +165,7 @@ class Engine:
         self._current: Transaction | None = None  # opened, not over
         self._over: list[Transaction] = []  # over, but not yet in step again
         self._behind_dot: list[bytes] = []  # what was written with the latest dot, from its line on
-        self._hope: tuple[Transaction, Transaction] | None = (
-            None  # a dot and the commands behind it in flight
-        )
+        self._flight: _Flight | None = None  # in flight as a whole, not taken apart into `_in_flight`
         self._reset = False  # the server may still hold a transaction of ours
         self._leave = False  # begin nothing more on this connection
 
@@ -175,6 +174,8 @@ class Engine:
     @property
     def stage(self) -> Stage:
         """What is being waited for: it says how long to wait (RFC 5321 4.5.3.2)."""
+        if self._flight:
+            return Stage.DOT if self._flight[0] else Stage.MAIL
         return STAGES[self._in_flight[0][0] if self._in_flight else self._latest]
 
     @property
@@ -216,20 +217,17 @@ class Engine:
         """Start with transactions, numbered from 0. Only in state IDLE."""
         self._become(State.TALKING)
         self._pending.extend(enumerate(envelopes))
-        self._open_next()
-        if not self._in_flight:
-            self._in_step()
+        self._go_on()
 
     def write_body(self) -> None:
         """Write the body, the dot and, with PIPELINING, the next transaction's commands."""
         self._become(State.TALKING)
-        transaction, self._current = self._current, None
-        assert transaction is not None
-        self._write(b".\r\n", (Command.DOT, transaction, 0))
-        self._open_behind()
-        self._behind_dot = self._out.copy()
-        self._out.insert(0, stuff(transaction.body))
-        self._hope = self._hope_for(transaction)
+        sent = self._current
+        assert sent is not None
+        self._current = self._next() if self.extensions.pipelining else None
+        self._behind_dot = [b".\r\n", *(self._current.lines(self.extensions) if self._current else ())]
+        self._out = [stuff(sent.body), *self._behind_dot]
+        self._flight = sent, self._current
 
     def abort(self) -> None:
         """Don't write the body: what is undecided is UNTOUCHED. Close the connection without QUIT."""
@@ -244,6 +242,7 @@ class Engine:
                 among them was not begun.
         """
         if self.state is not State.CLOSED:
+            self._take_apart()
             self._close(how, detail=detail, dot_begun=unsent < sum(map(len, self._behind_dot)))
 
     def quit(self) -> None:
@@ -253,26 +252,38 @@ class Engine:
 
     # Replies
 
-    def _hope_for(self, sent: Transaction) -> tuple[Transaction, Transaction] | None:
-        return (sent, self._current) if self._current else None
-
     def _went_well(self, data: bytes) -> bool:
-        """The short road: the flight of answers that nearly every message has, recognised as a whole.
+        """The short road: a flight that went well, as nearly all do, is recognised as a whole.
 
-        That halves the engine's work for a message. What it does is what `_take_all` would do; the
-        property tests compare the two.
+        That halves the work for a message. What it does is what the long road would do, and the
+        property tests compare the two. False: the flight was taken apart, for the long road.
         """
-        hope, self._hope = self._hope, None
-        if not hope or self._out or not (well := _all_well(len(hope[1].outcomes))(data)):
+        if not self._flight:
             return False
-        sent, opened = hope
-        self._on_dot(sent, 0, int(well[1][:3]), well.groups())
-        opened.accepted = len(opened.outcomes)
-        self.answered += len(self._in_flight)
-        self._in_flight.clear()
-        self._latest = Command.DATA
+        sent, opened = self._flight
+        well = not self._out and _well(sent is not None, opened and len(opened.outcomes))(data)
+        if not well:
+            self._take_apart()
+            return False
+        self._flight = None
+        self.answered += 1
+        if sent:
+            self._latest = Command.DOT
+            self._on_dot(sent, 0, int(well[1][:3]), well.groups())
+        if opened:
+            self._latest = Command.DATA
+            opened.accepted = len(opened.outcomes)
         self._in_step()
         return True
+
+    def _take_apart(self) -> None:
+        """Make a flight into the commands that it consists of."""
+        sent, opened = self._flight or (None, None)
+        self._flight = None
+        if sent:
+            self._in_flight.append((Command.DOT, sent, 0))
+        if opened:
+            self._in_flight += _awaited(opened)
 
     def _take_all(self, data: bytes) -> None:
         for code, lines in self._reader.feed(data):
@@ -440,12 +451,14 @@ class Engine:
             self._become(State.BODY)
         elif self._leave:
             self._close(How.UNTOUCHED)
-        else:
-            self._open_next()
-            self._rest_if_done()
+        elif not self._in_flight:
+            self._open_or_rest()
 
-    def _rest_if_done(self) -> None:
-        if not self._in_flight:
+    def _open_or_rest(self) -> None:
+        following = self._next()
+        if following:
+            self._open(following)
+        else:
             self._become(State.IDLE)
 
     def _dismiss(self, transaction: Transaction) -> None:
@@ -454,15 +467,13 @@ class Engine:
             self._script.clear()
             self._reset = True
             self._conclude(transaction, None)
-            self._settle()
-            self._go_on()
+            self._in_step()
         elif transaction.accepted:
             self._out_of_step("the relay wants a message whose sender it has refused")
         else:
             self._conclude(transaction, None)
             self._settle()
             self._write(b".\r\n", (Command.LONE_DOT, transaction, 0))
-            self._open_behind()
 
     def _conclude(self, transaction: Transaction, outcome: Outcome | None) -> None:
         """It ends without a body; `outcome` is for those whom neither MAIL nor RCPT decided."""
@@ -480,42 +491,30 @@ class Engine:
             self._events += [Finished(each.index, each.final()) for each in self._over]
             self._over.clear()
 
-    def _open_behind(self) -> None:
-        """With PIPELINING the next transaction's commands ride behind a dot (RFC 2920 3.1)."""
-        if self.extensions.pipelining and not self._leave:
-            self._open_next()
-
-    def _open_next(self) -> None:
-        """Open the next transaction that this server can take at all."""
-        while self._pending and not self._current:
+    def _next(self) -> Transaction | None:
+        """The next transaction that this server can take at all."""
+        while self._pending:
             transaction = Transaction(*self._pending.popleft())
             unsuitable = transaction.unsuitable(self.extensions)
-            if unsuitable:
-                transaction.decide(Outcome(Stage.MAIL, How.UNSUITABLE, detail=unsuitable))
-                self._events.append(Finished(transaction.index, transaction.final()))
-            else:
-                self._open(transaction)
+            if not unsuitable:
+                return transaction
+            transaction.decide(Outcome(Stage.MAIL, How.UNSUITABLE, detail=unsuitable))
+            self._events.append(Finished(transaction.index, transaction.final()))
+        return None
 
     def _open(self, transaction: Transaction) -> None:
+        """Write its commands; without PIPELINING, or where a reset is due, the first one only."""
         self._current = transaction
-        lines, awaited = self._script_of(transaction)
-        if self.extensions.pipelining:
-            self._out += lines
-            self._in_flight += awaited
-        else:
-            self._script += zip(lines, awaited, strict=True)
-            self._write(*self._script.popleft())
-
-    def _script_of(self, transaction: Transaction) -> tuple[list[bytes], list[_InFlight]]:
-        """The commands up to DATA, and what is awaited for each."""
         lines = transaction.lines(self.extensions)
-        recipients = range(len(lines) - 2)
-        awaited: list[_InFlight] = [(Command.RCPT, transaction, position) for position in recipients]
-        awaited = [(Command.MAIL, transaction, 0), *awaited, (Command.DATA, transaction, 0)]
         if self._reset:
             self._reset = False
-            return [b"RSET\r\n", *lines], [(Command.RSET, transaction, 0), *awaited]
-        return lines, awaited
+            self._script.append((b"RSET\r\n", (Command.RSET, transaction, 0)))
+        if self._script or not self.extensions.pipelining:
+            self._script += zip(lines, _awaited(transaction), strict=True)
+            self._write(*self._script.popleft())
+        else:
+            self._out += lines
+            self._flight = None, transaction
 
     def _write(self, line: bytes, awaited: _InFlight) -> None:
         self._out.append(line)
@@ -578,11 +577,24 @@ class Engine:
         self.state = state
 
 
+def _awaited(transaction: Transaction) -> list[_InFlight]:
+    """What is awaited for the lines that open it."""
+    recipients = range(len(transaction.outcomes))
+    rcpt: list[_InFlight] = [(Command.RCPT, transaction, position) for position in recipients]
+    return [(Command.MAIL, transaction, 0), *rcpt, (Command.DATA, transaction, 0)]
+
+
 @lru_cache(maxsize=64)
-def _all_well(recipients: int) -> Callable[[bytes], re.Match[bytes] | None]:
-    """Matches nothing but: a dot's 2xx, 2xx for MAIL and each RCPT, 3xx for DATA; the first is group 1."""
+def _well(dot: bool, recipients: int | None) -> Callable[[bytes], re.Match[bytes] | None]:
+    """Matches the answers to a flight that went well, each of one line, and nothing else.
+
+    That is a 2xx for the dot, if there is one (group 1); then, unless `recipients` is None, 2xx for MAIL and
+    each RCPT, 3xx for DATA.
+    """
     text = rb"[^\r\n]{0,%d}\r\n" % (MAX_LINE - len(b"250 \r"))
-    return re.compile(rb"(2\d\d %b)(?:2\d\d %b){%d}3\d\d %b" % (text, text, 1 + recipients, text)).fullmatch
+    for_dot = rb"(2\d\d %b)" % text if dot else b""
+    for_rest = b"" if recipients is None else rb"(?:2\d\d %b){%d}3\d\d %b" % (text, 1 + recipients, text)
+    return re.compile(for_dot + for_rest).fullmatch
 
 
 OPENING_ANSWERS: Final[dict[Command, Callable[[Engine, int, Sequence[bytes]], None]]] = {

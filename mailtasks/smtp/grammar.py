@@ -90,22 +90,21 @@ def make_reply(code: int, lines: Sequence[bytes]) -> Reply:
 
     The enhanced code (RFC 2034) is dropped where it contradicts the basic one, which wins.
     """
-    enhanced, text = _without_enhanced(lines[0])
+    found = _TEXT(lines[0])
+    assert found, "the pattern matches any line"
+    text, enhanced = printable(found[2]), found[1]
     for line in lines[1:]:
-        text += "\n" + _without_enhanced(line)[1]
-    return Reply(code, text, enhanced if enhanced and enhanced[0] == str(code)[0] else None)
-
-
-def _without_enhanced(line: bytes) -> tuple[str | None, str]:
-    """A line's enhanced code, if it has one, and the text behind it."""
-    text = printable(line[4:])
-    found = _ENHANCED.match(text)
-    return (found[1], text[found.end() :]) if found else (None, text)
+        further = _TEXT(line)
+        assert further, "the pattern matches any line"
+        text += "\n" + printable(further[2])
+    if not enhanced or enhanced[0] != lines[0][0]:
+        return Reply(code, text)
+    return Reply(code, text, enhanced.decode())
 
 
 def printable(data: bytes) -> str:
     """A server's bytes as text that is safe in a log or on a terminal."""
-    text = data.rstrip(b"\r\n").decode("utf-8", "replace")
+    text = data.decode("utf-8", "replace")
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else "?" for character in text)
@@ -113,7 +112,7 @@ def printable(data: bytes) -> str:
 
 def quote(data: bytes, limit: int = 60) -> str:
     """The beginning of a server's bytes, for an error's sentence."""
-    text = printable(data[:limit])
+    text = printable(data[:limit].rstrip(b"\r\n"))
     return f"{text!r}…" if len(data) > limit else repr(text)
 
 
@@ -175,7 +174,7 @@ def stuff(content: bytes) -> bytes:
 _CODES: Final = {str(code).encode(): code for code in range(200, 600)}
 _WHOLE: Final = {str(code).encode() + b" ": code for code in range(200, 600)}
 _SEPARATORS: Final = frozenset({b" ", b"-", b"\r", b""})
-_ENHANCED: Final = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|$)")
+_TEXT: Final = re.compile(rb"...[ -]?(?:([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|(?=\r|\Z)))?([^\r\n]*)").match
 
 # RFC 5321 4.1.2, with RFC 6531 3.3's non-ASCII letters; the first is the road nearly every address takes.
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"

@@ -190,8 +190,8 @@ class Session:
     def _converse(self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]) -> list[Event]:
         engine = self._engine
         engine.begin(envelopes)
-        while engine.state in _BUSY:
-            if engine.state is State.TALKING:
+        while (state := engine.state) in _BUSY:
+            if state is State.TALKING:
                 self._exchange()
             elif may_begin(engine.body_index):
                 engine.write_body()
@@ -213,6 +213,7 @@ class Session:
             self._break_off(How.LOST, explain(error, self.relay))
 
     def _read_answer(self) -> None:
+        """Read until the next answer is whole; its time doesn't start again with each byte."""
         engine = self._engine
         answered = engine.answered
         deadline = time.monotonic() + self._timeouts.of(engine.stage)

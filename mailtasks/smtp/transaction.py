@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.envelope import Envelope
@@ -112,11 +113,11 @@ class Transaction:
 
     def final(self) -> tuple[Outcome, ...]:
         """The outcomes, once each recipient has one."""
-        outcomes = tuple(filter(None, self.outcomes))
-        assert len(outcomes) == len(self.outcomes), "each recipient has an outcome"
+        assert None not in self.outcomes, "each recipient has an outcome"
+        outcomes = cast(list[Outcome], self.outcomes)
         if self.accepted and len(outcomes) > 1:
             return tuple(map(_beside_accepted, outcomes))
-        return outcomes
+        return tuple(outcomes)
 
 
 def _beside_accepted(outcome: Outcome) -> Outcome:

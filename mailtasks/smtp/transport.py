@@ -32,7 +32,7 @@ WRITABLE: Final = select.POLLOUT
 class Transport:
     """A connected socket. Errors are OSError; TimeoutError where time was up."""
 
-    __slots__ = ("_early", "_poll", "_read_limit", "_secure", "_socket", "unsent")
+    __slots__ = ("_at_once", "_early", "_poll", "_read_limit", "_secure", "_socket", "unsent")
 
     def __init__(self, connected: socket.socket) -> None:
         self._early = bytearray()  # read while writing
@@ -82,12 +82,11 @@ class Transport:
 
     def send(self, data: bytes, seconds: float) -> None:
         """Write all of it; `seconds` is for each piece that the network takes (RFC 5321 4.5.3.2.5)."""
-        rest: bytes | memoryview = data
         self.unsent = len(data)
         while self.unsent:
+            rest = data if self.unsent == len(data) else memoryview(data)[-self.unsent :]
             try:
                 self.unsent -= self._socket.send(rest, self._at_once)
-                rest = memoryview(data)[len(data) - self.unsent :]
             except (BlockingIOError, ssl.SSLWantWriteError):
                 self._wait_to_write(seconds)
             except ssl.SSLWantReadError:
@@ -102,18 +101,19 @@ class Transport:
         return self._receive_tls(deadline) if self._secure else self._receive_plain(deadline)
 
     def _receive_plain(self, deadline: float) -> bytes:
-        self._limit_reads(deadline - time.monotonic())
+        seconds = deadline - time.monotonic()
+        if not seconds <= self._read_limit <= seconds * 1.02:
+            self._limit_reads(seconds)
         try:
             return self._socket.recv(READ)
         except BlockingIOError:
             raise TimeoutError("no answer in time") from None
 
     def _limit_reads(self, seconds: float) -> None:
-        """Have the kernel end reads in time, at most 2 % late so that it needn't be told each time."""
-        if not seconds <= self._read_limit <= seconds * 1.02:
-            self._read_limit = max(seconds * 1.01, 0.001)  # 0 would be no limit
-            limit = divmod(round(self._read_limit * 1_000_000), 1_000_000)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", *limit))
+        """Have the kernel end reads in time, or up to 2 % late, so that it needn't be told each time."""
+        self._read_limit = max(seconds * 1.01, 0.001)  # 0 would be no limit
+        limit = divmod(round(self._read_limit * 1_000_000), 1_000_000)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", *limit))
 
     def _receive_tls(self, deadline: float) -> bytes:
         while True:
@@ -145,14 +145,10 @@ class Transport:
     def _adopt(self, connected: socket.socket) -> None:
         self._socket = connected
         self._secure = isinstance(connected, ssl.SSLSocket)
+        self._at_once = 0 if self._secure else socket.MSG_DONTWAIT  # a TLS socket never blocks
         self._socket.setblocking(not self._secure)
         self._poll = select.poll()
         self._poll.register(self._socket, READABLE)
-
-    @property
-    def _at_once(self) -> int:
-        """Flags: don't block. A TLS socket never does, and takes none."""
-        return 0 if self._secure else socket.MSG_DONTWAIT
 
     def _wait_to_write(self, seconds: float) -> None:
         ready = self._wait(READABLE | WRITABLE, time.monotonic() + seconds)

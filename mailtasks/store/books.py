@@ -30,7 +30,7 @@ from mailtasks.store.records import BatchRecord, MessageRecord, Tries
 log = logging.getLogger(__name__)
 
 _FIELDS: Final = ("p", "a", "w", "x", "h", "r", "f", "o")
-_CHUNK: Final = 500  # batches read in one round trip
+_CHUNK: Final = 100  # batches read in one round trip, which nobody else can interrupt
 _SAMPLE: Final = 1000  # batches among which the oldest is sought
 _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
 _GATES: Final = ("pause", "aside", "rate")
@@ -128,7 +128,7 @@ class Books:
         """The three records of each batch; in place of one, the error that reading it gave."""
         remaining = iter(ids)
         while chunk := list(islice(remaining, _CHUNK)):
-            pipeline = self.redis.pipeline(transaction=False)
+            pipeline = self.redis.pipeline(transaction=True)  # or a move may come between its records
             for id in chunk:
                 key, states, tries = self.keys.batch(id)
                 pipeline.hmget(key, _FIELDS)
@@ -242,8 +242,10 @@ class Books:
 
 
 def _snapshot(id: str, answers: Sequence[Any]) -> Snapshot | None:
+    if isinstance(answers[0], list) and not any(answers[0]):
+        return None
     try:
-        return _unpacked(id, *answers) if any(answers) else None
+        return _unpacked(id, *answers)
     except (*records.DAMAGE, TypeError, AttributeError) as error:
         # None where a field should be, or an error of Redis' in place of a record.
         raise StoreError(

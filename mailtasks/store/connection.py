@@ -41,12 +41,17 @@ _REFUSALS: Final = (
     ("read only replica", "it is a replica; use the URL of the primary"),
     ("MISCONF", "it can't write to its disk; look at its log"),
     ("NOREPLICAS", "it accepts no writes without its replicas; are they running?"),
+    ("BUSY", "it is running somebody's script; try again in a moment"),
+    ("CLUSTERDOWN", "its cluster is incomplete; are all nodes running?"),
+    ("TRYAGAIN", "its cluster is moving keys; try again in a moment"),
+    ("DB index is out of range", "it has no such database; put another number into its URL"),
     ("MASTERDOWN", "it is a replica that has lost its primary; use the URL of the primary"),
 )
 """Words of Redis, or of redis-py about it, by which it is known that nothing was carried out; what to do."""
 
-_SCRIPT_NOISE: Final = re.compile(
-    r"^Error running script \(call to \w+\): (@?user_script: ?\d+: )*-?"  # Redis 6
+_NOISE: Final = re.compile(
+    r"^Command # \d+ \(.*?\) of pipeline caused error: "  # redis-py: the command may hold what is private
+    r"|^Error running script \(call to \w+\): (@?user_script: ?\d+: )*-?"  # Redis 6
     r"|^(@?user_script: ?\d+: )+"
     r"|\.? script: [0-9a-f]{40}, on @user_script:\d+"
 )
@@ -119,15 +124,16 @@ def _unanswered(redis: Client, reason: str, ids: Sequence[str]) -> StoreUnavaila
         return StoreUnavailable(f"Redis at {where(redis)} didn't answer ({reason}); {_AWAY}")
     return StoreUnavailable(
         f"Redis at {where(redis)} didn't answer ({reason}), so it is not known whether it accepted "
-        f"{len(ids)} message{'s' if len(ids) != 1 else ''}; send the same again (that is safe) or ask "
-        "`status` for the ids this error carries",
+        f"{len(ids)} message{'s' if len(ids) != 1 else ''}; try again with the ids that this error "
+        "carries or with idempotency keys (then nothing is sent twice), or ask `status` for them: "
+        f"{', '.join(ids[:3])}{', …' if len(ids) > 3 else ''}",
         ids,
     )
 
 
 def _plain(error: Exception) -> str:
-    """What Redis said, without where in which script."""
-    return _SCRIPT_NOISE.sub("", str(error)).rstrip(".")
+    """What Redis said, without which command of ours or line of a script it said it to."""
+    return _NOISE.sub("", str(error)).rstrip(".")
 
 
 def _refusal(error: Exception) -> str | None:

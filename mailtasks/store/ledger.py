@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from mailtasks.errors import StoreError
+from mailtasks.errors import StoreError, StoreUnavailable
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import State
 from mailtasks.store import records
@@ -231,7 +231,7 @@ class Ledger:
         Raises:
             StoreUnavailable: Redis could not be asked. `ids` are those that it may have taken.
         """
-        with available(self.redis, ids=[batch.id for batch in batches]):
+        with available(self.redis, ids=[id for batch in batches for id in batch.message_ids()]):
             answers = self._scripts.run_many("accept", [self._accept_call(batch) for batch in batches])
         return [(Acceptance(status.decode()), bool(hint)) for status, hint in answers]
 
@@ -279,7 +279,11 @@ class Ledger:
             most: messages; None: as many as the priority's window has.
         """
         claim = _new_claim(batch)
-        return self._step(claim, owner, (), most=most) or claim
+        try:
+            return self._step(claim, owner, (), most=most) or claim
+        except StoreUnavailable:
+            # It may have been claimed all the same: the same step again, or it would lapse untouched.
+            return self._step(claim, owner, (), most=most) or claim
 
     def park(self, batch: str, owner: str) -> Released:
         """File a batch behind the rate's gate, unless somebody is sending it."""

@@ -76,6 +76,10 @@ class NewBatch(msgspec.Struct, frozen=True):
     lifetime: float  # seconds until it expires, from send_at or now
     send_at: float = 0.0  # seconds since 1970; 0: now
 
+    def message_ids(self) -> Iterator[str]:
+        """The ids of its messages."""
+        return (f"{self.id}.{indices.start}" for _, _, indices in self.record.ranges())
+
 
 def pack(data: bytes) -> bytes:
     """`data`, compressed if that is worth it."""

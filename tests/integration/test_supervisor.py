@@ -51,7 +51,7 @@ def note(what):
 MAIN = """
 import sys
 from mailtasks.settings import Settings
-from mailtasks.worker import Supervisor
+from mailtasks.supervisor import Supervisor
 
 sys.exit(Supervisor(Settings(), processes=1, concurrency=2, app="probe", grace=float(sys.argv[1])).run())
 """

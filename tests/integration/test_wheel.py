@@ -17,6 +17,9 @@ from importlib.resources import files
 from mailtasks.store import scripts
 assert all(scripts.text(name) for name in scripts.NAMES), "the Lua scripts are not in the wheel"
 assert (files("mailtasks") / "py.typed").is_file(), "the types are not in the wheel"
+from mailtasks.local.demo import RECIPIENTS, read
+assert RECIPIENTS.is_relative_to(files("mailtasks")), RECIPIENTS
+assert len(list(read(RECIPIENTS))) == 1000, "the demo's people are not in the wheel"
 from mailtasks import Mailer, Message, send_mail
 print(mailtasks.__version__, mailtasks.__file__)
 """

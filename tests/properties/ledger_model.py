@@ -112,7 +112,11 @@ class Model:
     def doubt(self, batch: Batch, recipient: Recipient) -> None:
         self.tallies["doubts"] += 1
         recipient.state = State.IN_DOUBT
-        if self.limits.doubt[batch.priority] == "resend" and not recipient.resends and self.now < batch.expires:
+        if (
+            self.limits.doubt[batch.priority] == "resend"
+            and not recipient.resends
+            and self.now < batch.expires
+        ):
             self.tallies["resends"] += 1
             recipient.state, recipient.resends = State.QUEUED, 1
 
@@ -123,7 +127,14 @@ class Model:
     # Workers
 
     def step(
-        self, id: str, token: str, number: int, results: Sequence[Result], *, most: int | None, more: bool = True
+        self,
+        id: str,
+        token: str,
+        number: int,
+        results: Sequence[Result],
+        *,
+        most: int | None,
+        more: bool = True,
     ) -> tuple[Refusal | None, int]:
         """Why the claim is over (None: it isn't), and the evidence that was taken."""
         batch = self.batches[id]
@@ -190,7 +201,9 @@ class Model:
         batch.token, batch.applied = "", (token, number)
         return Refusal.NOTHING
 
-    def claim(self, batch: Batch, token: str, number: int, repeated: bool, most: int | None) -> Refusal | None:
+    def claim(
+        self, batch: Batch, token: str, number: int, repeated: bool, most: int | None
+    ) -> Refusal | None:
         if not repeated:
             self.settle_the_rest(batch, repeated)
         if not batch.window and (self.is_paused(batch) or batch.lapses >= LAPSES_BEFORE_ASIDE):
@@ -206,7 +219,11 @@ class Model:
     def choose(self, batch: Batch, most: int | None) -> list[int]:
         window = self.limits.windows[batch.priority]
         ready = [[i for i in message if self.is_sendable(batch, i)] for message in batch.messages()]
-        return [index for message in [each for each in ready if each][: min(window, most or window)] for index in message]
+        return [
+            index
+            for message in [each for each in ready if each][: min(window, most or window)]
+            for index in message
+        ]
 
     def is_sendable(self, batch: Batch, index: int) -> bool:
         recipient = batch.recipients[index]

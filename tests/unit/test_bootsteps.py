@@ -13,11 +13,13 @@ from celery.contrib.testing.worker import start_worker
 
 from mailtasks import bootsteps
 from mailtasks import celery as celery_module
-from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Shared, _Pumping
+from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Pump, _Pumping
 from mailtasks.celery import install
 from mailtasks.installation import Installation
+from mailtasks.local.faults import Behaviour
 from mailtasks.message import Message, Priority
-from mailtasks.publish import configuration
+from mailtasks.publish import DELIVER, configuration
+from mailtasks.reply import Stage
 from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.testing import CatchingServer, wait_until
@@ -112,12 +114,35 @@ def test_the_rates_gate_opens_for_as_many_as_may_go_urgent_first(
         for _ in range(2):
             id = send(installation, priority=priority)
             installation.mailer.ledger.park(id.partition(".")[0], "w")
-    pump._open_rate_gates()
-    assert [row.waiting for row in installation.mailer.queue()] == [{"rate": 2}] * 3
-    installation.limiter.set_rate(3)
+    rate(installation, 3)
     wait_until(lambda: installation.limiter.available() == 3)
     pump._open_rate_gates()
     assert [row.waiting for row in installation.mailer.queue()] == [{}, {"rate": 1}, {"rate": 2}]
+
+
+def test_a_new_process_knows_the_rate_before_its_first_task(
+    installation: Installation, pump: _Pumping
+) -> None:
+    rate(installation, None)
+    installation.app.tasks[DELIVER].rate_limit = "5/s"
+    for _ in range(2):
+        installation.mailer.ledger.park(send(installation).partition(".")[0], "w")
+    pump._open_rate_gates()
+    assert installation.limiter.available() is not None
+    assert installation.mailer.queue()[1].waiting == {"rate": 1}
+
+
+def test_without_a_rate_the_gate_stands_open(installation: Installation, pump: _Pumping) -> None:
+    for _ in range(3):
+        installation.mailer.ledger.park(send(installation).partition(".")[0], "w")
+    assert installation.mailer.queue()[1].waiting == {"rate": 3}
+    pump._open_rate_gates()
+    assert installation.mailer.queue()[1].waiting == {}
+
+
+def rate(installation: Installation, messages: int | None) -> None:
+    installation.app.tasks[DELIVER].rate_limit = messages and f"{messages}/s"
+    installation.limiter.set_rate(messages)
 
 
 def test_with_a_rate_it_looks_more_often(installation: Installation) -> None:
@@ -179,9 +204,64 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
     app.mailtasks = Installation(app)
     with pytest.raises(SystemExit) as caught:
-        Shared(SimpleNamespace(app=app))
+        Pump(SimpleNamespace(app=app))
     assert caught.value.code == 2
     assert capsys.readouterr().err == (
         "mailtasks: lease (environment MAILTASKS_LEASE): 'soon' is wrong; expected seconds, at least 1, "
         'as a number or a text such as "90s", "15m", "2h" or "5d"\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("annotation", "sentence"),
+    [
+        (
+            {"retry_backoff": "x"},
+            "mailtasks: task_annotations: retry_backoff is 'x'; expected seconds, at least 0",
+        ),
+        (
+            {"max_retries": "many"},
+            "mailtasks: task_annotations: max_retries is 'many'; expected a whole number, or None for no limit "
+            "but the maximum age",
+        ),
+        (
+            {"rate_limit": "5 per s"},
+            'mailtasks: rate_limit \'5 per s\' is no rate; expected a text such as "10/s", "100/m" or "500/h"',
+        ),
+    ],
+)
+def test_a_wrong_annotation_stops_the_start_with_one_line(
+    redis_url: str, capsys: pytest.CaptureFixture[str], annotation: dict[str, object], sentence: str
+) -> None:
+    settings = Settings(broker_url=redis_url)
+    app = Celery("shop", set_as_current=False)
+    app.conf.update(configuration(settings), task_annotations={DELIVER: annotation})
+    install(app, settings)
+    with pytest.raises(SystemExit) as caught:
+        Pump(SimpleNamespace(app=app))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_a_stopping_worker_renews_the_lease_until_the_relay_has_answered(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(celery_module, "_installed", None)
+    late = {"late": Behaviour(Stage.DOT, "250 2.0.0 at last", accept=True, seconds=2.5)}
+    with CatchingServer(convention=late) as server:
+        settings = Settings(
+            broker_url=redis_url,
+            relay=server.url,
+            default_from="shop@example.com",
+            lease=1,
+            pump_interval=0.1,
+        )
+        app = Celery("shop", set_as_current=False)
+        app.conf.update(configuration(settings))
+        mailer = install(app, settings).mailtasks.mailer
+        with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False):
+            id = mailer.send(Message(to="late@example.com", text="hi"))
+            wait_until(lambda: server.messages)
+        assert mailer.status(id).reply == "250 2.0.0 at last"
+        tallies = mailer.stats().tallies
+        assert (tallies["lapses"], tallies["late_evidence"], tallies["duplicates"]) == (0, 0, 0)

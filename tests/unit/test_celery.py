@@ -82,7 +82,7 @@ def test_the_one_that_a_user_may_copy_says_what_is_the_default_anyway(
     for name in set(names) - {"task_annotations", "task_routes", "task_queues"}:
         assert without[name] == with_it.conf[name], name
     assert list(with_it.amqp.queues.consume_from) == OURS
-    assert with_it.tasks[DELIVER]._policy() == module.tasks.RetryPolicy()
+    assert module.tasks.retry_policy_of(with_it) == module.tasks.RetryPolicy()
 
 
 def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

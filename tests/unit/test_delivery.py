@@ -259,7 +259,7 @@ def test_a_stopping_process_gives_up_recording_some_day(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mailtasks.delivery._RECORD_WHILE_STOPPING", 0.2)
+    monkeypatch.setattr("mailtasks.delivery._RECORD_IN_VAIN", 0.2)
     one = bench(redis=own_redis.url)
     id = one.send("slow@example.com")
     errors: list[BaseException] = []

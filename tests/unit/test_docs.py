@@ -15,6 +15,7 @@ import pytest
 
 import mailtasks
 from mailtasks.cli import COMMANDS, group
+from mailtasks.settings import SETTINGS
 
 ROOT = Path(mailtasks.__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -68,6 +69,13 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 def test_a_generated_page_is_current(script):
     made = runpy.run_path(str(script))
     assert made["page"]() == made["PAGE"].read_text(encoding="utf-8"), "run `make docs` to write it anew"
+
+
+def test_each_setting_has_a_row_and_each_command_a_section():
+    settings = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    assert all(f"\n| `{name}` |" in settings for name in SETTINGS)
+    commands = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+    assert re.findall("^## (.+)$", commands, re.MULTILINE) == list(COMMANDS)
 
 
 def test_generate_writes_each_of_them():

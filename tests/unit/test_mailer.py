@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default as modern
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -300,8 +301,8 @@ def test_redis_hangs_and_sending_again_gives_one_mail(own_redis: LocalRedis, con
         port = own_redis.port
         assert str(caught.value).startswith(f"Redis at 127.0.0.1:{port}/0 didn't answer (Timeout")
         assert str(caught.value).endswith(
-            "), so it is not known whether it accepted 1 message; send the same again (that is safe) "
-            "or ask `status` for the ids this error carries"
+            "), so it is not known whether it accepted 1 message; try again with the ids that this error "
+            "carries or with idempotency keys (then nothing is sent twice), or ask `status` for them: " + id
         )
         assert mailer.send(ann(), id=id) == id
         assert mailer.send(ann(), id=id) == id
@@ -473,8 +474,7 @@ def failures(mailer: Mailer) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("filters", "retried", "hard"),
     [
-        ({}, {"blocked", "plain"}, 1),
-        ({"force": True}, {"unknown", "blocked", "plain"}, 0),
+        ({"code": "5", "force": True}, {"unknown", "blocked", "plain"}, 0),
         ({"code": "554"}, {"blocked"}, 0),
         ({"code": "5.7."}, {"blocked"}, 0),
         ({"code": "55"}, {"blocked", "plain"}, 1),
@@ -573,3 +573,71 @@ def test_a_closed_mailer_opens_again(mailer: Mailer) -> None:
     id = mailer.send(ann())
     mailer.close()
     assert mailer.status(id).id == id
+
+
+# --- Trying again, and ids --------------------------------------------------------------------------
+
+
+def test_one_key_twice_in_one_call_is_one_mail(mailer: Mailer) -> None:
+    keyed = Message(to="ann@example.com", text="1", idempotency_key="order-1")
+    first, other, again = mailer.send_many([keyed, ann(), keyed])
+    assert first == again != other
+    assert mailer.stats().accepted == 2
+    assert mailer.send(keyed) == first
+
+
+def test_one_key_with_other_content_in_one_call_leaves_nothing_accepted(mailer: Mailer) -> None:
+    one = Message(to="ann@example.com", text="1", idempotency_key="order-1")
+    two = Message(to="ann@example.com", text="2", idempotency_key="order-1")
+    with pytest.raises(IdempotencyConflict) as caught:
+        mailer.send_many([one, two])
+    assert caught.value.ids == ()
+    assert mailer.stats().accepted == 0
+
+
+def test_a_conflict_tells_the_ids_of_what_was_accepted_beside_it(mailer: Mailer) -> None:
+    mailer.send(Message(to="ann@example.com", text="1", idempotency_key="order-1"))
+    changed = Message(to="ann@example.com", text="2", idempotency_key="order-1")
+    with pytest.raises(IdempotencyConflict) as caught:
+        mailer.send_many([ann(), changed, ann()])
+    first, _, last = caught.value.ids
+    assert mailer.status(first).state is mailer.status(last).state is State.QUEUED
+
+
+def test_the_repeated_hour_in_autumn_is_two_hours(mailer: Mailer) -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    summer = datetime(2027, 10, 31, 2, 30, tzinfo=berlin)
+    winter = summer.replace(fold=1)
+    ids = mailer.send_many(Message(to="ann@example.com", text="", send_at=at) for at in (summer, winter))
+    assert [mailer.status(id).send_at.hour for id in ids] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        (
+            ["nonsense"],
+            "'nonsense' is not a message id; give the ids that the error of the earlier try carries",
+        ),
+        (["0" * 27 + ".1"], "is not that of this message: send the same messages in the same order"),
+        (["0" * 27 + ".0", "0" * 27 + ".1"], "2 ids for 1 messages; give one for each, in order"),
+    ],
+)
+def test_ids_that_are_not_those_of_the_messages(mailer: Mailer, ids: list[str], sentence: str) -> None:
+    with pytest.raises(MessageError, match=re.escape(sentence)):
+        mailer.send_many([ann()], ids=ids)
+    assert mailer.stats().accepted == 0
+
+
+def test_everything_is_not_retried_by_accident(mailer: Mailer) -> None:
+    with pytest.raises(MessageError, match=re.escape("retry what? Give ids, a reason or a code")):
+        mailer.retry()
+
+
+def test_the_queue_while_the_broker_is_away(redis_url: str) -> None:
+    settings = Settings(broker_url=f"redis://:secret@127.0.0.1:{free_port()}/0", store_url=redis_url)
+    with Mailer(settings) as mailer, pytest.raises(StoreUnavailable) as caught:
+        mailer.queue()
+    assert "can't be asked (" in str(caught.value)
+    assert str(caught.value).endswith("); is it running and reachable?")
+    assert "secret" not in str(caught.value)

@@ -202,12 +202,12 @@ def test_survives_being_copied(copied):
         (
             {"idempotency_key": ""},
             MessageError,
-            "the idempotency_key '' has 0 characters: give 1 to 256, or None for no key",
+            "the idempotency_key '' has 0 characters: give 1 to 256, or leave it out",
         ),
         (
             {"idempotency_key": "k" * 257},
             MessageError,
-            f"the idempotency_key '{'k' * 57}...' has 257 characters: give 1 to 256, or None for no key",
+            f"the idempotency_key '{'k' * 57}...' has 257 characters: give 1 to 256, or leave it out",
         ),
         ({"tags": "orders"}, MessageError, "tags must be a list, not 'orders': put a single one in brackets"),
         ({"tags": [""]}, MessageError, "a tag is empty: give it a name or leave it out"),

@@ -31,6 +31,7 @@ from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.publish import DELIVER, SEND_MAIL, configuration
 from mailtasks.settings import Settings
 from mailtasks.state import State
+from mailtasks.tasks import rate_of, retry_policy_of
 from mailtasks.testing import CatchingServer
 
 Make = Callable[..., Celery]
@@ -239,13 +240,12 @@ def test_some_refused_is_no_failure(app: Celery) -> None:
 
 
 def policy(app: Celery) -> RetryPolicy:
-    found: RetryPolicy = app.tasks[DELIVER]._policy()
-    return found
+    return retry_policy_of(app)
 
 
 def test_without_annotations_the_defaults_are_ours(app: Celery) -> None:
     assert policy(app) == RetryPolicy()
-    assert app.tasks[DELIVER]._rate() is None
+    assert rate_of(app) is None
 
 
 def test_celerys_names_are_read_from_either_task(make: Make) -> None:
@@ -271,7 +271,7 @@ def test_deliver_is_stronger_than_send_mail_and_star_holds_for_both(make: Make) 
     annotations = {SEND_MAIL: {"max_retries": 1, "rate_limit": "1/s"}, DELIVER: {"max_retries": 2}}
     app = make(task_annotations=annotations)
     assert policy(app).max_retries == 2
-    assert app.tasks[DELIVER]._rate() == 1
+    assert rate_of(app) == 1
     assert policy(make(task_annotations={"*": {"max_retries": 9}})).max_retries == 9
 
 

@@ -70,7 +70,7 @@ end
 
 -- Redis' time jumped (a stall, a restart, a clock step) if nobody has looked for `arg.jump`: leases could
 -- not be renewed meanwhile, so nothing lapses or expires for one lease after it. The first look writes
--- that down (look.lua).
+-- that down (look.lua). If the clock was set back, what is filed under a later time waits until then.
 local function has_jumped()
   local looked = tonumber(redis.call('HGET', STEERING, 'looked') or now)
   return math.abs(now - looked) > arg.jump

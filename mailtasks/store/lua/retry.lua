@@ -25,7 +25,7 @@ end
 local retried, bodiless = 0, 0
 for _, want in ipairs(arg.wanted) do
   local index, seen = want[1], want[2]
-  if seen == SENDING then illegal(batch, index, "what is being sent can't be retried") end
+  if seen == SENT or seen == SENDING then illegal(batch, index, NAMES[seen] .. " can't be retried") end
   if seen == state_of(batch, index) and (seen ~= QUEUED or is_aside) then
     if has_body(index) then
       if seen ~= QUEUED then queue(index) end

@@ -4,12 +4,13 @@ import pytest
 
 from mailtasks.cli import doctor
 from mailtasks.cli.doctor import Facts, Level
-from mailtasks.local.redis import free_port
+from mailtasks.local.redis import LocalRedis, free_port
 from mailtasks.relay import Relay
 from mailtasks.settings import Settings
 
 GOOD = {
     "version": "7.2.4",
+    "read_only": False,
     "latency": 0.2,
     "aof": True,
     "aof_written": True,
@@ -47,8 +48,10 @@ def test_a_good_redis_needs_no_advice(judge):
         (doctor.judge_eviction, {"eviction": "allkeys-lru"}, "fail", "allkeys-lru", "noeviction"),
         (doctor.judge_eviction, {"eviction": "allkeys-lru", "ceiling": 0}, "warn", "allkeys", "noeviction"),
         (doctor.judge_memory, {"ceiling": 0}, "ok", "1.0 MiB used, no limit", ""),
-        (doctor.judge_memory, {"used": 72, "ceiling": 100}, "warn", "(72%)", "more maxmemory soon"),
-        (doctor.judge_memory, {"used": 85, "ceiling": 100}, "fail", "(85%)", "no mail is accepted"),
+        (doctor.judge_role, {"read_only": True}, "fail", "a read-only replica", "the URL of the primary"),
+        (doctor.judge_memory, {"used": 70, "ceiling": 100}, "warn", "(70%)", "more maxmemory soon"),
+        (doctor.judge_memory, {"used": 99, "ceiling": 100}, "warn", "(99%)", "is reached, send() fails"),
+        (doctor.judge_memory, {"used": 100, "ceiling": 100}, "fail", "(100%)", "maxmemory: send() fails"),
     ],
 )  # fmt: skip
 def test_what_is_said_of_a_redis(judge, changes, level, found, advice):
@@ -120,6 +123,7 @@ def test_a_real_redis(redis_url):
     assert list(findings) == [
         "store",
         "store: version",
+        "store: role",
         "store: latency",
         "store: persistence",
         "store: eviction",
@@ -143,6 +147,32 @@ def test_a_redis_that_is_not_there_and_has_a_password():
     assert finding.level is Level.FAIL
     assert finding.found.startswith(f"redis://:***@127.0.0.1:{port}/0 can't be used: ")
     assert "hunter2" not in str(finding)
+    assert finding.advice == "see that it runs, and that broker_url has its host, port, database and password"
+
+
+def test_a_ledger_of_its_own_that_is_not_there(redis_url):
+    settings = Settings(broker_url=redis_url, store_url=f"redis://127.0.0.1:{free_port()}/0")
+    assert "that store_url has its host" in list(doctor.redis_findings(settings))[-1].advice
+
+
+def test_a_database_that_redis_does_not_have(redis_url):
+    (finding,) = doctor.redis_findings(Settings(broker_url=redis_url.replace("/0", "/99")))
+    assert finding.level is Level.FAIL
+    assert finding.advice == "write a database that this Redis has at the end of broker_url, such as /0"
+
+
+def test_a_wrong_password(redis_url):
+    (finding,) = doctor.redis_findings(Settings(broker_url=redis_url.replace("//", "//who:what@")))
+    assert finding.advice == "put the right user and password into broker_url"
+
+
+def test_a_real_replica(redis_server):
+    with LocalRedis() as replica:
+        with replica.client() as client:
+            client.replicaof("127.0.0.1", redis_server.port)
+        findings = {it.subject: it for it in doctor.redis_findings(Settings(broker_url=replica.url))}
+    assert findings["store: role"].level is Level.FAIL
+    assert findings["store: role"].found == "a read-only replica"
 
 
 def test_a_redis_that_does_not_tell_its_configuration(redis_server):
@@ -173,7 +203,24 @@ def test_a_relay_that_is_not_there():
 def test_a_relay_without_tls_that_should_have_it(sink):
     (finding,) = doctor.relay_findings(Relay.parse(f"{sink.url}?tls=required"), None, 5)
     assert finding.level is Level.FAIL
-    assert finding.advice == doctor.ADVICE[doctor.Stage.TLS]
+    assert finding.advice.startswith("use the port on which it offers STARTTLS, often 587")
+    assert finding.advice.endswith("on a network that you trust, ?tls=none")
+
+
+def test_a_plain_port_with_smtps(sink):
+    url = sink.url.replace("smtp://", "smtps://")
+    (finding,) = doctor.relay_findings(Relay.parse(url), None, 5)
+    assert finding.level is Level.FAIL
+    assert finding.advice.startswith(
+        "this port speaks no TLS from the first byte: write smtp:// for STARTTLS"
+    )
+
+
+def test_a_login_that_is_not_offered(sink):
+    url = sink.url.replace("smtp://", "smtp://ann:secret@")
+    (finding,) = doctor.relay_findings(Relay.parse(url), None, 5)
+    assert finding.level is Level.FAIL
+    assert finding.advice.endswith("or take USER:PASSWORD@ out of the relay's URL")
 
 
 @pytest.mark.parametrize("scheme", ["smtp", "smtps"])

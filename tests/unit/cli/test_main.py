@@ -107,10 +107,37 @@ def test_a_bug_is_called_one(cli, failing):
     assert (ran.code, ran.err) == (1, "mailtasks: KeyError: 'x' (this is a bug; --debug shows more)\n")
 
 
-def test_debug_shows_the_traceback(cli, failing):
-    failing(KeyError("x"))
-    with pytest.raises(KeyError):
-        cli("--debug", "config")
+@pytest.mark.parametrize(("error", "code"), [(KeyError("x"), 1), (AddressError("no"), 2)])
+def test_debug_shows_the_traceback_and_changes_no_exit_code(cli, failing, error, code):
+    failing(error)
+    ran = cli("--debug", "config")
+    assert ran.code == code
+    assert ran.err.startswith("Traceback (most recent call last):")
+    assert ran.err.splitlines()[-1].startswith("mailtasks: ")
+
+
+def test_a_file_that_is_in_the_way_is_no_bug(cli, failing):
+    failing(PermissionError(13, "Permission denied", "flower.log"))
+    ran = cli("config")
+    assert (ran.code, ran.err) == (1, "mailtasks: 'flower.log' can't be used: Permission denied\n")
+
+
+def test_an_id_to_try_again_with_is_told(cli, failing):
+    failing(StoreUnavailable("Redis didn't answer", ids=["0abc.0"]))
+    ran = cli("config")
+    assert (ran.code, ran.err) == (
+        1,
+        "mailtasks: Redis didn't answer\n"
+        "mailtasks: to send it again, add --id 0abc.0: it is sent once, then\n",
+    )
+
+
+def test_a_full_disk_is_told_in_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        program = [sys.executable, "-m", "mailtasks.cli", "config"]
+        ran = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    sentence = "mailtasks: standard output can't be written: No space left on device\n"
+    assert (ran.returncode, ran.stderr) == (1, sentence)
 
 
 def test_ctrl_c(cli, failing):

@@ -105,7 +105,12 @@ def test_the_same_key_for_another_mail_is_refused(live):
         (("--to", "ann@example.com\nBcc: eve@example.com"), "to: the address 'ann@example.com\\nBcc: "),
         (("--subject", "a\nBcc: eve@example.com"), "subject holds '\\n'"),
         (("--priority", "asap"), "asap"),
-        (("--send-at", "2030-01-31T09:00"), "send_at"),
+        (
+            ("--send-at", "2030-01-31T09:00"),
+            "'2030-01-31T09:00' has no offset from UTC; add one, such as 2030-01-31T09:00+01:00, or Z",
+        ),
+        (("--id", "4711"), "'4711' is no message id; give the one that the error printed"),
+        (("--expires-after", "0"), "'0' is no duration"),
         (("--send-at", "tomorrow"), "'tomorrow' is no time; write one such as 2030-01-31T09:00+01:00"),
         (("--expires-after", "soon"), "'soon' is no duration; write one such as 90s, 15m or 2h"),
         (("--header", "X-Campaign"), "'X-Campaign' is not NAME:VALUE"),
@@ -144,11 +149,22 @@ def test_two_texts(live, tmp_path):
 def test_no_sender(live, monkeypatch):
     monkeypatch.delenv("MAILTASKS_DEFAULT_FROM")
     ran = live("send", *MAIL)
-    assert ran.code == 2
-    assert "MAILTASKS_DEFAULT_FROM" in ran.err
+    assert (ran.code, ran.err) == (
+        2,
+        "mailtasks: Name the sender with --from, or set MAILTASKS_DEFAULT_FROM. "
+        "See `mailtasks send --help`.\n",
+    )
 
 
-@pytest.mark.parametrize("command", [("send", *MAIL), ("status", "x.0"), ("stats",), ("failed",), ("pause",)])
+def test_trying_again_with_the_id_sends_one_mail(live):
+    id = sent(live)
+    assert sent(live, "--id", id) == id
+    assert live("stats", "--json").json["accepted"] == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("send", *MAIL), ("status", "x.0"), ("stats",), ("queue",), ("failed",), ("pause",)]
+)
 def test_redis_away_is_a_failure_told_soon_in_one_sentence(nowhere, command):
     id = "0" * 27 + ".0"
     begin = time.monotonic()
@@ -256,7 +272,8 @@ def test_retry_by_id(live, failures):
 
 @pytest.mark.parametrize("choice", [("--reason", "spam"), ("--code", "554"), ("--code", "5.7.1")])
 def test_retry_by_what_was_said(live, failures, choice):
-    assert live("retry", *choice, "--json").json == {"retried": 1, "bodiless": 0, "hard_bounces": 0}
+    told = live("retry", *choice, "--json").json
+    assert (told["retried"], told["bodiless"], told["hard_bounces"]) == (1, 0, 0)
     assert states(live, *failures) == ["failed", "queued"]
 
 
@@ -270,7 +287,7 @@ def test_retry_needs_force_for_a_hard_bounce(live, failures):
 
 def test_a_dry_run_changes_nothing(live, failures):
     ran = live("retry", "--code", "5", "--dry-run")
-    assert ran.code == 0
+    assert ran.code == 1  # the hard bounce would be left alone
     assert ran.out.startswith("would retry 1 recipient\n")
     assert states(live, *failures) == ["failed", "failed"]
 
@@ -281,3 +298,44 @@ def test_retry_of_nothing_in_particular_is_wrong_use(live):
         2,
         "mailtasks: Name what to retry: ids, --reason or --code. See `mailtasks retry --help`.\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "options", "why"),
+    [
+        (State.SENT, (), "is sent"),
+        (State.FAILED, ("--reason", "quota"), "isn't meant by --reason and --code"),
+    ],
+)
+def test_why_nothing_was_retried(live, settle, state, options, why):
+    id = sent(live)
+    settle(id, state, SPAM)
+    ran = live("retry", id, *options)
+    assert (ran.code, ran.out) == (0, f"retried 0 recipients\nann@example.com {why}\n")
+
+
+def test_what_waits_already_is_not_retried(live):
+    ran = live("retry", sent(live))
+    assert (ran.code, ran.out) == (0, "retried 0 recipients\nann@example.com is queued already\n")
+
+
+def test_nothing_fits(live):
+    ran = live("retry", "--reason", "quota")
+    assert (ran.code, ran.out) == (0, "retried 0 recipients\nnothing that failed or expired fits\n")
+
+
+def test_retry_leaves_alone_what_is_in_doubt(live, settle):
+    id = sent(live, "--priority", "bulk")
+    settle(id, State.IN_DOUBT)
+    ran = live("retry", id)
+    assert ran.code == 1
+    assert "left alone 1 recipient in doubt; --force sends again, on your word\n" in ran.out
+    assert states(live, id) == ["in_doubt"]
+
+
+def test_force_sends_again_what_is_in_doubt(live, settle):
+    id = sent(live, "--priority", "bulk")
+    settle(id, State.IN_DOUBT)
+    ran = live("retry", id, "--force")
+    assert (ran.code, ran.out) == (0, "retried 1 recipient\n")
+    assert states(live, id) == ["queued"]

@@ -63,3 +63,12 @@ def test_an_unknown_priority(live, command):
     ran = live(command, "asap")
     assert (ran.code, ran.out) == (2, "")
     assert "'asap' can't be paused or resumed" in ran.err
+
+
+def test_one_priority_is_resumed_while_everything_is_paused(live):
+    live("pause")
+    live("pause", "bulk")
+    still = "everything is still paused, until `mailtasks resume`"
+    assert live("resume", "bulk").out == f"bulk: resumed; {still}\n"
+    assert live("resume", "bulk").out == f"bulk: not paused; {still}\n"
+    assert live("resume", "bulk", "--json").json == {"what": "bulk", "paused": True}

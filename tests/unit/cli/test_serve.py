@@ -12,7 +12,7 @@ import pytest
 
 import mailtasks
 import mailtasks.flower
-import mailtasks.worker
+import mailtasks.supervisor
 from mailtasks.local.redis import free_port
 
 ROOT = Path(mailtasks.__file__).parents[1]
@@ -81,6 +81,7 @@ def test_sink_misbehaves_on_request(program):
         (("--faults", "explode=1"), "fault explode=1 isn't understood"),
         (("--port", "70000"), "70000 is not in the range"),
         (("--save", __file__), "is a file"),
+        (("--save", "/dev/null/mail"), "'/dev/null/mail' can't be made: Not a directory"),
     ],
 )
 def test_sink_used_wrongly(cli, arguments, sentence):
@@ -111,7 +112,7 @@ def supervised(monkeypatch):
         def run(self):
             return 1
 
-    monkeypatch.setattr(mailtasks.worker, "Supervisor", Supervisor)
+    monkeypatch.setattr(mailtasks.supervisor, "Supervisor", Supervisor)
     return asked
 
 
@@ -185,11 +186,22 @@ def test_up_runs_everything_and_leaves_nothing_running(program, cli, tmp_path, m
 
 def test_up_uses_what_the_settings_name(program, redis_url, sink):
     process = program("up", "--no-flower", MAILTASKS_BROKER_URL=redis_url, MAILTASKS_RELAY=sink.url)
+    assert process.stdout.readline() == f"Redis   {redis_url} is yours and is used as it is\n"
+    relay = f"127.0.0.1:{sink.port}"
+    assert process.stdout.readline() == f"Relay   {relay} is yours: mail will really be sent\n"
     read_until(process.stdout, "To send mail from another terminal:")
     assert "mailtasks send" in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=30)
     assert "export" not in out
+    assert err.count(" ready.") == 3, "the last lines come when all workers are there"
+
+
+def test_up_in_a_folder_that_can_not_be_made(cli):
+    ran = cli("up", "--folder", "/dev/null/data")
+    assert ran.code == 2
+    assert "'/dev/null/data' can't be made: Not a directory" in ran.err
+    assert ran.err.count("\n") == 1
 
 
 def test_up_twice_in_one_folder(program, cli):

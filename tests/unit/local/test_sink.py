@@ -181,3 +181,13 @@ def test_the_program_refuses_a_fault_that_it_does_not_know():
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 2
     assert "fault defr=1 isn't understood; write NAME=ODDS" in told.stderr
+
+
+def test_a_starter_that_is_gone_is_no_reason_to_complain():
+    program = [sys.executable, "-m", "mailtasks.local.sink", "--port", "0"]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline().startswith("catching mail on smtp://")
+    process.stdout.close()
+    process.terminate()
+    assert (process.stderr.read(), process.wait(timeout=10)) == ("", 0)
+    process.stderr.close()

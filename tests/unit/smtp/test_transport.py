@@ -48,7 +48,7 @@ def test_reading_ends_at_the_deadline(pair):
         transport.receive(time.monotonic() + 0.02)
 
 
-@pytest.mark.parametrize("seconds", [-1, 0, 1e-7, 0.02, 0.99009900, 600, 605.999999 / 1.01])
+@pytest.mark.parametrize("seconds", [0, 1e-7, 0.02, 0.99009900, 600, 605.999999 / 1.01])
 def test_the_kernel_is_told_any_limit(pair, seconds):
     transport, far = pair
     far.sendall(b"250 ok\r\n")

@@ -1,9 +1,7 @@
-"""Worker processes: which of Celery's pools may run, and the supervisor behind `mailtasks worker`.
+"""The supervisor behind `mailtasks worker`: several Celery processes, kept running.
 
-`install(app)` is for every app that runs our tasks: it refuses pools other than threads, and ends a
-worker whose supervisor is gone. `Supervisor` runs several Celery processes and keeps them running: some
-that take mail of every priority, and one for urgent and normal mail only, because no bulk delivery is
-cut short enough for an urgent mail that waits behind it.
+Some take mail of every priority, and one urgent and normal mail only, because no bulk delivery is cut
+short enough for an urgent mail that waits behind it.
 
 A process that dies is started again: at once if it had been up for a while, else after a pause that
 doubles. That is the second line of defence; a Redis that restarts doesn't end a worker
@@ -17,92 +15,26 @@ import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final, NoReturn
-
-from celery import Celery, bootsteps
-from celery.concurrency import solo, thread
+from typing import Final
 
 from mailtasks.errors import SettingsError
+from mailtasks.guard import FAILED, GRACE, LEASH, WRONG_USE, say
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.publish import queue_name
 from mailtasks.settings import Settings
 
-POOLS: Final = (thread.TaskPool, solo.TaskPool)  # solo, one task at a time, is for debugging
-
 DONE: Final = 0
-FAILED: Final = 1
-WRONG_USE: Final = (
-    2  # also what `celery worker` ends with if its app can't be loaded: starting it again won't help
-)
+IN_GOOD_ORDER: Final = (DONE, -signal.SIGTERM)  # the latter if it was still starting when it was told to stop
 
-GRACE: Final = 30.0  # seconds from SIGTERM to SIGKILL; longer than a slice, shorter than a tarpit's answer
 STEADY: Final = 10.0  # seconds after which a process counts as having started well
 LONGEST_PAUSE: Final = 30.0  # seconds before a process that dies at once is started again
 
-IN_GOOD_ORDER: Final = (DONE, -signal.SIGTERM)  # the latter if it was still starting when it was told to stop
-
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-LEASH: Final = "_MAILTASKS_LEASH"
-"""Environment variable: the file descriptor of a pipe whose other end only the supervisor holds."""
-
-
-# --- In a worker process ----------------------------------------------------------------------------
-
-
-def install(app: Celery) -> None:
-    """Let the workers of `app` run on threads only, and no longer than the supervisor that started them."""
-    app.steps["worker"].add(Guard)
-
-
-class Guard(bootsteps.Step):  # type: ignore[misc]  # Celery ships no types
-    """Looks at a worker before any of its parts is started."""
-
-    def __init__(self, parent: Any, **options: Any) -> None:
-        refuse_pool(parent.pool_cls)
-        obey_leash()
-        super().__init__(parent, **options)
-
-
-def refuse_pool(pool: type) -> None:
-    """End this process with one sentence and exit code 2 if `pool` is none that mailtasks can run on."""
-    if issubclass(pool, POOLS):
-        return
-    name = pool.__module__.rpartition(".")[2]
-    refuse(
-        f"the {name} pool is not supported (connections and leases are shared by threads); "
-        "start the worker with -P threads"
-    )
-
-
-def refuse(sentence: str) -> NoReturn:
-    """End this process with one sentence and the exit code that keeps a supervisor from trying again."""
-    _say(sentence)
-    raise SystemExit(WRONG_USE)
-
-
-def obey_leash() -> None:
-    """If a supervisor started this process: end, in good order, when that one is gone."""
-    descriptor = os.environ.pop(LEASH, None)
-    if descriptor is not None:
-        os.set_inheritable(int(descriptor), False)
-        threading.Thread(target=_end_with, args=(int(descriptor),), name="leash", daemon=True).start()
-
-
-def _end_with(descriptor: int) -> None:
-    os.read(descriptor, 1)  # returns when the other end is closed: nothing is ever written to it
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
-    os._exit(FAILED)
-
-
-# --- The supervisor ---------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -157,7 +89,7 @@ class Supervisor:
         ]
         self._grace = grace
         self._environment = os.environ if environment is None else environment
-        self._report = report or _say
+        self._report = report or say
         self._heard: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stops = 0
         self._exit_code = DONE
@@ -332,8 +264,3 @@ def _plan(failures: int) -> str:
     if failures:
         return f"{failures} in a row just after a start; starting it again in {pause_before(failures):g} s"
     return "starting it again"
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(f"mailtasks: {sentence}\n")
-    sys.stderr.flush()

@@ -1,0 +1,109 @@
+"""Ids and keys."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailtasks.message import PRIORITIES, Priority
+from mailtasks.state import State
+from mailtasks.store import keys
+from mailtasks.store.keys import LISTED_STATES, Keys, batch_id_for_key, new_batch_id, split_id
+
+
+def test_new_ids_differ_and_sort_by_time() -> None:
+    first = new_batch_id()
+    time.sleep(0.002)
+    later = [new_batch_id() for _ in range(1000)]
+    assert len({first, *later}) == 1001
+    assert all(first < id for id in later)
+    assert {len(id) for id in later} == {27}
+
+
+def test_an_id_begins_with_its_shard() -> None:
+    assert new_batch_id(3).startswith("3")
+    assert batch_id_for_key("k", 3).startswith("3")
+
+
+def test_an_idempotency_key_is_always_the_same_id() -> None:
+    assert batch_id_for_key("code-42") == batch_id_for_key("code-42")
+    assert batch_id_for_key("code-42") != batch_id_for_key("code-43")
+
+
+@given(st.text(max_size=300), st.integers(0, 10**6))
+def test_whatever_the_key_its_id_is_one(key: str, index: int) -> None:
+    id = batch_id_for_key(key.encode("utf-8", "replace").decode())
+    assert split_id(f"{id}.{index}") == (id, index)
+
+
+def test_a_bare_batch_id_is_its_first_message() -> None:
+    id = new_batch_id()
+    assert split_id(id) == (id, 0)
+    assert split_id(f"{id}.7") == (id, 7)
+
+
+GOOD = "0" * 27
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "x",
+        GOOD + "0",
+        GOOD[1:],
+        GOOD[1:] + "u",
+        GOOD[1:] + ":",
+        f"{GOOD}.",
+        f"{GOOD}.x",
+        f"{GOOD}.-1",
+        f"{GOOD}.1.2",
+    ],
+)
+def test_what_is_no_id_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"^{wrong!r} is not a message id$".replace("(", "\\(")):
+        split_id(wrong)
+
+
+def test_all_keys_of_a_shard_are_in_one_slot() -> None:
+    shard = Keys("shop", 2)
+    every = [
+        *shard.head(29_000_000),
+        *shard.batch(GOOD),
+        shard.gate("rate", "bulk"),
+        shard.events,
+    ]
+    assert all(key.startswith("{shop:2}:") for key in every)
+    assert len(set(every)) == len(every) - 1  # the rate's gate of bulk is in the head, too
+
+
+def test_the_head_is_what_the_scripts_expect() -> None:
+    one = Keys("n")
+    head = one.head(7)
+    assert head[:3] == ("{n:0}:counts", "{n:0}:minute:7", "{n:0}:steering")
+    assert head[3:6] == tuple(one.due(priority) for priority in PRIORITIES)
+    gates = [one.gate(kind, priority) for kind in ("pause", "aside", "rate") for priority in PRIORITIES]
+    assert head[6:15] == tuple(gates)
+    assert head[15:] == tuple(one.listed(state) for state in LISTED_STATES)
+    assert one.due(Priority.URGENT) == "{n:0}:due:urgent"
+
+
+def test_what_a_person_may_want_to_act_on_is_listed() -> None:
+    assert LISTED_STATES == (State.FAILED, State.EXPIRED, State.IN_DOUBT)
+
+
+def test_every_key_is_in_the_table_of_the_docstring() -> None:
+    shown = keys.__doc__ or ""
+    one = Keys("ns")
+    for key in (
+        one.counts,
+        one.steering,
+        one.events,
+        *one.batch("ID"),
+        one.minute(0),
+        one.gate("KIND", "NAME"),
+    ):
+        assert key.replace("{ns:0}", "{ns:S}").replace("minute:0", "minute:N") in shown

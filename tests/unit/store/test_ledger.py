@@ -1,0 +1,1053 @@
+"""The moves, one by one, on a real Redis with a clock of our own."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from mailtasks.errors import IllegalMove, StoreError, StoreUnavailable
+from mailtasks.message import PRIORITIES, Priority
+from mailtasks.state import CODES, State
+from mailtasks.store.keys import new_batch_id
+from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Result
+
+from .bench import LIFETIME, OWNER, Bench, results, window
+
+HOUR = 3600.0
+UNKNOWN = "0" * 27
+
+# Accept
+
+
+def test_accept_takes_a_batch_and_wants_a_hint(bench: Bench) -> None:
+    batch = bench.new(1, 2, 1)
+    assert bench.ledger.accept([batch]) == [(Acceptance.NEW, True)]
+    assert bench.states(batch.id) == "qqqq"
+    assert bench.field(batch.id, "m") == b"1x1,2x1,1x1"
+    assert bench.due(batch.id) == 10
+    assert [bench.count(name) for name in ("accepted", "queued", "unfinished:bulk")] == [4, 4, 4]
+
+
+def test_accept_again_changes_nothing(bench: Bench) -> None:
+    batch = bench.new(3)
+    bench.ledger.accept([batch])
+    before = bench.everything()
+    bench.later(5)
+    assert bench.ledger.accept([batch, batch]) == [(Acceptance.SAME, True)] * 2
+    assert bench.everything() == before
+
+
+def test_accept_refuses_other_content_under_the_same_id(bench: Bench) -> None:
+    batch = bench.new(1)
+    other = bench.new(1, id=batch.id, fingerprint="other")
+    assert bench.ledger.accept([batch, other]) == [(Acceptance.NEW, True), (Acceptance.CONFLICT, False)]
+    assert bench.count("accepted") == 1
+
+
+def test_a_long_batch_has_short_runs(bench: Bench) -> None:
+    id = bench.accept(*[1] * 300)
+    assert bench.field(id, "m") == b"1x300"
+    assert len(bench.states(id)) == 300
+
+
+def test_a_later_send_waits_without_a_hint(bench: Bench) -> None:
+    batch = bench.new(send_at=bench.now / 1000 + 600)
+    assert bench.ledger.accept([batch]) == [(Acceptance.NEW, False)]
+    assert bench.due(batch.id) == 600
+    assert bench.refused(batch.id) == Refusal.NOTHING
+    assert bench.due(batch.id) == 600
+    bench.later(600)
+    assert bench.look() == [batch.id]
+    assert bench.claim(batch.id).expires_in == LIFETIME
+
+
+def test_the_margin_ends_with_the_maximum_age(bench: Bench) -> None:
+    assert bench.due(bench.accept(lifetime=3.0)) == 3
+
+
+# Claim and step
+
+
+@pytest.mark.parametrize(("priority", "messages"), [("urgent", 1), ("normal", 4), ("bulk", 8)])
+def test_a_window_is_as_wide_as_its_priority_says(bench: Bench, priority: str, messages: int) -> None:
+    claim = bench.claim(bench.accept(*[1] * 10, priority=priority))
+    assert len(claim.window) == messages
+    assert bench.states(claim.batch) == "s" * messages + "q" * (10 - messages)
+
+
+def test_a_window_is_no_wider_than_asked_for(bench: Bench) -> None:
+    assert window(bench.claim(bench.accept(1, 2, 1, 1), most=2)) == [0, 1, 2]
+
+
+def test_a_claim_holds_all_that_is_needed_to_send(bench: Bench) -> None:
+    id = bench.accept(1, 2)
+    bench.later(5)
+    claim = bench.claim(id)
+    first, second = claim.window
+    assert (first.id, second.id) == (f"{id}.0", f"{id}.1")
+    assert (first.body, second.record.subject) == (b"body 0", "subject 1")
+    assert [one.address for one in second.recipients] == ["1@example.com", "2@example.com"]
+    assert (claim.age, claim.expires_in) == (5, LIFETIME - 5)
+    assert 59 < claim.remaining() <= 60
+
+
+def test_the_rest_of_a_message_to_very_many_comes_with_the_next_window(bench: Bench) -> None:
+    claim = bench.claim(bench.accept(1, 250))
+    seen = []
+    while True:
+        seen.append(len(window(claim)))
+        if bench.ledger.step(claim, OWNER, results(claim, State.SENT)):
+            break
+    assert seen == [101, 100, 50]
+    assert bench.count("sent") == 251
+
+
+def test_a_batch_has_one_owner(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    bench.claim(id, most=1)
+    assert bench.refused(id) == Refusal.TAKEN
+    assert bench.ledger.park(id, OWNER).why is Refusal.TAKEN
+    assert bench.refused(UNKNOWN) == Refusal.GONE
+
+
+def test_a_finished_batch_has_nothing_to_claim_and_is_not_touched(bench: Bench) -> None:
+    id = bench.accept()
+    bench.settle(id, State.SENT)
+    finished = bench.field(id, "f")
+    bench.redis.expire(bench.keys.batch(id)[0], 500)
+    bench.later(100)
+    assert bench.refused(id) == Refusal.NOTHING
+    assert bench.field(id, "f") == finished
+    assert bench.lives(id)[0] <= 500
+
+
+def test_each_result_becomes_the_recipients_state(bench: Bench) -> None:
+    id = bench.accept(1, 1, 1, 1, 1, 1)
+    bench.later(5)
+    told = (
+        State.SENT,
+        State.DEFERRED,
+        State.FAILED,
+        State.IN_DOUBT,
+        State.SUPPRESSED,
+        State.QUEUED,
+    )
+    bench.settle(id, *told, delay=30)
+    assert bench.states(id) == "+df?uq"
+    assert [bench.count(state) for state in told] == [1] * 6
+    tries = bench.tries(id, 0)
+    assert (tries.attempts, tries.at, tries.reply, tries.relay) == (1, bench.now, "250 2.0.0 Ok", "mx:25")
+    assert (tries.worker, tries.took) == (OWNER, 250)
+    assert bench.tries(id, 1).due == bench.now + 30_000
+    assert 5 not in bench.snapshot(id).tries
+
+
+def test_an_attempt_that_does_not_count_leaves_the_number(bench: Bench) -> None:
+    id = bench.accept()
+    claim = bench.claim(id)
+    bench.ledger.release(claim, OWNER, [Result(0, State.DEFERRED, 60, counted=False, reply="no relay")])
+    assert (bench.tries(id).attempts, bench.tries(id).reply) == (0, "no relay")
+
+
+def test_deferred_mail_is_due_at_its_time(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    claim = bench.claim(id)
+    told = [Result(0, State.DEFERRED, 90), Result(1, State.DEFERRED, 40)]
+    released = bench.ledger.release(claim, OWNER, told)
+    assert (released.hint, released.next_look) == (False, 40)
+    bench.later(39)
+    assert bench.refused(id) == Refusal.NOTHING
+    bench.later(1)
+    assert bench.look() == [id]
+    claim = bench.claim(id)
+    assert window(claim) == [1]
+    assert claim.window[0].recipients[0].attempts == 1
+    assert bench.ledger.release(claim, OWNER, results(claim, State.SENT)).next_look == 50
+
+
+def test_the_next_attempt_comes_no_later_than_the_maximum_age(bench: Bench) -> None:
+    id = bench.accept(lifetime=100.0)
+    bench.settle(id, State.DEFERRED, delay=HOUR)
+    assert bench.due(id) == 100
+
+
+def test_what_is_left_is_hinted_again(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    released = bench.settle(id, State.SENT)
+    assert (released.hint, released.next_look, released.priority) == (True, 10, Priority.BULK)
+
+
+def test_a_body_goes_with_the_last_recipient_of_its_message(bench: Bench) -> None:
+    id = bench.accept(2, 1)
+    bench.settle(id, State.SENT, State.DEFERRED, State.SENT, delay=0.0)
+    assert (bench.field(id, "c0"), bench.field(id, "c1")) == (b"=body 0", None)
+    bench.settle(id, State.SENT)
+    assert bench.field(id, "c0") is None
+
+
+def test_what_is_not_settled_is_in_doubt(bench: Bench) -> None:
+    id = bench.accept(1, 1, 1)
+    claim = bench.claim(id, most=2)
+    assert bench.ledger.step(claim, OWNER, [Result(0, State.SENT)]) is None
+    assert bench.states(id) == "+?s"
+    assert bench.tries(id, 1).reply == f"{OWNER} left it unsettled"
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ([Result(7, State.SENT)], "what isn't being sent can't become sent (batch {id}, recipient 7)"),
+        ([Result(-1, State.SENT)], "what isn't being sent can't become sent (batch {id}, recipient -1)"),
+        ([Result(2, State.SENT)], "what isn't being sent can't become sent (batch {id}, recipient 2)"),
+        ([Result(2, State.QUEUED)], "what isn't being sent can't become queued (batch {id}, recipient 2)"),
+        ([Result(0, State.CANCELLED)], "sending can't become cancelled (batch {id}, recipient 0)"),
+        (
+            [Result(0, State.FAILED), Result(0, State.QUEUED)],
+            "what isn't being sent can't become queued (batch {id}, recipient 0)",
+        ),
+        (
+            [Result(1, State.IN_DOUBT), Result(0, State.DEFERRED), Result(0, State.DEFERRED)],
+            "what isn't being sent can't become deferred (batch {id}, recipient 0)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("more", [True, False])
+def test_an_illegal_result_changes_nothing(
+    bench: Bench, told: list[Result], sentence: str, more: bool
+) -> None:
+    claim = bench.claim(bench.accept(1, 1, 1), most=2)
+    before = bench.everything()
+    move = bench.ledger.step if more else bench.ledger.release
+    with pytest.raises(IllegalMove) as raised:
+        move(claim, OWNER, told)
+    assert str(raised.value) == sentence.format(id=claim.batch)
+    assert bench.everything() == before
+
+
+def test_the_same_sent_twice_in_one_call_is_one(bench: Bench) -> None:
+    id = bench.accept()
+    claim = bench.claim(id)
+    bench.ledger.step(claim, OWNER, results(claim, State.SENT) * 2)
+    assert (bench.count("sent"), bench.count("duplicates"), bench.tries(id).attempts) == (1, 0, 1)
+
+
+# Answers that are lost
+
+
+def test_a_claim_whose_answer_was_lost_is_claimed_again(bench: Bench) -> None:
+    id = bench.accept(1, 2, 1, 1)
+    claim = bench.claim(id, most=2)
+    lost = copy.copy(claim)
+    lost.steps = 0
+    bench.later(5)
+    assert bench.ledger.step(lost, OWNER, (), most=2) is None
+    assert lost.window == claim.window
+    assert bench.states(id) == "sssqq"
+
+
+def test_a_step_whose_answer_was_lost_is_made_once(bench: Bench) -> None:
+    id = bench.accept(*[1] * 20)
+    claim = bench.claim(id)
+    told = results(claim, State.SENT, *[State.DEFERRED] * 7, delay=30)
+    lost = copy.copy(claim)
+    assert bench.ledger.step(lost, OWNER, told) is None
+    before = bench.everything()
+    assert bench.ledger.step(claim, OWNER, told) is None
+    assert claim.window == lost.window
+    assert bench.everything() == before
+
+
+def test_a_release_whose_answer_was_lost_is_made_once(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    claim = bench.claim(id, most=1)
+    told = results(claim, State.DEFERRED, delay=30)
+    released = bench.ledger.release(copy.copy(claim), OWNER, told)
+    before = bench.everything()
+    again = bench.ledger.release(claim, OWNER, told)
+    assert (again.why, again.hint) == (released.why, released.hint) == (Refusal.NOTHING, True)
+    assert bench.everything() == before
+
+
+def test_a_release_in_place_of_a_step_whose_answer_was_lost_gives_back_what_that_claimed(
+    bench: Bench,
+) -> None:
+    id = bench.accept(1, 1)
+    claim = bench.claim(id, most=1)
+    told = results(claim, State.SENT)
+    bench.ledger.step(copy.copy(claim), OWNER, told)
+    assert bench.states(id) == "+s"
+    bench.ledger.release(claim, OWNER, told)
+    assert bench.states(id) == "+q"
+    assert bench.count("doubts") == 0
+
+
+def test_a_step_whose_answer_was_lost_until_its_lease_was_is_no_evidence(bench: Bench) -> None:
+    id = bench.accept()
+    claim = bench.claim(id)
+    told = results(claim, State.SENT)
+    bench.ledger.release(copy.copy(claim), OWNER, told)
+    bench.refused(id)
+    assert bench.ledger.release(claim, OWNER, told).why is Refusal.LOST
+    assert (bench.count("duplicates"), bench.tries(id).attempts) == (0, 1)
+
+
+# Leases
+
+
+def test_renewing_keeps_a_claim(bench: Bench) -> None:
+    claims = [bench.claim(bench.accept()) for _ in range(3)]
+    for _ in range(10):
+        bench.pass_time(15)
+        bench.ledger.renew(claims)
+    assert not any(claim.lost for claim in claims)
+    assert {bench.due(claim.batch) for claim in claims} == {60}
+    bench.ledger.renew([])
+
+
+def test_a_claim_that_lapsed_is_lost(bench: Bench) -> None:
+    mine, other = bench.claim(bench.accept()), bench.claim(bench.accept())
+    bench.pass_time(50)
+    bench.ledger.renew([other])
+    bench.pass_time(20)
+    bench.ledger.renew([mine, other])
+    assert (mine.lost, other.lost, mine.remaining()) == (True, False, 0)
+
+
+def test_renewing_does_not_bring_back_a_batch_that_evidence_has_finished(bench: Bench) -> None:
+    first, second = bench_with_two_owners(bench)
+    bench.ledger.step(first, OWNER, results(first, State.SENT))
+    bench.ledger.renew([second])
+    assert not second.lost
+    assert bench.due(second.batch, "normal") is None
+
+
+@pytest.mark.parametrize(
+    ("priority", "states"), [("urgent", "q"), ("normal", "q"), ("bulk", "?")], ids=lambda value: value
+)
+def test_a_lapsed_window_is_in_doubt_and_resent_once_if_so_decided(
+    bench: Bench, priority: str, states: str
+) -> None:
+    id = bench.accept(priority=priority)
+    bench.claim(id)
+    hints = bench.pass_time(60)
+    assert bench.states(id) == states
+    assert hints == ([id] if states == "q" else [])
+    assert bench.tries(id).reply == f"the lease of {OWNER} lapsed"
+    if states == "q":
+        assert bench.claim(id).window[0].recipients[0].resends == 1
+        bench.pass_time(70)
+        assert bench.states(id) == "?"
+
+
+def test_only_the_window_is_in_doubt(bench: Bench) -> None:
+    id = bench.accept(*[1] * 300)
+    bench.claim(id)
+    bench.pass_time(70)
+    assert bench.states(id) == "?" * 8 + "q" * 292
+    assert (bench.count("doubts"), bench.count("lapses")) == (8, 1)
+
+
+def test_a_claim_that_lapsed_is_doubted_by_who_claims_next(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    bench.claim(id, most=1)
+    bench.later(25)
+    bench.look()
+    bench.later(28)
+    bench.look()
+    bench.later(8)
+    assert window(bench.claim(id)) == [1]
+    assert bench.states(id) == "?s"
+
+
+def test_three_lapses_set_a_batch_aside_until_it_is_retried(bench: Bench) -> None:
+    id = bench.accept(*[1] * 40)
+    for _ in range(3):
+        assert bench.waits(id) == set()
+        bench.claim(id)
+        bench.pass_time(70)
+    assert bench.waits(id) == {"aside"}
+    assert bench.refused(id) == Refusal.PARKED
+    assert bench.due(id) == pytest.approx(LIFETIME - 210)
+    assert bench.pass_time(HOUR) == []
+    assert bench.ledger.retry(id, {39: State.QUEUED}) == (1, 0)
+    assert bench.look() == [id]
+    assert window(bench.claim(id)) == list(range(24, 32))
+    assert bench.waits(id) == set()
+
+
+def test_queued_mail_that_is_not_set_aside_is_not_retried(bench: Bench) -> None:
+    assert bench.ledger.retry(bench.accept(), {0: State.QUEUED}) == (0, 0)
+
+
+# Late evidence
+
+
+def bench_with_two_owners(bench: Bench) -> tuple[Claim, Claim]:
+    """A batch that its first owner has lost, and that another one is sending again."""
+    id = bench.accept(priority="normal")
+    first = bench.claim(id)
+    bench.pass_time(70)
+    return first, bench.claim(id)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state not in (State.SENT, State.SENDING)])
+def test_late_sent_is_taken_whatever_has_become_of_it(bench: Bench, state: State) -> None:
+    priority = "bulk" if state is State.IN_DOUBT else "normal"
+    id = bench.accept(priority=priority)
+    claim = bench.claim(id)
+    bench.pass_time(70)
+    bring_to(bench, id, state)
+    assert bench.states(id) == state.code
+    released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert released is not None
+    assert (released.why, released.evidence) == (Refusal.LOST, 1)
+    assert bench.states(id) == "+"
+    assert (bench.count("sent"), bench.count("late_evidence"), bench.count("duplicates")) == (1, 1, 0)
+    assert bench.count(f"unfinished:{priority}") == 0
+    assert bench.due(id, priority) is None
+
+
+def bring_to(bench: Bench, id: str, state: State) -> None:
+    if state is State.CANCELLED:
+        bench.ledger.cancel(id, [0])
+    elif state is State.EXPIRED:
+        bench.later(LIFETIME)
+        bench.pass_time(70)
+    elif state not in (State.QUEUED, State.IN_DOUBT):
+        bench.settle(id, state, delay=HOUR)
+
+
+def test_late_sent_settles_what_is_being_sent_again_and_is_not_undone(bench: Bench) -> None:
+    first, second = bench_with_two_owners(bench)
+    bench.ledger.step(first, OWNER, results(first, State.SENT))
+    assert bench.states(second.batch) == "+"
+    bench.ledger.step(second, OWNER, results(second, State.DEFERRED))
+    assert bench.states(second.batch) == "+"
+    assert bench.count("duplicates") == 0
+
+
+def test_a_second_2xx_is_a_duplicate_whoever_comes_first(bench: Bench) -> None:
+    first, second = bench_with_two_owners(bench)
+    bench.ledger.step(second, OWNER, results(second, State.SENT))
+    released = bench.ledger.step(first, OWNER, results(first, State.SENT))
+    assert released is not None
+    assert released.evidence == 0
+    assert (bench.count("sent"), bench.count("duplicates")) == (1, 1)
+
+    first, second = bench_with_two_owners(bench)
+    bench.ledger.step(first, OWNER, results(first, State.SENT))
+    bench.ledger.step(second, OWNER, results(second, State.SENT))
+    assert (bench.count("sent"), bench.count("duplicates")) == (2, 2)
+
+
+def test_late_evidence_is_counted_once_however_often_it_is_told(bench: Bench) -> None:
+    claim = bench.claim(bench.accept())
+    bench.pass_time(70)
+    for evidence in (1, 0, 0):
+        released = bench.ledger.release(copy.copy(claim), OWNER, results(claim, State.SENT))
+        assert released.evidence == evidence
+    assert (bench.count("late_evidence"), bench.count("duplicates")) == (1, 0)
+    assert bench.tries(claim.batch).attempts == 1
+
+
+@pytest.mark.parametrize(
+    "told", [State.DEFERRED, State.FAILED, State.QUEUED, State.SUPPRESSED, State.IN_DOUBT]
+)
+def test_nothing_else_that_is_late_is_taken(bench: Bench, told: State) -> None:
+    claim = bench.claim(bench.accept())
+    bench.pass_time(70)
+    before = bench.everything()
+    released = bench.ledger.release(claim, OWNER, results(claim, told))
+    assert (released.why, released.evidence) == (Refusal.LOST, 0)
+    assert bench.everything() == before
+
+
+def test_late_evidence_for_nobody_is_refused(bench: Bench) -> None:
+    claim = bench.claim(bench.accept())
+    bench.pass_time(70)
+    before = bench.everything()
+    with pytest.raises(IllegalMove) as raised:
+        bench.ledger.release(claim, OWNER, [Result(0, State.SENT), Result(5, State.SENT)])
+    assert str(raised.value) == f"nothing can't become sent (batch {claim.batch}, recipient 5)"
+    assert bench.everything() == before
+
+
+# Time jumps
+
+
+def test_after_a_stall_nothing_lapses_for_one_lease(bench: Bench) -> None:
+    id = bench.accept()
+    claim = bench.claim(id)
+    bench.look()
+    bench.later(70)
+    assert bench.refused(id) == Refusal.TAKEN
+    bench.look()
+    assert bench.states(id) == "s"
+    bench.ledger.renew([claim])
+    assert not claim.lost
+    bench.pass_time(55)
+    assert bench.states(id) == "s"
+    bench.pass_time(15)
+    assert bench.states(id) == "?"
+
+
+def test_after_a_stall_a_living_owner_goes_on(bench: Bench) -> None:
+    claim = bench.claim(bench.accept(1, 1), most=1)
+    bench.look()
+    bench.later(HOUR)
+    assert bench.ledger.step(claim, OWNER, results(claim, State.SENT)) is None
+    assert bench.states(claim.batch) == "+s"
+
+
+def test_after_a_stall_nothing_expires_for_one_lease(bench: Bench) -> None:
+    id = bench.accept(lifetime=100.0)
+    bench.look()
+    bench.later(200)
+    bench.look()
+    assert bench.states(id) == "q"
+    bench.pass_time(130)
+    assert bench.states(id) == "x"
+
+
+def test_a_stall_is_half_a_lease_or_two_looks_whichever_is_longer(bench: Bench) -> None:
+    assert Limits(lease=60, pace=1).jump == 30
+    assert Limits(lease=1, pace=1).jump == 2
+    for _ in range(3):
+        bench.later(30)
+        bench.look()
+    assert bench.redis.hget(bench.keys.steering, "quiet") is None
+    bench.later(31)
+    bench.look()
+    assert int(bench.redis.hget(bench.keys.steering, "quiet")) == bench.now + 60_000
+
+
+def test_leases_lapse_though_the_pump_is_slower_than_a_lease(bench: Bench) -> None:
+    bench.limited(lease=1, pace=1)
+    id = bench.accept()
+    bench.claim(id)
+    for _ in range(3):
+        bench.later(1.2)
+        bench.look()
+    assert bench.states(id) == "?"
+
+
+def test_a_clock_set_forth_and_back_is_quiet_for_one_lease_only(bench: Bench) -> None:
+    bench.look()
+    for jump in (HOUR, -HOUR):
+        bench.later(jump)
+        bench.look()
+        assert int(bench.redis.hget(bench.keys.steering, "quiet")) == bench.now + 60_000
+    id = bench.accept()
+    bench.claim(id)
+    bench.pass_time(60)
+    assert bench.states(id) == "?"
+
+
+# The maximum age
+
+
+def test_what_is_too_old_expires(bench: Bench) -> None:
+    id = bench.accept(1, 1, 1, lifetime=300.0)
+    bench.settle(id, State.SENT, State.DEFERRED, delay=HOUR)
+    bench.pass_time(310)
+    assert bench.states(id) == "+xx"
+    assert (bench.count("expired"), bench.due(id)) == (2, None)
+
+
+def test_what_has_become_too_old_while_it_was_claimed_is_not_claimed_again(bench: Bench) -> None:
+    id = bench.accept(1, 1, lifetime=50.0)
+    claim = bench.claim(id, most=1)
+    bench.pass_time(50)
+    released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert released is not None
+    assert (released.why, released.next_look) == (Refusal.NOTHING, None)
+    assert bench.states(id) == "+x"
+
+
+def test_doubt_does_not_expire_and_is_not_resent_when_too_old(bench: Bench) -> None:
+    id = bench.accept(priority="urgent", lifetime=30.0)
+    bench.claim(id)
+    bench.pass_time(70)
+    assert bench.states(id) == "?"
+    bench.pass_time(300)
+    assert bench.states(id) == "?"
+
+
+# Hints
+
+
+def test_a_lost_hint_is_made_again_and_ever_more_rarely(bench: Bench) -> None:
+    id = bench.accept()
+    waits = []
+    for _ in range(12):
+        waits.append(bench.due(id))
+        bench.later(bench.due(id) or 0)
+        assert bench.look() == [id]
+    assert waits == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+
+
+def test_a_claim_makes_hints_frequent_again(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    for _ in range(5):
+        bench.later(bench.due(id) or 0)
+        bench.look()
+    bench.settle(id, State.SENT)
+    assert bench.due(id) == 10
+
+
+def test_a_hint_that_may_be_waiting_in_a_long_queue_is_not_made_again(bench: Bench) -> None:
+    id = bench.accept()
+    for _ in range(359):
+        bench.later(10)
+        assert bench.look(bulk=True) == []
+    bench.later(10)
+    assert bench.look(bulk=True) == [id]
+
+
+def test_only_the_long_queue_waits(bench: Bench) -> None:
+    bulk, urgent = bench.accept(), bench.accept(priority="urgent")
+    bench.later(10)
+    assert bench.look(bulk=True) == [urgent]
+    assert bench.due(bulk) == 10
+
+
+def test_a_first_hint_is_made_though_the_queue_is_long(bench: Bench) -> None:
+    id = bench.accept(send_at=bench.now / 1000 + 5)
+    bench.later(5)
+    assert bench.look(bulk=True) == [id]
+
+
+def test_two_pumps_make_one_hint(bench: Bench) -> None:
+    id = bench.accept()
+    bench.later(10)
+    due = bench.ledger.due()
+    assert bench.ledger.look(due, {}) == [Hint(id, Priority.BULK)]
+    assert bench.ledger.look(due, {}) == []
+
+
+def test_the_most_urgent_are_due_first_and_not_too_many(bench: Bench) -> None:
+    bench.ledger.accept([bench.new(priority="bulk") for _ in range(150)])
+    urgent = [bench.accept(priority="urgent") for _ in range(100)]
+    bench.later(10)
+    due = bench.ledger.due()
+    assert len(due) == 200
+    assert set(due[:100]) == set(urgent)
+
+
+def test_a_batch_that_has_gone_is_due_no_more(bench: Bench) -> None:
+    id = bench.accept()
+    bench.redis.delete(*bench.keys.batch(id))
+    bench.later(10)
+    assert bench.look() == []
+    assert bench.due(id) is None
+
+
+# Gates
+
+
+@pytest.mark.parametrize("what", ["all", "bulk"])
+def test_a_pause_holds_what_is_accepted_looked_at_and_claimed(bench: Bench, what: str) -> None:
+    looked, claimed, stepped = bench.accept(), bench.accept(), bench.accept(1, 1)
+    claim = bench.claim(stepped, most=1)
+    bench.ledger.pause(what)
+    accepted = bench.new()
+    assert bench.ledger.accept([accepted]) == [(Acceptance.NEW, False)]
+    assert bench.refused(claimed) == Refusal.PARKED
+    released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert released is not None
+    assert released.why is Refusal.PARKED
+    bench.later(10)
+    assert bench.look() == []
+    waiting = [looked, claimed, stepped, accepted.id]
+    assert [bench.waits(id) for id in waiting] == [{"pause"}] * 4
+    assert all((bench.due(id) or 0) > HOUR for id in waiting)
+    assert bench.ledger.resume(what) is True
+    assert bench.ledger.resume(what) is False
+    assert sorted(bench.look()) == sorted(waiting)
+    assert [bench.waits(id) for id in waiting] == [set()] * 4
+
+
+def test_a_pause_of_one_priority_leaves_the_others(bench: Bench) -> None:
+    bench.ledger.pause("bulk")
+    assert bench.refused(bench.accept()) == Refusal.PARKED
+    bench.claim(bench.accept(priority="urgent"))
+
+
+def test_resuming_all_ends_every_pause(bench: Bench) -> None:
+    for what in ("all", *PRIORITIES):
+        bench.ledger.pause(what)
+    ids = [bench.accept(priority=priority) for priority in PRIORITIES]
+    bench.ledger.resume("all")
+    assert sorted(bench.look()) == sorted(ids)
+
+
+def test_resuming_one_priority_does_not_end_the_pause_of_all(bench: Bench) -> None:
+    bench.ledger.pause("all")
+    bench.ledger.pause("bulk")
+    id = bench.accept()
+    bench.ledger.resume("bulk")
+    assert bench.look() == []
+    assert bench.waits(id) == {"pause"}
+
+
+def test_resume_opens_more_than_one_call_can(bench: Bench) -> None:
+    bench.ledger.pause("all")
+    bench.ledger.accept([bench.new() for _ in range(2001)])
+    bench.ledger.resume("all")
+    assert bench.redis.zcount(bench.keys.due(Priority.BULK), "-inf", bench.now) == 2001
+
+
+def test_a_later_send_that_was_paused_is_sent_at_its_time(bench: Bench) -> None:
+    bench.ledger.pause("all")
+    id = bench.accept(send_at=bench.now / 1000 + 600)
+    bench.ledger.resume("all")
+    assert bench.look() == []
+    assert bench.due(id) == 600
+
+
+def test_what_is_paused_expires_in_time(bench: Bench) -> None:
+    bench.ledger.pause("all")
+    id = bench.accept(lifetime=100.0)
+    bench.pass_time(110)
+    assert (bench.states(id), bench.waits(id)) == ("x", set())
+
+
+def test_what_the_rate_does_not_allow_waits_for_its_gate_in_order(bench: Bench) -> None:
+    first, second = bench.accept(), bench.accept(1, 1)
+    bench.ledger.park(first, OWNER)
+    bench.later(1)
+    claim = bench.claim(second, most=1)
+    released = bench.ledger.release(claim, OWNER, results(claim, State.SENT), rated=True)
+    assert (released.why, released.hint) == (Refusal.NOTHING, False)
+    assert bench.pass_time(HOUR) == []
+    assert bench.ledger.open("rate", Priority.BULK, 1) == 1
+    assert bench.look() == [first]
+    assert bench.ledger.open("rate", Priority.BULK, 5) == 1
+    assert bench.look() == [second]
+
+
+def test_what_can_not_be_sent_yet_does_not_wait_for_the_rate(bench: Bench) -> None:
+    id = bench.accept()
+    claim = bench.claim(id)
+    bench.ledger.release(claim, OWNER, results(claim, State.DEFERRED, delay=30), rated=True)
+    assert (bench.waits(id), bench.due(id)) == (set(), 30)
+
+
+def test_what_is_claimed_or_finished_waits_at_no_gate(bench: Bench) -> None:
+    id, other = bench.accept(), bench.accept()
+    bench.ledger.park(id, OWNER)
+    bench.ledger.park(other, OWNER)
+    bench.claim(id)
+    bench.ledger.cancel(other, [0])
+    assert (bench.waits(id), bench.waits(other)) == (set(), set())
+    assert bench.ledger.open("rate", Priority.BULK, 5) == 0
+    assert bench.due(id) == 60
+
+
+# The operator
+
+
+def test_cancel_takes_what_is_neither_being_sent_nor_final(bench: Bench) -> None:
+    id = bench.accept(1, 1, 1, 1)
+    bench.settle(id, State.SENT, State.DEFERRED, delay=HOUR)
+    bench.claim(id, most=1)
+    assert bench.states(id) == "+dsq"
+    assert bench.ledger.cancel(id, range(4)) == 2
+    assert bench.states(id) == "+csc"
+    assert bench.due(id) == 60
+    assert bench.ledger.cancel(id, [*range(4), 17]) == 0
+    assert bench.ledger.cancel(UNKNOWN, [0]) == -1
+
+
+def test_an_owner_goes_on_after_a_cancel(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    claim = bench.claim(id, most=1)
+    bench.ledger.cancel(id, [0, 1])
+    assert bench.ledger.step(claim, OWNER, results(claim, State.SENT)) is not None
+    assert bench.states(id) == "+c"
+    assert bench.lives(id)[0] > 0
+
+
+RETRIABLE = (State.FAILED, State.EXPIRED, State.CANCELLED, State.SUPPRESSED, State.DEFERRED, State.IN_DOUBT)
+
+
+@pytest.mark.parametrize("state", RETRIABLE)
+def test_retry_queues_again_and_keeps_what_would_vanish(bench: Bench, state: State) -> None:
+    id = bench.accept()
+    if state is State.IN_DOUBT:
+        bench.settle(id, state)
+    bring_to(bench, id, state)
+    bench.later(500)
+    assert bench.ledger.retry(id, {0: state}) == (1, 0)
+    assert bench.ledger.retry(id, {0: state}) == (0, 0)
+    assert (bench.states(id), bench.field(id, "f")) == ("q", None)
+    assert {-1} >= set(bench.lives(id)) - {-2}
+    assert bench.tries(id).attempts == 0
+    assert bench.look() == [id]
+    assert bench.claim(id).expires_in == LIFETIME
+    assert bench.count("accepted") == 1
+
+
+def test_retry_leaves_what_has_moved_on(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    bench.settle(id, State.SENT, State.FAILED)
+    assert bench.ledger.retry(id, {0: State.FAILED, 1: State.EXPIRED, 9: State.FAILED}) == (0, 0)
+    assert bench.states(id) == "+f"
+    assert bench.ledger.retry(UNKNOWN, {0: State.FAILED}) == (-1, 0)
+
+
+def test_retry_of_what_is_sent_or_being_sent_is_refused(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    bench.settle(id, State.SENT)
+    bench.claim(id)
+    before = bench.everything()
+    for index, state in enumerate((State.SENT, State.SENDING)):
+        with pytest.raises(IllegalMove) as raised:
+            bench.ledger.retry(id, {index: state})
+        assert str(raised.value) == f"{state} can't be retried (batch {id}, recipient {index})"
+    assert bench.everything() == before
+
+
+def test_retry_says_what_has_no_body_any_more(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    bench.settle(id, State.FAILED, State.FAILED)
+    bench.redis.hdel(bench.keys.batch(id)[0], "c0")
+    assert bench.ledger.retry(id, {0: State.FAILED, 1: State.FAILED}) == (1, 1)
+    assert bench.states(id) == "fq"
+
+
+def test_retry_of_a_message_to_very_many(bench: Bench) -> None:
+    id = bench.accept(6000)
+    bench.ledger.cancel(id, range(6000))
+    assert bench.ledger.retry(id, dict.fromkeys(range(6000), State.CANCELLED)) == (6000, 0)
+    assert bench.count("queued") == 6000
+
+
+def test_retry_leaves_the_lease_of_who_is_sending(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    bench.settle(id, State.FAILED)
+    claim = bench.claim(id)
+    bench.ledger.retry(id, {0: State.FAILED})
+    assert (bench.states(id), bench.due(id)) == ("qs", 60)
+    assert bench.ledger.step(claim, OWNER, results(claim, State.SENT)) is None
+
+
+# Retention
+
+
+def test_finished_batches_go_after_their_retention(bench: Bench) -> None:
+    id = bench.accept()
+    assert bench.lives(id) == [-1, -1, -2]
+    bench.settle(id, State.SENT)
+    assert all(990 < seconds <= 1000 for seconds in bench.lives(id))
+    assert bench.field(id, "f") == str(bench.now).encode()
+
+
+def test_doubt_is_held_until_it_is_settled(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    claim = bench.claim(id)
+    bench.pass_time(70)
+    assert (bench.states(id), bench.lives(id), bench.due(id)) == ("??", [-1, -1, -1], None)
+    bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert all(990 < seconds <= 1000 for seconds in bench.lives(id))
+    assert bench.redis.zscore(bench.keys.listed(State.IN_DOUBT), id) is None
+
+
+def test_the_lists_of_what_may_need_a_person_forget_what_is_gone(bench: Bench) -> None:
+    key = bench.keys.listed(State.FAILED)
+    first = bench.accept(lifetime=100.0)
+    bench.settle(first, State.FAILED)
+    bench.later(1101)
+    second = bench.accept(lifetime=100.0)
+    bench.settle(second, State.FAILED)
+    assert bench.redis.zrange(key, 0, -1) == [second.encode()]
+
+
+def test_a_batch_is_listed_as_long_as_it_is_kept(bench: Bench) -> None:
+    """Even if it failed in part long before it was finished."""
+    first = bench.accept(1, 1, lifetime=5000.0)
+    bench.settle(first, State.FAILED, State.DEFERRED, delay=4000.0)
+    bench.later(4500)
+    bench.settle(first, State.SENT)
+    bench.later(999)
+    bench.settle(bench.accept(lifetime=10.0), State.FAILED)
+    assert first.encode() in bench.redis.zrange(bench.keys.listed(State.FAILED), 0, -1)
+
+
+# What a hand has damaged
+
+
+def spoil(*commands: tuple[str, int, str, str]) -> Callable[[Bench, str], None]:
+    def do(bench: Bench, id: str) -> None:
+        for command, which, *arguments in commands:
+            key = bench.keys.batch(id)[which]
+            bench.redis.execute_command(command, key, *[word for word in arguments if word])
+
+    return do
+
+
+DAMAGE = {
+    "no states": spoil(("DEL", 1, "", "")),
+    "too few states": spoil(("SET", 1, "q", "")),
+    "states are a hash": spoil(("DEL", 1, "", ""), ("HSET", 1, "a", "b")),
+    "tries are a string": spoil(("SET", 2, "x", "")),
+    "the batch is a string": spoil(("SET", 0, "x", "")),
+    "no priority": spoil(("HDEL", 0, "p", "")),
+    "another priority": spoil(("HSET", 0, "p", "soon")),
+    "no sizes": spoil(("HDEL", 0, "m", "")),
+    "no age": spoil(("HSET", 0, "x", "tomorrow")),
+    "no accept time": spoil(("HDEL", 0, "a", "")),
+    "a lease of words": spoil(("HSET", 0, "l", "long")),
+    "tries of words": spoil(("SET", 1, "dd", ""), ("HSET", 2, "0", "x"), ("HSET", 2, "1", "y")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_batch_is_set_aside_and_troubles_no_other(
+    bench: Bench, damage: Callable[[Bench, str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    before, damaged, after = bench.accept(1, 1), bench.accept(1, 1), bench.accept(1, 1)
+    damage(bench, damaged)
+    bench.later(10)
+    due = bench.ledger.due()
+    assert [hint.batch for hint in bench.ledger.look([before, damaged, after], {})] == [before, after]
+    assert damaged in due
+    assert (bench.waits(damaged), bench.due(damaged)) == ({"aside"}, HOUR)
+    assert f"batch {damaged} can't be looked at, so it is set aside: " in caplog.text
+    with pytest.raises(StoreError):
+        bench.ledger.claim(damaged, OWNER)
+    assert bench.count("queued") == 6
+
+
+def test_a_batch_that_was_mended_goes_on(bench: Bench) -> None:
+    id = bench.accept()
+    bench.redis.delete(bench.keys.batch(id)[1])
+    bench.later(10)
+    bench.look()
+    bench.redis.set(bench.keys.batch(id)[1], "q")
+    bench.later(HOUR)
+    assert bench.look() == [id]
+    bench.claim(id)
+    assert bench.waits(id) == set()
+
+
+@pytest.mark.parametrize("damage", ["the batch is a string", "another priority", "a lease of words"])
+def test_a_damaged_batch_loses_its_own_lease_only(bench: Bench, damage: str) -> None:
+    claims = [bench.claim(bench.accept(1, 1)) for _ in range(3)]
+    DAMAGE[damage](bench, claims[1].batch)
+    bench.ledger.renew(claims)
+    assert [claim.lost for claim in claims] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("c0", None, "ValueError('it is missing, or packed in an unknown way')"),
+        ("c0", "!x", "ValueError('it is missing, or packed in an unknown way')"),
+        ("c0", "zx", "Error -5 while decompressing data"),
+        ("h", None, "ValueError('it is missing, or packed in an unknown way')"),
+        ("h", "={}", "missing required field `messages`"),
+        ("h", '={"messages":[]}', "ValueError('its header names other messages than its states')"),
+        ("r", "=[]", "IndexError('tuple index out of range')"),
+    ],
+)
+def test_a_batch_that_can_not_be_read_is_set_aside_unsent(
+    bench: Bench, field: str, value: str | None, why: str
+) -> None:
+    id = bench.accept(1, 1)
+    key = bench.keys.batch(id)[0]
+    bench.redis.hdel(key, field)
+    if value:
+        bench.redis.hset(key, field, value)
+    with pytest.raises(StoreError) as raised:
+        bench.ledger.claim(id, OWNER)
+    told = str(raised.value)
+    assert told.startswith(f"batch {id} can't be read (")
+    assert why in told
+    assert told.endswith(f"), so it is set aside; mend the fields of {key}, then retry its messages")
+    assert (bench.states(id), bench.waits(id), bench.count("doubts")) == ("qq", {"aside"}, 0)
+    assert bench.pass_time(100) == []
+
+
+def test_records_that_are_damaged_name_the_batch(bench: Bench) -> None:
+    id = bench.accept()
+    bench.redis.delete(bench.keys.batch(id)[1])
+    with pytest.raises(StoreError) as raised:
+        bench.ledger.cancel(id, [0])
+    assert str(raised.value) == f"the records of batch {id} are damaged; mend them, or delete its keys"
+
+
+def test_a_lost_retry_time_is_now(bench: Bench) -> None:
+    id = bench.accept()
+    bench.settle(id, State.DEFERRED, delay=HOUR)
+    bench.redis.delete(bench.keys.batch(id)[2])
+    bench.redis.hdel(bench.keys.batch(id)[0], "n")
+    assert window(bench.claim(id)) == [0]
+
+
+def test_an_answer_of_another_version_is_said_to_be_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.ledger, "_run", lambda *_, **__: [b"postponed", 0])
+    with pytest.raises(StoreError) as raised:
+        bench.ledger.claim(new_batch_id(), OWNER)
+    assert str(raised.value) == (
+        "the ledger answered b'postponed', which this version doesn't know; are all workers of one version?"
+    )
+
+
+# A full Redis
+
+
+def test_a_full_redis_accepts_nothing_and_settles_everything(bench: Bench) -> None:
+    ids = [bench.accept(1, 1) for _ in range(4)]
+    bench.settle(ids[2], State.FAILED)
+    bench.redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailable) as raised:
+            bench.accept()
+        claim = bench.claim(ids[0])
+        bench.ledger.renew([claim])
+        bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+        assert bench.ledger.cancel(ids[1], [0, 1]) == 2
+        assert bench.ledger.retry(ids[2], {0: State.FAILED}) == (1, 0)
+        bench.ledger.park(ids[3], OWNER)
+        assert bench.ledger.open("rate", Priority.BULK, 1) == 1
+        assert sorted(bench.look()) == sorted(ids[2:])
+    finally:
+        bench.redis.config_set("maxmemory", "0")
+    assert "used memory > 'maxmemory'), so nothing was accepted; its memory is full" in str(raised.value)
+    assert raised.value.ids == ()
+    assert bench.states(ids[0]) == "++"
+
+
+# Figures
+
+
+def test_response_times_are_counted_from_when_a_mail_was_to_go(bench: Bench) -> None:
+    id = bench.accept(1, 1, send_at=bench.now / 1000 + 600)
+    bench.later(602)
+    bench.settle(id, State.SENT, State.SENT)
+    (minute,) = [key for key in bench.redis.keys("{test:0}:minute:*") if bench.redis.hexists(key, "sent")]
+    figures = {name.decode(): int(value) for name, value in bench.redis.hgetall(minute).items()}
+    assert figures["rt_ms:bulk"] == 4000
+    (bucket,) = [name for name in figures if name.startswith("rt:bulk:")]
+    assert 2000 <= 1.1 ** int(bucket.removeprefix("rt:bulk:")) < 2200
+    assert 0 < bench.redis.ttl(minute) <= 86_400
+
+
+def test_every_state_has_its_letter_in_the_ledger() -> None:
+    assert set(CODES) == set(State)
+
+
+def test_limits_can_be_replaced() -> None:
+    assert replace(Limits(), lease=2).lease == 2
+
+
+@pytest.fixture(autouse=True)
+def _errors_only(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
