@@ -1,0 +1,1 @@
+"""Benchmarks: ratios of two sides that are measured in one run; `python -m benchmarks --help`."""

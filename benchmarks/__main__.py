@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: each prints its table, and fails if it misses its mark.
 
-    python -m benchmarks [engine latency drain compose]
+python -m benchmarks [engine latency drain compose]
 """
 
 import subprocess

@@ -18,14 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from benchmarks.sinks import sink
 from mailtasks import Message
 from mailtasks.local.redis import LocalRedis
 from mailtasks.mailer import Mailer
 from mailtasks.message import Priority
 from mailtasks.publish import queue_name
 from mailtasks.state import State
-
-from benchmarks.sinks import sink
 
 AT_LEAST = 0.6
 
@@ -92,7 +91,9 @@ def sent(mailer: Mailer) -> int:
 
 def main() -> int:
     """Run the pairs and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
@@ -118,7 +119,10 @@ def main() -> int:
                 mail = drain_mail(mailer, arguments.items, run_workers)
                 pairs.append((nothing, mail))
                 if not arguments.json:
-                    print(f"nothing {nothing:7.0f}/s   mail {mail:7.0f}/s   ratio {mail / nothing:.2f}", flush=True)
+                    print(
+                        f"nothing {nothing:7.0f}/s   mail {mail:7.0f}/s   ratio {mail / nothing:.2f}",
+                        flush=True,
+                    )
     ratio = statistics.median(mail / nothing for nothing, mail in pairs)
     report = {
         "what": "single sends drained / Celery tasks that do nothing drained",
@@ -131,7 +135,11 @@ def main() -> int:
         "ratio": ratio,
         "at_least": AT_LEAST,
     }
-    print(json.dumps(report) if arguments.json else f"median ratio {ratio:.2f} (at least {AT_LEAST}), against {name}")
+    print(
+        json.dumps(report)
+        if arguments.json
+        else f"median ratio {ratio:.2f} (at least {AT_LEAST}), against {name}"
+    )
     return 0 if ratio >= AT_LEAST else 1
 
 

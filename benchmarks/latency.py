@@ -17,12 +17,11 @@ import statistics
 import sys
 import time
 
+from benchmarks.drain import workers
 from mailtasks import Message
 from mailtasks.local.redis import LocalRedis
 from mailtasks.local.sink import CatchingServer
 from mailtasks.mailer import Mailer
-
-from benchmarks.drain import workers
 
 AT_MOST = 0.020  # seconds more than the relay needs
 PAUSE = 0.05  # seconds
@@ -47,7 +46,9 @@ def straight(relay: smtplib.SMTP, text: str) -> float:
 
 def main() -> int:
     """Run the pairs and print the difference."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

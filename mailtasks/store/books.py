@@ -30,7 +30,12 @@ from mailtasks.store.records import BatchRecord, MessageRecord, Tries
 log = logging.getLogger(__name__)
 
 _FIELDS: Final = ("p", "a", "w", "x", "h", "r", "f", "o")
-_CHUNK: Final = 100  # batches read in one round trip, which nobody else can interrupt
+_READ: Final = (
+    "return {redis.pcall('HMGET', KEYS[1], unpack(ARGV)), "
+    "redis.pcall('GET', KEYS[2]), redis.pcall('HGETALL', KEYS[3])}"
+)
+"""A batch's three records at one moment. MULTI would do, too, but not while Redis' memory is full."""
+_CHUNK: Final = 100  # batches read in one round trip
 _SAMPLE: Final = 1000  # batches among which the oldest is sought
 _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
 _GATES: Final = ("pause", "aside", "rate")
@@ -128,16 +133,12 @@ class Books:
         """The three records of each batch; in place of one, the error that reading it gave."""
         remaining = iter(ids)
         while chunk := list(islice(remaining, _CHUNK)):
-            pipeline = self.redis.pipeline(transaction=True)  # or a move may come between its records
+            pipeline = self.redis.pipeline(transaction=False)
             for id in chunk:
-                key, states, tries = self.keys.batch(id)
-                pipeline.hmget(key, _FIELDS)
-                pipeline.get(states)
-                pipeline.hgetall(tries)
+                pipeline.eval(_READ, 3, *self.keys.batch(id), *_FIELDS)
             with available(self.redis):
-                answers = pipeline.execute(raise_on_error=False)
-            for i, id in enumerate(chunk):
-                yield id, answers[3 * i : 3 * i + 3]
+                answers = pipeline.execute()
+            yield from zip(chunk, answers, strict=True)
 
     def listed(self, state: State) -> Iterator[Snapshot]:
         """The batches that hold a recipient in one of `keys.LISTED_STATES`, the latest first."""
@@ -253,7 +254,7 @@ def _snapshot(id: str, answers: Sequence[Any]) -> Snapshot | None:
         ) from error
 
 
-def _unpacked(id: str, fields: list[Any], states: bytes, tries: Mapping[bytes, bytes]) -> Snapshot:
+def _unpacked(id: str, fields: list[Any], states: bytes, tries: list[bytes]) -> Snapshot:
     priority, accepted, not_before, expires, header, recipients, finished, owner = fields
     return Snapshot(
         id=id,
@@ -266,7 +267,10 @@ def _unpacked(id: str, fields: list[Any], states: bytes, tries: Mapping[bytes, b
         record=records.unpack_record(header),
         recipients=records.unpack_recipients(recipients),
         states=tuple(BY_CODE[code] for code in states.decode()),
-        tries={int(index): records.unpack_tries(packed) for index, packed in tries.items()},
+        tries={
+            int(index): records.unpack_tries(packed)
+            for index, packed in zip(tries[::2], tries[1::2], strict=True)
+        },
     )
 
 

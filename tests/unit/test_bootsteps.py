@@ -9,7 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 from celery import Celery
+from celery import bootsteps as celery_bootsteps
 from celery.contrib.testing.worker import start_worker
+from celery.signals import setup_logging
+from celery.worker import WorkController
+from celery.worker import state as worker_state
 
 from mailtasks import bootsteps
 from mailtasks import celery as celery_module
@@ -172,7 +176,8 @@ def test_whatever_goes_wrong_is_said_once_and_survived(
             stopped.set()
 
     installation.mailer.redis.connection_pool.disconnect()
-    monkeypatch.setattr(pump, "_look", fail)
+    monkeypatch.setattr(pump, "_open_rate_gates", fail)
+    monkeypatch.setattr(pump, "_look", lambda: None)
     pump.run()
     assert len(turns) == 5
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
@@ -184,6 +189,24 @@ def test_whatever_goes_wrong_is_said_once_and_survived(
 # --- The steps --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def logging_is_left_alone() -> Iterator[None]:
+    """A worker sets up its process' logging, unless somebody else says that he did."""
+
+    def done(**_: object) -> None: ...
+
+    setup_logging.connect(done)
+    yield
+    setup_logging.disconnect(done)
+
+
+def stop_as_sigterm_does(worker: WorkController) -> None:
+    """Stop and wait for the end; `start_worker` by itself only knows the cold way."""
+    worker_state.should_stop = 0
+    wait_until(lambda: worker.blueprint.state == celery_bootsteps.TERMINATE, what="the worker's end")
+    worker_state.should_stop = None
+
+
 def test_a_worker_in_this_process(app: Celery, installation: Installation, sink: CatchingServer) -> None:
     with start_worker(app, pool="threads", concurrency=3, perform_ping_check=False) as worker:
         ids = [send(installation) for _ in range(10)]
@@ -192,6 +215,7 @@ def test_a_worker_in_this_process(app: Celery, installation: Installation, sink:
         assert (installation.owner, installation.threads) == (worker.hostname, 3)
         names = {thread.name for thread in threading.enumerate()}
         assert {"mailtasks-pump", "mailtasks-keeper"} <= names
+        stop_as_sigterm_does(worker)
     names = {thread.name for thread in threading.enumerate()}
     assert names & {"mailtasks-pump", "mailtasks-keeper"} == set()
     wait_until(lambda: not sink.open_connections, what="the connections' end")
@@ -221,12 +245,13 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
         ),
         (
             {"max_retries": "many"},
-            "mailtasks: task_annotations: max_retries is 'many'; expected a whole number, or None for no limit "
-            "but the maximum age",
+            "mailtasks: task_annotations: max_retries is 'many'; expected a whole number, "
+            "or None for no limit but the maximum age",
         ),
         (
             {"rate_limit": "5 per s"},
-            'mailtasks: rate_limit \'5 per s\' is no rate; expected a text such as "10/s", "100/m" or "500/h"',
+            "mailtasks: rate_limit '5 per s' is no rate; "
+            'expected a text such as "10/s", "100/m" or "500/h"',
         ),
     ],
 )
@@ -259,9 +284,10 @@ def test_a_stopping_worker_renews_the_lease_until_the_relay_has_answered(
         app = Celery("shop", set_as_current=False)
         app.conf.update(configuration(settings))
         mailer = install(app, settings).mailtasks.mailer
-        with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False):
+        with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False) as worker:
             id = mailer.send(Message(to="late@example.com", text="hi"))
             wait_until(lambda: server.messages)
+            stop_as_sigterm_does(worker)
         assert mailer.status(id).reply == "250 2.0.0 at last"
         tallies = mailer.stats().tallies
         assert (tallies["lapses"], tallies["late_evidence"], tallies["duplicates"]) == (0, 0, 0)

@@ -37,8 +37,10 @@ for _, want in ipairs(arg.wanted) do
 end
 if retried == 0 then return { retried, bodiless } end
 
-batch.expires = now + batch.expires - batch.not_before
-batch.not_before = now
+-- What is planned for later stays planned.
+local from = math.max(now, batch.not_before)
+batch.expires = from + batch.expires - batch.not_before
+batch.not_before = from
 set_field(batch, 'w', integer(batch.not_before))
 set_field(batch, 'x', integer(batch.expires))
 set_field(batch, 'z', 0)

@@ -171,8 +171,9 @@ def test_redis_away_is_a_failure_told_soon_in_one_sentence(nowhere, command):
     ran = nowhere(*(id if word == "x.0" else word for word in command))
     assert time.monotonic() - begin < 5
     assert (ran.code, ran.out) == (1, "")
-    assert "Redis at 127.0.0.1:" in ran.err
+    assert "127.0.0.1:" in ran.err
     assert "Connection refused" in ran.err
+    assert ran.err.endswith("is it running and reachable?\n")
     assert ran.err.count("\n") == 1
 
 

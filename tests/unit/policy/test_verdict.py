@@ -157,5 +157,10 @@ def test_what_a_destination_should_be_spared() -> None:
     assert CONSEQUENCES[Case.SENT].destination is Destination.CREDIT
 
 
-def test_only_an_unknown_address_is_a_hard_bounce() -> None:
-    assert {Case.RECIPIENT_UNKNOWN} == HARD_BOUNCES
+@pytest.mark.parametrize("code", HARD_BOUNCES)
+def test_an_address_that_is_wrong_is_a_hard_bounce(code: str) -> None:
+    assert case_of(rcpt(550, code)) is Case.RECIPIENT_UNKNOWN
+
+
+def test_what_may_pass_is_no_hard_bounce() -> None:
+    assert {"5.1.8", "5.2.1", "5.2.2", "5.7.1", "5.7.26"} & set(HARD_BOUNCES) == set()

@@ -24,7 +24,7 @@ from mailtasks.testing.proxy import Proxy
 from .bench import LIMITS, OWNER, Bench
 
 TIMEOUT = 0.5
-NOT_KNOWN = "so it is not known whether it accepted {}; send the same again (that is safe) or ask `status`"
+NOT_KNOWN = "so it is not known whether it accepted {}; try again with the ids"
 
 
 def client(port: int) -> Client:
@@ -131,7 +131,7 @@ def test_redis_hangs(own: Bench, own_redis: LocalRedis) -> None:
         f"Redis at 127.0.0.1:{own_redis.port}/0 didn't answer (Timeout reading from"
     )
     assert NOT_KNOWN.format("2 messages") in str(raised.value)
-    assert raised.value.ids == (first.id, second.id)
+    assert raised.value.ids == (f"{first.id}.0", f"{second.id}.0")
     answers = own.ledger.accept([first, second])
     assert {acceptance for acceptance, _ in answers} <= {Acceptance.NEW, Acceptance.SAME}
     assert own.count("accepted") == 2
@@ -174,7 +174,7 @@ def test_the_line_breaks_after_redis_took_it(own_redis: LocalRedis, own: Bench) 
         cutter.join()
         redis.close()
     assert NOT_KNOWN.format("1 message") in str(raised.value)
-    assert raised.value.ids == (batch.id,)
+    assert raised.value.ids == (f"{batch.id}.0",)
     own_redis.start()
     assert own.ledger.accept([batch]) == [(Acceptance.SAME, True)]
     assert own.count("accepted") == 2
