@@ -24,7 +24,7 @@ wait_until = partial(wait_until_within, timeout=30)  # seconds; other tests may 
 APP = """
 import os, sys, time
 from celery import Celery
-from mailtasks import transport, worker
+from mailtasks import guard, transport
 from mailtasks.publish import queues
 
 if "DIE" in os.environ:
@@ -33,7 +33,7 @@ if "DIE" in os.environ:
 app = Celery("probe", broker=os.environ["BROKER"])
 app.conf.update(task_queues=queues(), task_ignore_result=True, worker_prefetch_multiplier=1)
 transport.install(app)
-worker.install(app)
+guard.install(app)
 
 
 @app.task(name="work")
