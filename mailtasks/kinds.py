@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qsl
 
+from mailtasks import address
+from mailtasks.errors import AddressError
 from mailtasks.relay import EXPECTED, MASK, Relay, either, mask_url, parse_relay, split_url
 
 
@@ -143,6 +145,21 @@ class Text(Plain):
     def read(self, given: Any) -> str:
         if not isinstance(given, str) or not re.fullmatch(self.pattern, given):
             raise ValueError
+        return given
+
+
+class MailAddress(Plain):
+    """A mail address, with or without a display name."""
+
+    expected = 'an address such as "shop@example.com" or "The Shop <shop@example.com>"'
+
+    def read(self, given: Any) -> str:
+        if not isinstance(given, str):
+            raise ValueError
+        try:
+            address.parse(given)
+        except AddressError as error:
+            raise ValueError from error
         return given
 
 

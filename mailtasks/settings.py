@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Self
 
 from mailtasks.errors import SettingsError
-from mailtasks.kinds import Choice, Duration, Flag, Kind, Login, RedisUrl, RelayUrl, Text, Whole
+from mailtasks.kinds import Choice, Duration, Flag, Kind, Login, MailAddress, RedisUrl, RelayUrl, Text, Whole
 from mailtasks.relay import Relay, is_loopback, mask_url
 
 __all__ = [
@@ -133,7 +133,7 @@ class Settings:
     )
     default_from: str | None = _setting(
         None,
-        Text(r"[^\x00-\x1f\x7f]+", 'an address such as "shop@example.com" or "The Shop <shop@example.com>"'),
+        MailAddress(),
         "The sender of a message that names none; may hold a display name.",
     )
     namespace: str = _setting(

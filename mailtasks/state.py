@@ -15,8 +15,6 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
-from mailtasks.errors import IllegalMove
-
 
 class State(StrEnum):
     """Where one recipient's mail is."""
@@ -75,13 +73,6 @@ UNFINISHED: Final = frozenset({State.QUEUED, State.SENDING, State.DEFERRED})
 
 FINAL: Final = frozenset(State) - UNFINISHED - {State.IN_DOUBT}
 """What stays as it is unless an operator says otherwise."""
-
-
-def check_move(old: State, new: State) -> None:
-    """Raise `IllegalMove` unless `old` may become `new`."""
-    if new not in MOVES[old]:
-        allowed = ", ".join(sorted(MOVES[old])) or "nothing"
-        raise IllegalMove(f"{old} can't become {new}; it may become {allowed}")
 
 
 def summarise(states: Iterable[State]) -> State:

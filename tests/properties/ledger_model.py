@@ -253,8 +253,9 @@ class Model:
             batch.recipients[index].state = State.QUEUED
             batch.recipients[index].attempts = batch.recipients[index].due = 0
         if indices:
-            batch.expires += self.now - batch.not_before
-            batch.not_before, batch.lapses = self.now, 0
+            begins = max(self.now, batch.not_before)
+            batch.expires += begins - batch.not_before
+            batch.not_before, batch.lapses = begins, 0
 
     def counts(self) -> Counter[str]:
         """What the hash `counts` should hold, without its zeros."""

@@ -1,6 +1,6 @@
 import pytest
 
-from mailtasks.kinds import Choice, Duration, Flag, Login, RedisUrl, RelayUrl, Text, Whole
+from mailtasks.kinds import Choice, Duration, Flag, Login, MailAddress, RedisUrl, RelayUrl, Text, Whole
 
 WHOLE = Whole(0, 1000)
 DURATION = Duration(0.5)
@@ -25,6 +25,7 @@ REDIS = RedisUrl(("redis", "unix"))
         (Flag(), "0", False),
         (Choice(("a", "b")), "b", "b"),
         (TEXT, "abc", "abc"),
+        (MailAddress(), "The Shop <shop@example.com>", "The Shop <shop@example.com>"),
         (REDIS, "redis://h:1/2", "redis://h:1/2"),
         (REDIS, "redis://", "redis://"),
         (REDIS, "redis://h?password=pw&db=2", "redis://h?password=pw&db=2"),
@@ -72,6 +73,8 @@ def test_a_relay_is_read_to_itself():
         (Choice(("a", "b")), "c"),
         (Choice(("a", "b")), ["a"]),
         (TEXT, "abc\n"),
+        (MailAddress(), "The Shop"),
+        (MailAddress(), None),
         (TEXT, ""),
         (TEXT, 5),
         (REDIS, "rediss://h"),

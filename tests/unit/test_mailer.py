@@ -197,12 +197,13 @@ def test_over_the_size_limit(redis_url: str) -> None:
         assert mailer.stats().accepted == 0
 
 
-def test_a_default_sender_that_is_no_address(redis_url: str) -> None:
-    with (
-        Mailer(Settings(broker_url=redis_url, default_from="The Shop")) as mailer,
-        pytest.raises(MessageError, match="The Shop"),
-    ):
-        mailer.send(ann())
+def test_a_default_sender_that_is_no_address() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Mailer(default_from="The Shop")
+    assert str(caught.value) == (
+        "default_from (keyword): 'The Shop' is wrong; expected an address such as "
+        '"shop@example.com" or "The Shop <shop@example.com>"'
+    )
 
 
 def test_settings_and_keywords_together(settings: Settings) -> None:

@@ -792,6 +792,14 @@ def test_retry_queues_again_and_keeps_what_would_vanish(bench: Bench, state: Sta
     assert bench.count("accepted") == 1
 
 
+def test_retry_leaves_planned_mail_planned(bench: Bench) -> None:
+    id = bench.accept(1, 1, send_at=bench.now / 1000 + 600)
+    assert bench.ledger.cancel(id, [0]) == 1
+    assert bench.ledger.retry(id, {0: State.CANCELLED}) == (1, 0)
+    assert bench.due(id) == 600
+    assert bench.snapshot(id).expires == pytest.approx(bench.now / 1000 + 600 + LIFETIME)
+
+
 def test_retry_leaves_what_has_moved_on(bench: Bench) -> None:
     id = bench.accept(1, 1)
     bench.settle(id, State.SENT, State.FAILED)
