@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from inspect import signature
 from typing import Any, Final
 
 from celery import Celery, Task
@@ -226,19 +227,28 @@ def message_from(given: Mapping[str, Any]) -> Message:
     Raises:
         MessageError: as `Message`, and for an argument that it doesn't have.
     """
-    values = dict(given)
+    values = _fields_of(Message, given)
     if isinstance(values.get("send_at"), str):
         values["send_at"] = _moment(values["send_at"])
-    if "attachments" in values:
+    if isinstance(values.get("attachments"), list | tuple):
         values["attachments"] = [
-            Attachment(**item) if isinstance(item, Mapping) else item for item in values["attachments"]
+            Attachment(**_fields_of(Attachment, item)) if isinstance(item, Mapping) else item
+            for item in values["attachments"]
         ]
-    try:
-        return Message(**values)
-    except TypeError as error:
-        raise MessageError(
-            f"send_mail: {error}; the arguments are the fields of mailtasks.Message"
-        ) from error
+    return Message(**values)
+
+
+def _fields_of(kind: type[Message | Attachment], given: Mapping[str, Any]) -> dict[str, Any]:
+    known = signature(kind).parameters
+    for name in given:
+        if name not in known:
+            raise MessageError(
+                f"send_mail: {name!r} is no field of mailtasks.{kind.__name__}; it has {', '.join(known)}"
+            )
+    for name, field in known.items():
+        if field.default is field.empty and name not in given:
+            raise MessageError(f"send_mail: the {name} of a mailtasks.{kind.__name__} is missing")
+    return dict(given)
 
 
 def _moment(text: str) -> datetime:

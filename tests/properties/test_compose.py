@@ -92,8 +92,8 @@ def people(content: bytes, name: str) -> list[Address]:
     By the older of the two parsers: the modern one keeps the space between two encoded words of a
     display name, against RFC 2047 6.2 (python/cpython#128110).
     """
-    header = Parser(policy=policy.compat32).parsestr(content.decode())[name]
-    found = getaddresses([re.sub("\r\n", "", header or "")])
+    headers = Parser(policy=policy.compat32).parsestr(content.decode()).get_all(name, [])
+    found = getaddresses([re.sub("\r\n", "", header) for header in headers])
     return [Address(str(make_header(decode_header(display))), spec) for display, spec in found]
 
 

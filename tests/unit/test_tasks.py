@@ -132,8 +132,18 @@ def test_an_own_idempotency_key_is_stronger(app: Celery) -> None:
         ),
         (
             {**ANN, "sbject": "x"},
-            "send_mail: Message.__init__() got an unexpected keyword argument 'sbject'; "
-            "the arguments are the fields of mailtasks.Message",
+            "send_mail: 'sbject' is no field of mailtasks.Message; it has to, cc, bcc, reply_to, subject, "
+            "text, html, sender, envelope_sender, attachments, headers, priority, send_at, expires_after, "
+            "idempotency_key, tags, metadata",
+        ),
+        (
+            {**ANN, "attachments": [{"path": "x"}]},
+            "send_mail: 'path' is no field of mailtasks.Attachment; it has filename, content, "
+            "content_type, cid",
+        ),
+        (
+            {**ANN, "attachments": [{"content": b"x"}]},
+            "send_mail: the filename of a mailtasks.Attachment is missing",
         ),
         ({**ANN, "priority": "asap"}, "the priority 'asap' is unknown: use one of urgent, normal, bulk"),
     ],
