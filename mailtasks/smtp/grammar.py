@@ -159,10 +159,7 @@ def _local_part(address: str, local: str) -> str:
 
 def canonical(content: bytes) -> bytes:
     """`content` with every line ended by CRLF, and no CR or LF anywhere else."""
-    ends = content.count(b"\n")
-    if content.count(b"\r") != ends or content.count(b"\r\n") != ends:
-        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    return content if content.endswith(b"\r\n") or not content else content + b"\r\n"
+    return b"\r\n".join([*content.splitlines(), b""])
 
 
 def stuff(content: bytes) -> bytes:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mailtasks.relay import Relay
-from mailtasks.smtp.transport import Transport, UnusableCaFile, explain, tls_context
+from mailtasks.smtp.transport import AT_ONCE_AT_MOST, Transport, UnusableCaFile, explain, tls_context
 
 RELAY = Relay.parse("smtp://relay.example:2525?tls=none")
 
@@ -34,6 +34,39 @@ def test_bytes_go_and_come(pair):
     assert (far.recv(100), transport.unsent) == (b"EHLO\r\n", 0)
     far.sendall(b"250 ok\r\n")
     assert transport.receive(soon()) == b"250 ok\r\n"
+
+
+@pytest.mark.parametrize("size", [1, AT_ONCE_AT_MOST, AT_ONCE_AT_MOST + 1])
+def test_what_the_network_doesnt_take_at_once_goes_behind_it(pair, size):
+    transport, far = pair
+    transport._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    pattern = bytes(range(256)) * (size // 256 + 1)
+    flights = [pattern[:size], pattern[1 : size + 1]] * 4
+    read = []
+    reader = threading.Thread(target=lambda: read.append(read_all(far, size * len(flights))))
+    reader.start()
+    for flight in flights:
+        transport.send(flight, 5)
+    reader.join(10)
+    assert read == [b"".join(flights)]
+
+
+def read_all(connected, size):
+    data = bytearray()
+    while len(data) < size:
+        data += connected.recv(2048)
+    return bytes(data)
+
+
+def test_a_write_on_a_lost_connection_says_what_the_system_says(pair):
+    transport, far = pair
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()  # with a reset
+    with pytest.raises(ConnectionResetError):
+        transport.receive(soon())
+    with pytest.raises(BrokenPipeError):
+        transport.send(b"RSET\r\n", 5)
+    assert transport.unsent == 6
 
 
 def test_the_end_is_no_bytes(pair):
