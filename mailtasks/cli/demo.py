@@ -49,7 +49,9 @@ def demo(once: bool, recipients: Path | None) -> None:
                 _show(result)
                 if sys.stdout.isatty() and not once:
                     print_line("")
-                    print_line(f"Flower shows the tasks at {course.flower}; Ctrl-C ends everything.")
+                    if flower := course.await_flower():
+                        print_line(f"Flower shows the tasks at {flower}.")
+                    print_line("Ctrl-C ends everything.")
                     told.wait()
         except Interrupted:
             click.get_current_context().exit(INTERRUPTED)

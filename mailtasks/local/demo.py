@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -26,6 +27,7 @@ from html import escape
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 from mailtasks.errors import MailtasksError, SettingsError
 from mailtasks.local.book import JOURNAL, Entry, accepted_pairs, read_journal
@@ -77,6 +79,15 @@ class Result:
     retried: int  # recipients that were deferred and sent later
     failures: Mapping[str, int]  # the relay's words: recipients
     wrong: Sequence[str]  # a sentence for each recipient that didn't end as it should
+
+
+def _listens(address: str) -> bool:
+    parts = urlsplit(address)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def read(path: Path) -> Iterator[Mapping[str, str]]:
@@ -155,7 +166,6 @@ class Demo:
     """
 
     def __init__(self, recipients: Path, told: threading.Event, report: Callable[[str], None]) -> None:
-        self.flower = ""  # its address
         self._recipients = recipients
         self._told = told
         self._report = report
@@ -198,17 +208,28 @@ class Demo:
         folder = Path(
             enter(tempfile.TemporaryDirectory(prefix="mailtasks-demo-", ignore_cleanup_errors=True))
         )
-        everything = enter(Everything(folder, environment=_environment(folder), report=self._started))
+        everything = enter(Everything(folder, environment=_environment(folder), report=self._report))
+        self._flower = everything.flower
         self._journal = folder / "mail" / JOURNAL
         self._log = folder / WORKER_LOG
         self._workers = Child(WORKERS, environment=everything.environment, output=self._log, debris=folder)
         self._stack.callback(self._workers.stop, STOP_TIMEOUT)
         self._mailer = enter(Mailer(Settings.load(environ=everything.environment)))
 
-    def _started(self, line: str) -> None:
-        self._report(line)
-        if line.startswith("Flower"):
-            self.flower = line.split()[-1]
+    def await_flower(self) -> str:
+        """Flower's address, once it answers there (later than a thousand mails); "" if it isn't installed.
+
+        Raises:
+            MailtasksError: it didn't start.
+        """
+        deadline = time.monotonic() + START_TIMEOUT
+        while self._flower and not _listens(self._flower):
+            self._tick()
+            if time.monotonic() > deadline:
+                raise MailtasksError(
+                    f"Flower didn't start at {self._flower}; run `mailtasks flower` to see why"
+                )
+        return self._flower
 
     def _await_workers(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT

@@ -64,6 +64,7 @@ class Everything:
         self.environment = dict(os.environ if environment is None else environment)
         self.started: dict[str, str] = {}
         self._wants_flower = flower
+        self.flower = ""  # its address, if it was started
         self._report = report
         self._stack = ExitStack()
 
@@ -143,7 +144,8 @@ class Everything:
         self._stack.enter_context(
             Child(command, environment=self.environment, output=self.folder / FLOWER_LOG)
         )
-        self._report(f"Flower  http://{HOST}:{port}")
+        self.flower = f"http://{HOST}:{port}"
+        self._report(f"Flower  {self.flower}")
 
     def _use(self, setting: str, value: str) -> None:
         self.started[SETTINGS[setting].variable] = value
