@@ -3,6 +3,7 @@
 python -m benchmarks [engine latency drain compose]
 """
 
+import argparse
 import subprocess
 import sys
 
@@ -11,8 +12,16 @@ ALL = ("engine", "latency", "drain", "compose")
 
 def main() -> int:
     """Run them; the exit code says whether all met their marks."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(ALL)}; by default all")
+    names = parser.parse_args().names or ALL
+    for name in names:
+        if name not in ALL:
+            parser.error(f"there is no benchmark {name!r}; there are {', '.join(ALL)}")
     failed = []
-    for name in sys.argv[1:] or ALL:
+    for name in names:
         print(f"\n== {name}", flush=True)
         if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode:
             failed.append(name)
