@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -28,12 +29,16 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(module, "_own", None)
     monkeypatch.setattr(module, "_installed", None)
     sys.modules.pop("celeryconfig", None)
-    monkeypatch.setattr(
-        sys, "path", [path for path in sys.path if not (Path(path) / "celeryconfig.py").exists()]
-    )
+    _search(monkeypatch, [path for path in sys.path if not (Path(path) / "celeryconfig.py").exists()])
     monkeypatch.chdir(tmp_path)
     yield
     sys.modules.pop("celeryconfig", None)
+
+
+def _search(monkeypatch: pytest.MonkeyPatch, path: list[str]) -> None:
+    """Another sys.path. Never `syspath_prepend` beside it: that one's undoing would keep the list of here."""
+    monkeypatch.setattr(sys, "path", path)
+    importlib.invalidate_caches()
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def test_a_celeryconfig_is_stronger_than_our_defaults(
     (tmp_path / "celeryconfig.py").write_text(
         "worker_prefetch_multiplier = 3\ntask_annotations = {'mailtasks.deliver': {'max_retries': 2}}\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    _search(monkeypatch, [str(tmp_path), *sys.path])
     app = own_app()
     assert app.conf.worker_prefetch_multiplier == 3
     assert app.tasks[DELIVER].max_retries == 2
@@ -71,7 +76,7 @@ def test_the_one_that_a_user_may_copy_says_what_is_the_default_anyway(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     without = own_app().conf
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    _search(monkeypatch, [str(Path(__file__).parents[2]), *sys.path])
     monkeypatch.setattr(module, "_own", None)
     with_it = own_app()
     import celeryconfig
