@@ -4,9 +4,10 @@ Both sides run in one process with as many threads, in turn, against the same se
 smtp-sink, which is C, keeps nothing and answers a pipelined flight with one write), first on loopback and
 then through a proxy that adds a round-trip delay. A round is a pair; the ratio is the median of the pairs'.
 
-    python benchmarks/engine.py [--json]
+    python -m benchmarks.engine [--json]
 
-The server must not be the bottleneck: its share of one CPU during our side is printed as well.
+The server must not be the bottleneck: its share of one CPU during our side is printed as well. So are the
+voluntary context switches of a mail on both sides: they are what threads cost each other (ADR 0012).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import shutil
 import smtplib
 import socket
@@ -60,6 +62,8 @@ class Row:
     smtplib: float  # mails a second
     mailtasks: float
     ratio: float
+    smtplib_switches: float  # voluntary context switches a mail
+    mailtasks_switches: float
     sink_cpu: float  # of one CPU, during our side
 
 
@@ -110,27 +114,47 @@ def in_threads(load: Load, work: Callable[[int], None]) -> float:
 
 def compare(where: str, load: Load, rounds: int, sink: subprocess.Popen[bytes]) -> Row:
     """Pairs of runs, the order changed each time; the first pair warms up and isn't counted."""
-    pairs, shares = [], []
+    pairs = []
     for number in range(rounds + 1):
-        rates = {}
+        runs = {}
         for side in (with_smtplib, with_mailtasks) if number % 2 else (with_mailtasks, with_smtplib):
-            used, start = cpu_seconds(sink.pid), time.perf_counter()
-            rates[side] = side(load)
-            share = (cpu_seconds(sink.pid) - used) / (time.perf_counter() - start)
-            if side is with_mailtasks:
-                shares.append(share)
-        pairs.append((rates[with_smtplib], rates[with_mailtasks]))
+            runs[side] = measure(side, load, sink.pid)
+        pairs.append((runs[with_smtplib], runs[with_mailtasks]))
     theirs, ours = zip(*pairs[1:], strict=True)
     return Row(
         where,
         load.threads,
         load.window,
         load.messages * load.threads,
-        round(statistics.median(theirs), 1),
-        round(statistics.median(ours), 1),
-        round(statistics.median(our / their for their, our in pairs[1:]), 2),
-        round(statistics.median(shares[1:]), 2),
+        round(statistics.median(run.rate for run in theirs), 1),
+        round(statistics.median(run.rate for run in ours), 1),
+        round(statistics.median(our.rate / their.rate for their, our in pairs[1:]), 2),
+        round(statistics.median(run.switches for run in theirs), 2),
+        round(statistics.median(run.switches for run in ours), 2),
+        round(statistics.median(run.sink_cpu for run in ours), 2),
     )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one side's run came to."""
+
+    rate: float  # mails a second
+    switches: float  # voluntary ones, a mail
+    sink_cpu: float  # of one CPU
+
+
+def measure(side: Callable[[Load], float], load: Load, sink: int) -> Run:
+    """One run, with what it cost."""
+    used, switched, start = cpu_seconds(sink), switches(), time.perf_counter()
+    rate = side(load)
+    seconds, mails = time.perf_counter() - start, load.messages * load.threads
+    return Run(rate, (switches() - switched) / mails, (cpu_seconds(sink) - used) / seconds)
+
+
+def switches() -> int:
+    """How often a thread of this process has had to wait so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
 def cpu_seconds(pid: int) -> float:
@@ -223,14 +247,14 @@ def report(rows: list[Row], *, as_json: bool) -> None:
             json.dumps({"mark": MARK, "bytes": len(CONTENT), "rows": [asdict(row) for row in rows]}, indent=2)
         )
         return
-    heads = ("threads", "window", "mails", "smtplib/s", "mailtasks/s", "ratio", "sink CPU")
-    print(
-        f"{'':14}{heads[0]:>8}{heads[1]:>8}{heads[2]:>8}{heads[3]:>12}{heads[4]:>13}{heads[5]:>8}{heads[6]:>10}"
-    )
+    heads = ("threads", "window", "mails", "smtplib/s", "mailtasks/s", "ratio", "switches a mail", "sink CPU")
+    widths = (8, 8, 8, 12, 13, 8, 17, 10)
+    print(" " * 14 + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)))
     for row in rows:
+        switched = f"{row.smtplib_switches:.1f} / {row.mailtasks_switches:.1f}"
         print(
             f"{row.where:14}{row.threads:8}{row.window:8}{row.messages:8}{row.smtplib:12,.0f}{row.mailtasks:13,.0f}"
-            f"{row.ratio:8.2f}{row.sink_cpu:10.0%}"
+            f"{row.ratio:8.2f}{switched:>17}{row.sink_cpu:10.0%}"
         )
     print(f"medians of pairs; messages of {len(CONTENT)} bytes; the ratio must be at least {MARK:g}")
 

@@ -1,6 +1,7 @@
 """Talking SMTP: a sans-IO engine, a connection around it, a pool around those.
 
-Read `engine` first; `session` joins it to a socket, `pool` lends sessions to threads.
+Read `engine` first; `session` joins it to a socket, `loop` lets one thread wait for all sockets, `pool`
+lends sessions to threads.
 """
 
 from mailtasks.smtp.envelope import Envelope

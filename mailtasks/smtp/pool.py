@@ -24,6 +24,7 @@ from typing import Final
 
 from mailtasks.errors import PoolTimeout, RelayError
 from mailtasks.relay import Relay
+from mailtasks.smtp.loop import Loop
 from mailtasks.smtp.session import DEFAULT_TIMEOUTS, Session, Timeouts
 
 SPREAD: Final = 0.1
@@ -116,7 +117,10 @@ class Pool:
         self._max_messages = max_messages
         self._lifetime = lifetime
         self._idle_limit = idle
-        self._connect = connect or (lambda: Session.connect(relay, hello_name=hello_name, timeouts=timeouts))
+        loop = Loop()  # one thread talks over all of these connections
+        self._connect = connect or (
+            lambda: Session.connect(relay, hello_name=hello_name, timeouts=timeouts, loop=loop)
+        )
         self._lock = threading.Lock()
         self._idle: deque[_Idle] = deque()  # oldest first; the one used last is lent first
         self._waiters: deque[_Waiter] = deque()

@@ -1,7 +1,8 @@
 """One connection to a relay, from the name look-up to QUIT: an `Engine` joined to a `Transport`.
 
-A session is used by one thread at a time. What a relay does is never an exception here, only an
-outcome for each recipient; the one exception is that no usable connection could be had.
+A session is used by one thread at a time; what it says and reads is a dialogue that a `Loop` runs. What a
+relay does is never an exception here, only an outcome for each recipient; the one exception is that no
+usable connection could be had.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from mailtasks.errors import RelayUnavailable
 from mailtasks.relay import Relay
@@ -19,7 +20,10 @@ from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.auth import Credentials
 from mailtasks.smtp.engine import Engine, Event, Failed, Finished, Opening, State
 from mailtasks.smtp.envelope import Envelope
+from mailtasks.smtp.loop import Dialogue, Loop
 from mailtasks.smtp.transport import Transport, UnusableCaFile, explain, tls_context
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,18 +79,26 @@ class Session:
         messages: how many envelopes it was given so far.
     """
 
-    def __init__(self, relay: Relay, engine: Engine, transport: Transport, timeouts: Timeouts) -> None:
+    def __init__(
+        self, relay: Relay, engine: Engine, transport: Transport, timeouts: Timeouts, loop: Loop
+    ) -> None:
         self.relay = relay
         self.opened_at = time.monotonic()
         self.messages = 0
         self._engine = engine
         self._transport = transport
         self._timeouts = timeouts
+        self._loop = loop
         self._heard = True  # since `deliver` began; False only on a connection that was idle before
 
     @classmethod
     def connect(
-        cls, relay: Relay, *, hello_name: str | None = None, timeouts: Timeouts = DEFAULT_TIMEOUTS
+        cls,
+        relay: Relay,
+        *,
+        hello_name: str | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        loop: Loop | None = None,
     ) -> Self:
         """Connect, say EHLO, secure the connection and log in as the relay's URL says.
 
@@ -95,14 +107,16 @@ class Session:
             hello_name: who we are; by default the host name, or an address literal where that has no
                 domain (RFC 5321 4.1.4).
             timeouts: how long to wait for what.
+            loop: shared with the sessions of other threads; by default one of its own.
 
         Raises:
             ConnectFailed: it came to nothing, and no connection is left behind.
         """
         transport = _dial(relay, timeouts)
-        session = cls(relay, _engine(relay, hello_name or transport.local_name()), transport, timeouts)
+        engine = _engine(relay, hello_name or transport.local_name())
+        session = cls(relay, engine, transport, timeouts, loop or Loop())
         try:
-            session._open()
+            session._hold(session._open())
         except BaseException:
             session.abort()
             raise
@@ -138,7 +152,7 @@ class Session:
         self._heard = not self.messages
         self.messages += len(envelopes)
         try:
-            for event in self._converse(envelopes, may_begin):
+            for event in self._hold(self._converse(envelopes, may_begin)):
                 if isinstance(event, Finished):
                     outcomes[event.index] = event.outcomes
         finally:
@@ -150,7 +164,8 @@ class Session:
         seconds = self._timeouts.quit if seconds is None else seconds
         # Whatever goes wrong now, the connection goes away.
         with suppress(OSError):
-            self._say_quit(seconds)
+            if self.usable:
+                self._hold(self._say_quit(seconds))
         self.abort()
 
     def abort(self) -> None:
@@ -162,72 +177,77 @@ class Session:
         if not self.usable:
             self.abort()
 
-    def _say_quit(self, seconds: float) -> None:
-        if self.usable:
-            self._engine.quit()
-            self._transport.send(self._engine.data_to_send(), seconds)
-            self._transport.receive(time.monotonic() + seconds)
+    def _hold(self, dialogue: Dialogue[Answer]) -> Answer:
+        return self._loop.run(self._transport.fileno(), dialogue)
 
-    def _open(self) -> None:
+    def _say_quit(self, seconds: float) -> Dialogue[None]:
+        self._engine.quit()
+        yield from self._transport.send(self._engine.data_to_send(), seconds)
+        yield from self._transport.receive(time.monotonic() + seconds)
+
+    def _open(self) -> Dialogue[None]:
         if self.relay.tls == "implicit":
-            self._secure()
+            yield from self._secure()
         while not (events := self._engine.events()):
             if self._engine.state is State.HANDSHAKE:
-                self._secure()
+                yield from self._secure()
                 self._engine.secured()
-            self._exchange()
+            yield from self._exchange()
         for event in events:
             if isinstance(event, Failed):
                 raise ConnectFailed(self.relay, event.outcome)
 
-    def _secure(self) -> None:
+    def _secure(self) -> Dialogue[None]:
         """TLS now. There is no way back to plain text."""
         try:
-            self._transport.start_tls(tls_context(self.relay.ca), self.relay.host, self._timeouts.tls)
+            context = tls_context(self.relay.ca)
+            yield from self._transport.start_tls(context, self.relay.host, self._timeouts.tls)
         except OSError as error:
             raise _failed(self.relay, Stage.TLS, error) from error
 
-    def _converse(self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]) -> list[Event]:
+    def _converse(
+        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]
+    ) -> Dialogue[list[Event]]:
         engine = self._engine
         engine.begin(envelopes)
         while (state := engine.state) in _BUSY:
             if state is State.TALKING:
-                self._exchange()
+                yield from self._exchange()
             elif may_begin(engine.body_index):
                 engine.write_body()
             else:
                 engine.abort()
         return engine.events()
 
-    def _exchange(self) -> None:
+    def _exchange(self) -> Dialogue[None]:
         """Write what is to be written, then read until an answer has come."""
         try:
             data = self._engine.data_to_send()
             if data:
-                self._transport.send(data, self._timeouts.block)
-            self._read_answer()
+                yield from self._transport.send(data, self._timeouts.block)
+            yield from self._read_answer()
         except TimeoutError:
             self._break_off(How.TIMED_OUT, f"{self.relay.name} didn't answer in time")
         except OSError as error:
-            self._hear_last_words()
+            yield from self._hear_last_words()
             self._break_off(How.LOST, explain(error, self.relay))
 
-    def _read_answer(self) -> None:
+    def _read_answer(self) -> Dialogue[None]:
         """Read until the next answer is whole; its time doesn't start again with each byte."""
         engine = self._engine
         answered = engine.answered
         deadline = time.monotonic() + self._timeouts.of(engine.stage)
         while engine.answered == answered and engine.state is not State.CLOSED:
-            data = self._transport.receive(deadline)
+            data = yield from self._transport.receive(deadline)
             if not data:
                 raise ConnectionResetError(f"{self.relay.name} closed it")
             engine.receive(data)
             self._heard = True
 
-    def _hear_last_words(self) -> None:
+    def _hear_last_words(self) -> Dialogue[None]:
         """A relay that hangs up while we write has often said why."""
         with suppress(OSError):
-            while data := self._transport.receive(time.monotonic()):
+            while data := (yield from self._transport.receive(time.monotonic())):
                 self._engine.receive(data)
 
     def _break_off(self, how: How, detail: str) -> None:
