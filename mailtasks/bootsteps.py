@@ -9,10 +9,11 @@ from typing import Any, Final
 from celery import Celery, bootsteps
 from celery.signals import worker_shutdown
 
-from mailtasks.errors import SettingsError, StoreError
+from mailtasks.errors import SettingsError, StoreError, StoreUnavailable
 from mailtasks.guard import refuse
 from mailtasks.installation import Installation, installation_of, is_installed
 from mailtasks.message import PRIORITIES, Priority
+from mailtasks.publish import queue_name
 from mailtasks.store.ledger import LOOK_AT_MOST
 from mailtasks.tasks import rate_of, retry_policy_of
 
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 BUSY: Final = 100
 """Hints in a queue, above which one may merely be waiting there and isn't published again."""
+
+PATIENCE: Final = 0.01
+"""Seconds for each hint in such a queue until a batch is looked at again: so that looking at batches which
+only wait takes half of what a pump can do in a second (`LOOK_AT_MOST`), however many they are."""
 
 OPENED_AT_MOST: Final = 1000
 """Batches that one look lets through a gate where no rate holds any more."""
@@ -83,6 +88,7 @@ class _Pumping:
         self._ledger = installation.mailer.ledger
         self._limiter = installation.limiter
         self._interval = installation.settings.pump_interval
+        self._namespace = installation.settings.namespace
         self._stopped = stopped
         self._away = False
 
@@ -104,28 +110,40 @@ class _Pumping:
     def _look(self) -> None:
         while True:
             due = self._ledger.due()
-            busy = {priority: self._is_busy(priority) for priority in PRIORITIES} if due else {}
+            busy = {priority: self._patience(priority) for priority in PRIORITIES} if due else {}
             hints = self._ledger.look(due, busy)
             if hints:
                 self._publisher.hint((hint.batch, hint.priority) for hint in hints)
             if len(due) < LOOK_AT_MOST or any(busy.values()) or self._stopped.is_set():
                 return
 
-    def _is_busy(self, priority: Priority) -> bool:
-        return self._publisher.waiting(priority) > BUSY
+    def _patience(self, priority: Priority) -> float:
+        try:
+            hints = self._publisher.waiting(priority)
+        except StoreUnavailable:
+            return 0.0  # the broker's trouble must not keep the ledger from being looked at
+        return hints * PATIENCE if hints > BUSY else 0.0
 
     def _open_rate_gates(self) -> None:
-        """As many batches as there are messages allowed now, the most urgent first.
+        """As many batches of our queues as there are messages allowed now, the most urgent first.
 
-        The rate is read here, too: what waits behind the gate has no task that could.
+        The rate is read here, too: what waits behind the gate has no task that could. Until the next look
+        the messages allowed are kept from lower priorities than the first that waits.
         """
         self._limiter.set_rate(rate_of(self._app))
         allowed = self._limiter.available()
-        for priority in PRIORITIES:
+        waiting = [priority for priority in self._taken() if self._ledger.waiting("rate", priority)]
+        self._limiter.keep_for(waiting[0] if waiting else None)
+        for priority in waiting:
             room = OPENED_AT_MOST if allowed is None else allowed
             if room:
                 opened = self._ledger.open("rate", priority, room)
                 allowed = None if allowed is None else allowed - opened
+
+    def _taken(self) -> list[Priority]:
+        """The priorities whose queues this worker takes from."""
+        queues = self._app.amqp.queues.consume_from
+        return [priority for priority in PRIORITIES if queue_name(priority, self._namespace) in queues]
 
     def _say_away(self, error: Exception) -> None:
         if not self._away:

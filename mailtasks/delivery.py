@@ -17,9 +17,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, repeat
 from typing import Final
 
@@ -27,6 +26,7 @@ from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailab
 from mailtasks.event import RelayEvent
 from mailtasks.keeper import Keeper
 from mailtasks.logs import log_attempt
+from mailtasks.message import PRIORITIES, Priority
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.decision import Decision, decide
 from mailtasks.policy.rate import TokenBucket
@@ -39,7 +39,16 @@ from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.session import ConnectFailed
 from mailtasks.state import State
 from mailtasks.store.events import Events
-from mailtasks.store.ledger import Claim, ClaimedMessage, ClaimedRecipient, Ledger, Refusal, Released, Result
+from mailtasks.store.ledger import (
+    Claim,
+    ClaimedMessage,
+    ClaimedRecipient,
+    Ledger,
+    Refusal,
+    Released,
+    Result,
+    new_claim,
+)
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +92,7 @@ class Limiter:
 
     def __init__(self) -> None:
         self._bucket: TokenBucket | None = None
+        self._kept_for: Priority | None = None
         self._lock = threading.Lock()
 
     def set_rate(self, rate: float | None) -> None:
@@ -93,10 +103,19 @@ class Limiter:
             elif self._bucket is None or self._bucket.rate != rate:
                 self._bucket = TokenBucket(rate)
 
-    def take(self, most: int) -> int:
-        """Up to `most` messages that may go now."""
+    def keep_for(self, priority: Priority | None) -> None:
+        """Mail of this priority waits for the rate: none goes to lower ones. None: nothing waits."""
         with self._lock:
-            return most if self._bucket is None else self._bucket.take(most, time.monotonic())
+            self._kept_for = priority
+
+    def take(self, most: int, priority: Priority) -> int:
+        """Up to `most` messages of a priority that may go now."""
+        with self._lock:
+            if self._bucket is None:
+                return most
+            if self._kept_for and PRIORITIES.index(priority) > PRIORITIES.index(self._kept_for):
+                return 0
+            return self._bucket.take(most, time.monotonic())
 
     def give_back(self, messages: int) -> None:
         """What was taken and not used."""
@@ -145,31 +164,37 @@ class Delivery:
         self.stopping = stopping or threading.Event()
         self._largest_window = max(ledger.limits.windows.values())
 
-    def deliver(self, batch: str) -> Report:
+    def deliver(self, batch: str, priority: Priority) -> Report:
         """Send what of a batch can be sent now, within `settings.slice` seconds or a little more.
 
         Raises:
             StoreUnavailable: Redis is away, so nothing was claimed. The pump hints the batch again.
+            StoreError: the batch's records are damaged; it is set aside.
         """
         report = Report()
-        allowed = self.limiter.take(self._largest_window)
+        if self.stopping.is_set():
+            report.ended = Refusal.STOPPING
+            self.publisher.hint([(batch, priority)])
+            return report
+        allowed = self.limiter.take(self._largest_window, priority)
         if not allowed:
             report.ended = self.ledger.park(batch, self.owner).why
             return report
+        claim = new_claim(batch)
         try:
-            claim = self.ledger.claim(batch, self.owner, most=allowed)
+            refused = self._move(claim, (), allowed)
         except StoreError:
             self.limiter.give_back(allowed)
             raise
-        if isinstance(claim, Released):
+        if refused:
             self.limiter.give_back(allowed)
-            report.ended = claim.why
+            report.ended = refused.why
             return report
         with self.keeper.keeping(claim):
-            report.ended = self._work(claim, allowed, report).why
+            report.ended = self._work(claim, allowed, priority, report).why
         return report
 
-    def _work(self, claim: Claim, allowed: int, report: Report) -> Released:
+    def _work(self, claim: Claim, allowed: int, priority: Priority, report: Report) -> Released:
         """Window after window, until nothing is left or the time is up."""
         ends = time.monotonic() + self.settings.slice
         while True:
@@ -177,13 +202,8 @@ class Delivery:
             settled = self._send_window(claim, report)
             results = [each.result(self.route.relay) for each in settled]
             over = self.stopping.is_set() or claim.lost or time.monotonic() > ends
-            allowed = 0 if over else self.limiter.take(self._largest_window)
-            move: Callable[[], Released | None]
-            if allowed:
-                move = partial(self.ledger.step, claim, self.owner, results, most=allowed)
-            else:
-                move = partial(self.ledger.release, claim, self.owner, results, rated=not over)
-            released = self._record(move)
+            allowed = 0 if over else self.limiter.take(self._largest_window, priority)
+            released = self._move(claim, results, allowed, rated=not over)
             self._record_events(settled)
             if released:
                 self.limiter.give_back(allowed)
@@ -198,19 +218,33 @@ class Delivery:
             self.publisher.hint([(claim.batch, released.priority)])
         return released
 
-    def _record(self, move: Callable[[], Released | None]) -> Released | None:
-        """Make a move in the ledger, again and again while Redis can't: what was sent must be known."""
+    def _move(
+        self, claim: Claim, results: Sequence[Result], allowed: int, *, rated: bool = False
+    ) -> Released | None:
+        """Settle, and claim as many messages as are allowed, or give back; until Redis has answered.
+
+        What was sent must be known, and a window that was claimed, though nobody was told, be sent: so the
+        same move is made again and again while Redis can't.
+        """
         give_up: float | None = None
+        at_stake = bool(results)
         for wait in chain(_RECORD_AGAIN_AFTER, repeat(_RECORD_AGAIN_AFTER[-1])):
+            stopping = self.stopping.is_set()
             try:
-                return move()
+                if allowed and not stopping:
+                    return self.ledger.step(claim, self.owner, results, most=allowed)
+                return self.ledger.release(claim, self.owner, results, rated=rated)
             except StoreError as error:
-                if self.stopping.is_set() or not isinstance(error, StoreUnavailable):
+                away = isinstance(error, StoreUnavailable)
+                at_stake |= isinstance(error, StoreUnavailable) and error.unanswered
+                if not at_stake:
+                    raise
+                if stopping or not away:
                     give_up = give_up or time.monotonic() + _RECORD_IN_VAIN
                     if time.monotonic() > give_up:
-                        log.critical("what became of a window could not be recorded: %s", error)
+                        log.critical("the ledger could not be told of batch %s: %s", claim.batch, error)
                         raise
-                log.warning("what became of a window can't be recorded yet: %s", error)
+                log.warning("the ledger can't be told of batch %s yet: %s", claim.batch, error)
                 time.sleep(wait)
         raise AssertionError("unreachable: waits never end")
 
@@ -218,11 +252,12 @@ class Delivery:
 
     def _send_window(self, claim: Claim, report: Report) -> list[_Settled]:
         began = time.monotonic()
-        outcomes = self._talk(claim)
+        left_alone = self.route.closed()
+        outcomes = _all_alike(claim, left_alone) if left_alone else self._talk_or_set_aside(claim)
         seconds = time.monotonic() - began
         self.limiter.give_back(sum(_is_unused(of_message) for of_message in outcomes))
         settled = [
-            _Settled(message, recipient, outcome, self._decide(outcome, recipient), seconds)
+            _Settled(message, recipient, outcome, self._decide(outcome, recipient), seconds, not left_alone)
             for message, of_message in zip(claim.window, outcomes, strict=True)
             for recipient, outcome in zip(message.recipients, of_message, strict=True)
         ]
@@ -230,16 +265,39 @@ class Delivery:
             self._tell(each, report)
         return settled
 
-    def _talk(self, claim: Claim) -> list[tuple[Outcome, ...]]:
-        """What became of each recipient of the window, whatever happened to the relay."""
-        if why := self.route.closed():
-            return _all_alike(claim, Outcome(Stage.CONNECT, How.LOST, detail=why))
+    def _talk_or_set_aside(self, claim: Claim) -> list[tuple[Outcome, ...]]:
+        """An exception of ours, or records that a hand has changed, must not put a window in doubt.
+
+        Unless a dot was begun: then it lapses.
+        """
+        begun: list[int] = []
+        try:
+            return self._talk(claim, begun)
+        except Exception as error:
+            if begun:
+                raise
+            window = [recipient.index for message in claim.window for recipient in message.recipients]
+            raise self.ledger.set_aside(claim, self.owner, window, error) from error
+
+    def _talk(self, claim: Claim, begun: list[int]) -> list[tuple[Outcome, ...]]:
+        """What became of each recipient of the window, whatever happened to the relay.
+
+        Args:
+            begun: gets the number of each message whose dot may be begun.
+        """
+
+        def may_begin(number: int) -> bool:
+            may = self._may_begin(claim)
+            begun.extend([number] if may else [])
+            return may
+
+        envelopes = _envelopes(claim)
         try:
             with self.route.pool.lend(_WAIT_FOR_CONNECTION) as session:
                 self.route.worked()
-                return session.deliver(_envelopes(claim), lambda _: self._may_begin(claim))
+                return session.deliver(envelopes, may_begin)
         except ConnectFailed as error:
-            self.route.failed(str(error.failure))
+            self.route.failed(error.failure)
             return _all_alike(claim, error.failure)
         except (PoolTimeout, RelayError) as error:
             return _all_alike(claim, Outcome(Stage.CONNECT, How.UNTOUCHED, detail=str(error)))
@@ -248,14 +306,14 @@ class Delivery:
         return not self.stopping.is_set() and claim.remaining() > self.ledger.limits.lease / 2
 
     def _decide(self, outcome: Outcome, recipient: ClaimedRecipient) -> Decision:
-        return decide(outcome, recipient.attempts, self.retry_policy, random.random)
+        return decide(outcome, recipient.attempts, recipient.last_code, self.retry_policy, random.random)
 
     # Tell
 
     def _tell(self, settled: _Settled, report: Report) -> None:
         decision = settled.decision
         report.note(settled)
-        if decision.state is not State.QUEUED:
+        if settled.attempted and decision.state is not State.QUEUED:
             log_attempt(
                 id=settled.message.id,
                 recipient=settled.recipient.address,
@@ -279,7 +337,7 @@ class Delivery:
                 worker=self.owner,
             )
             for each in settled
-            if each.decision.destination not in (Destination.NONE, Destination.CREDIT)
+            if each.attempted and each.decision.destination not in (Destination.NONE, Destination.CREDIT)
         }
         if events:
             try:
@@ -297,6 +355,7 @@ class _Settled:
     outcome: Outcome
     decision: Decision
     seconds: float  # the window's, in which it was one of a few
+    attempted: bool = True  # False: the relay is left alone for a while
 
     @property
     def words(self) -> str:

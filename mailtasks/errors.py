@@ -99,10 +99,12 @@ class StoreUnavailable(StoreError, ConnectionError):
         ids: the messages whose acceptance is not known, because the connection broke or timed
             out after the request was written. Trying again with these ids (`send(message, id=…)`), or
             with idempotency keys, is safe; `status(id)` tells whether Redis took one.
+        unanswered: whether what was asked for may have been done all the same.
     """
 
-    def __init__(self, message: str, ids: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, ids: Sequence[str] = (), *, unanswered: bool = False) -> None:
         self.ids = tuple(ids)
+        self.unanswered = unanswered
         super().__init__(message)
 
 

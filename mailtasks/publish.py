@@ -44,6 +44,12 @@ NORMAL_QUEUE: Final = queue_name(Priority.NORMAL)
 BULK_QUEUE: Final = queue_name(Priority.BULK)
 
 
+def priority_of(queue: str | None, namespace: str = "mailtasks") -> Priority:
+    """The priority whose queue it is; normal, if it is none of ours."""
+    by_name = {queue_name(priority, namespace): priority for priority in PRIORITIES}
+    return by_name.get(queue or "", Priority.NORMAL)
+
+
 def queues(namespace: str = "mailtasks") -> list[Queue]:
     """The three queues."""
     exchange = Exchange(namespace, type="direct")

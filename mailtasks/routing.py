@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Final
 
+from mailtasks.reply import Outcome
 from mailtasks.settings import Settings
 from mailtasks.smtp.pool import Pool
 from mailtasks.smtp.session import Timeouts
@@ -25,25 +26,25 @@ class Route:
         self._lock = threading.Lock()
         self._pause = 0.0
         self._closed_until = 0.0
-        self._last_words = ""
+        self._failure: Outcome | None = None
 
     @property
     def relay(self) -> str:
         """`host:port`."""
         return self.pool.relay.name
 
-    def closed(self) -> str | None:
-        """Why it is left alone at the moment; None if it isn't."""
+    def closed(self) -> Outcome | None:
+        """What happened to the attempt for which it is left alone at the moment; None if it isn't."""
         with self._lock:
-            return self._last_words if time.monotonic() < self._closed_until else None
+            return self._failure if time.monotonic() < self._closed_until else None
 
-    def failed(self, words: str) -> None:
+    def failed(self, failure: Outcome) -> None:
         """A connection could not be had: leave the relay alone for a while, longer each time."""
         with self._lock:
             if time.monotonic() >= self._closed_until:
                 self._pause = min(LONGEST_PAUSE, self._pause * 2 or FIRST_PAUSE)
                 self._closed_until = time.monotonic() + self._pause
-                self._last_words = words
+                self._failure = failure
 
     def worked(self) -> None:
         """A connection was had."""
@@ -68,6 +69,7 @@ def open_route(settings: Settings, threads: int) -> Route:
         block=settings.timeout_block,
         dot=settings.timeout_dot,
     )
+    # A relay that lets everybody wait may hold all threads, for want of another that could use them.
     pool = Pool(
         settings.relay,
         size=settings.pool_size or threads,

@@ -30,7 +30,7 @@ from mailtasks.installation import installation_of
 from mailtasks.message import Attachment, Message
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.rate import parse_rate
-from mailtasks.publish import DELIVER, SEND_MAIL
+from mailtasks.publish import DELIVER, SEND_MAIL, priority_of
 from mailtasks.state import State
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,9 @@ class Deliver(PolicyTask):
         """
         installation = installation_of(self.app)
         installation.limiter.set_rate(rate_of(self.app))
-        return _tell(installation.delivery(retry_policy_of(self.app)).deliver(batch))
+        delivery = installation.delivery(retry_policy_of(self.app))
+        queue = (self.request.delivery_info or {}).get("routing_key")
+        return _tell(delivery.deliver(batch, priority_of(queue, installation.settings.namespace)))
 
 
 def rate_of(app: Celery) -> float | None:

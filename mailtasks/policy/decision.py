@@ -8,7 +8,7 @@ from typing import Final
 
 from mailtasks.errors import PermanentFailure, TemporaryFailure
 from mailtasks.policy.backoff import RetryPolicy
-from mailtasks.policy.verdict import CONSEQUENCES, Case, Destination, Move, case_of
+from mailtasks.policy.verdict import CONFUSED_CODES, CONSEQUENCES, Case, Destination, Move, case_of
 from mailtasks.reply import Outcome
 from mailtasks.state import State
 
@@ -29,12 +29,15 @@ _FREE: Final = frozenset({Move.RETRY_FREE, Move.GIVE_BACK})
 _PERMANENT: Final = frozenset({Move.FAIL, Move.FAIL_AND_SUPPRESS})
 
 
-def decide(outcome: Outcome, attempts: int, policy: RetryPolicy, random: Callable[[], float]) -> Decision:
+def decide(
+    outcome: Outcome, attempts: int, last_code: str, policy: RetryPolicy, random: Callable[[], float]
+) -> Decision:
     """Decide about one recipient.
 
     Args:
         outcome: what happened.
         attempts: counted ones before this.
+        last_code: the basic code of what the relay said to the attempt before; "" if it said nothing.
         policy: the task's retry settings.
         random: a source of numbers from 0 to 1.
     """
@@ -46,15 +49,13 @@ def decide(outcome: Outcome, attempts: int, policy: RetryPolicy, random: Callabl
     if state := _SETTLED.get(move):
         return Decision(case, state, destination=consequence.destination)
     so_far = attempts + counted
-    failure = PermanentFailure if _is_permanent(move, outcome, attempts) else TemporaryFailure
+    failure = PermanentFailure if _is_permanent(move, outcome, last_code) else TemporaryFailure
     if counted and (not policy.retries(failure) or policy.is_exhausted(so_far)):
         return Decision(case, State.FAILED, counted=counted, destination=consequence.destination)
     delay = policy.delay(so_far if counted else 0, random)
     return Decision(case, State.DEFERRED, delay, counted, consequence.destination)
 
 
-def _is_permanent(move: Move, outcome: Outcome, attempts: int) -> bool:
-    refused_again = (
-        move is Move.ONCE_MORE and attempts > 0 and outcome.reply is not None and outcome.reply.kind == 5
-    )
+def _is_permanent(move: Move, outcome: Outcome, last_code: str) -> bool:
+    refused_again = move is Move.ONCE_MORE and outcome.reply is not None and last_code in CONFUSED_CODES
     return move in _PERMANENT or refused_again

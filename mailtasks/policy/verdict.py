@@ -129,6 +129,9 @@ _BROKEN: Final = (How.LOST, How.TIMED_OUT, How.GARBAGE)
 _ANY: Final = tuple(How)
 _RATE_WORDS: Final = (" rate", "quota", "throttl", "too many messages", "too fast")  # not "corporate"
 
+CONFUSED_CODES: Final = ("500", "501", "502", "503", "504")
+"""The server didn't understand (RFC 5321 4.2.1): the connection's fault, perhaps; twice, it is the mail's."""
+
 HARD_BOUNCES: Final = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10")
 """Enhanced codes (RFC 3463 3.2) which say that the address itself is wrong: sent again only by force."""
 
@@ -149,11 +152,13 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(Case.LOGIN_REFUSED, (Stage.AUTH,), codes=("5",)),
     Row(Case.LOGIN_REFUSED, (Stage.AUTH,), (How.UNSUITABLE,)),
     Row(Case.UNREACHABLE, (Stage.CONNECT, Stage.GREETING, Stage.AUTH), (*_BROKEN, How.REFUSED)),
-    Row(Case.SHUTTING_DOWN, codes=("421",)),
     Row(Case.UNREACHABLE, (Stage.EHLO,), _ANY),
-    # "Too many recipients" is about the transaction, not about the recipient.
+    Row(Case.SHUTTING_DOWN, codes=("421",)),
+    # "Too many recipients" is about the transaction, not about the recipient (RFC 5321 4.5.3.1.10).
     Row(Case.TOO_MANY_RECIPIENTS, (Stage.RCPT,), codes=("452",), others_accepted=True),
-    Row(Case.TOO_MANY_RECIPIENTS, (Stage.RCPT,), codes=("4",), enhanced=("4.5.3",), others_accepted=True),
+    Row(Case.TOO_MANY_RECIPIENTS, (Stage.RCPT,), enhanced=("4.5.3", "5.5.3"), others_accepted=True),
+    Row(Case.TOO_MANY_RECIPIENTS, (Stage.RCPT,), words=("too many recipients",), others_accepted=True),
+    Row(Case.RECIPIENT_DEFERRED, (Stage.RCPT,), codes=("452",)),
     # Authentication asked for in mid-session is the relay's matter, not the recipient's.
     Row(Case.LOGIN_REFUSED, (Stage.MAIL, Stage.RCPT), codes=("530", "535", "534")),
     # A full mailbox names a quota, too, and it is the recipient's own.
@@ -165,17 +170,13 @@ ROWS: Final[tuple[Row, ...]] = (
         codes=("4",),
         enhanced=("4.7.",),
     ),
-    Row(Case.CONFUSED, (Stage.MAIL, Stage.RCPT, Stage.DATA), codes=("500", "501", "502", "503", "504")),
+    # Before the confusion: Postfix says 501 5.1.3 to an address whose syntax it doesn't like.
+    Row(Case.RECIPIENT_UNKNOWN, (Stage.RCPT,), codes=("5",), enhanced=HARD_BOUNCES),
+    Row(Case.CONFUSED, (Stage.MAIL, Stage.RCPT, Stage.DATA), codes=CONFUSED_CODES),
     Row(Case.TOO_LARGE, (Stage.MAIL, Stage.RCPT), codes=("5",), enhanced=("5.3.4",)),
     Row(Case.SENDER_DEFERRED, (Stage.MAIL,), codes=("4",)),
     Row(Case.SENDER_REFUSED, (Stage.MAIL,), codes=("5",)),
     Row(Case.RECIPIENT_DEFERRED, (Stage.RCPT,), codes=("4",)),
-    Row(
-        Case.RECIPIENT_UNKNOWN,
-        (Stage.RCPT,),
-        codes=("5",),
-        enhanced=HARD_BOUNCES,
-    ),
     Row(Case.RECIPIENT_DISABLED, (Stage.RCPT,), codes=("5",), enhanced=("5.2.1", "5.2.2")),
     Row(Case.POLICY_REFUSED, (Stage.RCPT, Stage.DATA, Stage.DOT), codes=("5",), enhanced=("5.7.1", "5.7.26")),
     Row(Case.RECIPIENT_REFUSED, (Stage.RCPT,), codes=("5",)),

@@ -121,13 +121,14 @@ def _in_our_words(redis: Client, error: RedisError, ids: Sequence[str]) -> Excep
 
 def _unanswered(redis: Client, reason: str, ids: Sequence[str]) -> StoreUnavailable:
     if not ids:
-        return StoreUnavailable(f"Redis at {where(redis)} didn't answer ({reason}); {_AWAY}")
+        return StoreUnavailable(f"Redis at {where(redis)} didn't answer ({reason}); {_AWAY}", unanswered=True)
     return StoreUnavailable(
         f"Redis at {where(redis)} didn't answer ({reason}), so it is not known whether it accepted "
         f"{len(ids)} message{'s' if len(ids) != 1 else ''}; try again with the ids that this error "
         "carries or with idempotency keys (then nothing is sent twice), or ask `status` for them: "
         f"{', '.join(ids[:3])}{', …' if len(ids) > 3 else ''}",
         ids,
+        unanswered=True,
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from mailtasks.errors import StoreError, StoreUnavailable
+from mailtasks.errors import StoreError
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import State
 from mailtasks.store import records
@@ -40,7 +40,8 @@ CLAIM_DEADLINE: Final = 3600.0
 Far above the longest honest wait, the ten minutes for a dot's answer (RFC 5321 4.5.3.2.6)."""
 
 LOOK_AT_MOST: Final = 200
-"""Batches a look takes up; if there were as many, the next look should follow at once."""
+"""Batches a look takes up; if there were as many, the next look should follow at once. Half of them are kept
+for each priority but the first, in turn, so that none waits behind an endless list of another."""
 
 
 _Gate: TypeAlias = Literal["", "rate", "aside"]
@@ -61,6 +62,7 @@ class Refusal(StrEnum):
     TAKEN = "taken"  # somebody else holds the lease
     PARKED = "parked"  # paused, or set aside after three lapsed claims
     NOTHING = "nothing"  # nothing of it can be sent now; the lease is given back
+    STOPPING = "stopping"  # the worker is; somebody else is told
     LOST = "lost"  # the lease was over; what had been sent was taken as evidence
 
 
@@ -93,7 +95,7 @@ class ClaimedRecipient:
     index: int  # in the batch
     address: str
     attempts: int  # counted so far
-    resends: int
+    last_code: str  # the basic code of what was said last; "" if nothing was, or no reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,6 @@ class Claim:
     window: tuple[ClaimedMessage, ...]
     lease_ends: float  # time.monotonic()
     give_up: float  # time.monotonic() after which it isn't renewed
-    expires_in: float  # seconds from the last step to the batch's maximum age
-    age: float  # seconds since accept, at the last step
     steps: int = 0  # that were answered; the next one's number
     lost: bool = False
 
@@ -146,7 +146,6 @@ class Released:
 
     why: Refusal
     hint: bool = False
-    next_look: float | None = None  # seconds from now; None: finished, or not known
     evidence: int = 0  # recipients that late evidence settled
     priority: Priority | None = None  # if it is to be hinted
 
@@ -163,7 +162,8 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _new_claim(batch: str) -> Claim:
+def new_claim(batch: str) -> Claim:
+    """A claim that has yet to be made, by its first step."""
     return Claim(
         batch=batch,
         token=secrets.token_hex(8),
@@ -172,8 +172,6 @@ def _new_claim(batch: str) -> Claim:
         window=(),
         lease_ends=0.0,
         give_up=time.monotonic() + CLAIM_DEADLINE,
-        expires_in=0.0,
-        age=0.0,
     )
 
 
@@ -272,27 +270,26 @@ class Ledger:
     # Workers
 
     def claim(self, batch: str, owner: str, *, most: int | None = None) -> Claim | Released:
-        """Take the batch's lease and its first window.
+        """Take the batch's lease and its first window: the first step of a new claim.
+
+        After an error it may be taken all the same, by nobody: who means to stay makes the `new_claim`, and
+        repeats its `step`.
 
         Args:
             owner: the worker's name, for people.
             most: messages; None: as many as the priority's window has.
         """
-        claim = _new_claim(batch)
-        try:
-            return self._step(claim, owner, (), most=most) or claim
-        except StoreUnavailable:
-            # It may have been claimed all the same: the same step again, or it would lapse untouched.
-            return self._step(claim, owner, (), most=most) or claim
+        claim = new_claim(batch)
+        return self.step(claim, owner, (), most=most) or claim
 
     def park(self, batch: str, owner: str) -> Released:
         """File a batch behind the rate's gate, unless somebody is sending it."""
-        return self.release(_new_claim(batch), owner, (), rated=True)
+        return self.release(new_claim(batch), owner, (), rated=True)
 
     def step(
         self, claim: Claim, owner: str, results: Sequence[Result], *, most: int | None = None
     ) -> Released | None:
-        """Settle the window and claim the next into `claim.window`.
+        """Settle the window and claim the next into `claim.window`; the first step takes the lease.
 
         May be repeated after an error, with the same results.
 
@@ -329,7 +326,7 @@ class Ledger:
     ) -> Released | None:
         before = time.monotonic()
         windows = self.limits.windows
-        status, now, *rest = self._run(
+        status, *rest = self._run(
             "step",
             [claim.batch],
             id=claim.batch,
@@ -343,19 +340,28 @@ class Ledger:
             gate=gate,
         )
         if status != b"claimed":
-            return _released(status, now, rest)
+            return _released(status, rest)
         claim.steps += 1
         claim.lease_ends = before + self.limits.lease
         try:
-            _take(claim, now, rest)
+            _take(claim, rest)
         except records.DAMAGE as error:
-            raise self._set_aside(claim, owner, rest, error) from error
+            raise self.set_aside(claim, owner, [index for index, *_ in rest[0]], error) from error
         return None
 
-    def _set_aside(self, claim: Claim, owner: str, answer: Sequence[Any], error: Exception) -> StoreError:
-        """Give back a window that can't be read, so that it troubles nobody but the person who mends it."""
-        untried = [Result(index, State.QUEUED, counted=False) for index, *_ in answer[2]]
-        self._give_back(claim, owner, untried, "aside")
+    def set_aside(self, claim: Claim, owner: str, window: Iterable[int], error: Exception) -> StoreError:
+        """Give back a window that can't be sent at all, so that it troubles nobody but who mends it.
+
+        Args:
+            window: the indices of its recipients, none of which was begun.
+            error: what is wrong with it.
+
+        Returns:
+            The error to raise.
+        """
+        self._give_back(
+            claim, owner, [Result(index, State.QUEUED, counted=False) for index in window], "aside"
+        )
         return StoreError(
             f"batch {claim.batch} can't be read ({error!r}), so it is set aside; "
             f"mend the fields of {self.keys.batch(claim.batch)[0]}, then retry its messages"
@@ -378,29 +384,34 @@ class Ledger:
 
     def due(self) -> list[str]:
         """The batches that are due, urgent first; at most `LOOK_AT_MOST`."""
-        ids: list[str] = []
         with available(self.redis):
             now = self._now()
-            for priority in PRIORITIES:
-                room = LOOK_AT_MOST - len(ids)
-                due = self.redis.zrangebyscore(self.keys.due(priority), "-inf", now, start=0, num=room)
-                ids += [id.decode() for id in due]
-        return ids
+            due = [
+                self.redis.zrangebyscore(self.keys.due(priority), "-inf", now, start=0, num=LOOK_AT_MOST)
+                for priority in PRIORITIES
+            ]
+        return [id.decode() for id in _shared(due, LOOK_AT_MOST)]
 
-    def look(self, due: Sequence[str], busy: Mapping[Priority, bool]) -> list[Hint]:
+    def look(self, due: Sequence[str], busy: Mapping[Priority, float]) -> list[Hint]:
         """Look at batches that are due. To be called at every tick, also with none: it watches the clock.
 
         Args:
-            busy: for which priorities the queue is long, so that hints may merely be waiting in it.
+            busy: by priority, for how many seconds a hint may merely be waiting in its queue; 0, if that is
+                short.
 
         Returns:
             The batches to hint.
         """
-        busy_by_name = {priority.value: int(busy.get(priority, False)) for priority in PRIORITIES}
-        hints, damaged = self._run("look", due, ids=list(due), busy=busy_by_name)
-        for id, why in _pairs(damaged):
-            log.error("batch %s can't be looked at, so it is set aside: %s", id, why)
+        busy_by_name = {priority.value: _ms(busy.get(priority, 0)) for priority in PRIORITIES}
+        hints, aside = self._run("look", due, ids=list(due), busy=busy_by_name)
+        for id, why in _pairs(aside):
+            log.error("batch %s is set aside, until somebody retries its messages: %s", id, why)
         return [Hint(id, Priority(name)) for id, name in _pairs(hints)]
+
+    def waiting(self, kind: str, priority: Priority) -> int:
+        """How many batches wait behind the gate `kind:priority`."""
+        with available(self.redis):
+            return int(self.redis.zcard(self.keys.gate(kind, priority)))
 
     def open(self, kind: str, priority: Priority, most: int) -> int:
         """Let the first `most` batches of the gate `kind:priority` become due; returns how many did."""
@@ -442,20 +453,28 @@ class Ledger:
             return self._scripts.run(name, [*self._keys(*batches), *more_keys], [self._argument(**values)])
 
 
+def _shared(lists: Sequence[Sequence[bytes]], room: int) -> Iterator[bytes]:
+    """The lists' beginnings: each gets half of the room that is left, and what later ones don't need."""
+    wanted = [len(each) for each in lists]
+    for number, each in enumerate(lists):
+        others = sum(wanted[number + 1 :])
+        taken = min(len(each), max(room // 2, room - others))
+        yield from each[:taken]
+        room -= taken
+
+
 def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[str, str]]:
     texts = [item.decode() for item in flat]
     return zip(texts[::2], texts[1::2], strict=True)
 
 
-def _take(claim: Claim, now: int, answer: Sequence[Any]) -> None:
+def _take(claim: Claim, answer: Sequence[Any]) -> None:
     """Put what was claimed into the claim."""
-    expires, accepted, entries, numbers, bodies, header, recipients = answer
+    entries, numbers, bodies, header, recipients = answer
     if not claim.recipients:
         claim.record = records.unpack_record(header)
         claim.recipients = records.unpack_recipients(recipients)
-    claim.expires_in = (expires - now) / 1000
-    claim.age = (now - accepted) / 1000
-    wanted = {index: (attempts, resends) for index, attempts, resends in entries}
+    wanted = {index: (attempts, code.decode()) for index, attempts, code in entries}
     contents = dict(zip(numbers, bodies, strict=True))
     claim.window = tuple(
         ClaimedMessage(
@@ -475,12 +494,11 @@ def _take(claim: Claim, now: int, answer: Sequence[Any]) -> None:
         raise ValueError("its header names other messages than its states")
 
 
-def _released(status: bytes, now: int, rest: list[Any]) -> Released:
+def _released(status: bytes, rest: list[Any]) -> Released:
     match status:
         case b"released":
-            at, hint, priority = rest
-            look = None if at < 0 else max(0.0, (at - now) / 1000)
-            return Released(Refusal.NOTHING, bool(hint), look, priority=Priority(priority.decode()))
+            hint, priority = rest
+            return Released(Refusal.NOTHING, bool(hint), priority=Priority(priority.decode()))
         case b"lost":
             return Released(Refusal.LOST, evidence=rest[0])
         case b"gone" | b"taken" | b"parked":

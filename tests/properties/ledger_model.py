@@ -95,6 +95,7 @@ class Model:
             self._look(self.batches[id])
 
     def _look(self, batch: Batch) -> None:
+        batch.lease = min(batch.lease, self.now + self.lease)
         if batch.token and (batch.lease > self.now or self.is_quiet):
             return
         if batch.token:
@@ -139,6 +140,8 @@ class Model:
         """Why the claim is over (None: it isn't), and the evidence that was taken."""
         batch = self.batches[id]
         repeated = batch.applied == (token, number)
+        if batch.applied[0] == token and number < batch.applied[1]:
+            return Refusal.LOST, 0
         over = bool(batch.token) and batch.lease <= self.now and not self.is_quiet
         if repeated and (over or batch.token != token):
             return Refusal.NOTHING, 0
@@ -163,6 +166,8 @@ class Model:
                 self.settle_as_sent(recipient, token, result)
             elif recipient.state is State.SENDING:
                 self.settle_otherwise(batch, recipient, token, result)
+        if results:
+            batch.lapses = 0
 
     def settle_as_sent(self, recipient: Recipient, token: str, result: Result) -> bool:
         news = recipient.state is not State.SENT

@@ -16,7 +16,7 @@ from mailtasks.errors import StoreUnavailable
 from mailtasks.keeper import Keeper
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
-from mailtasks.message import Message
+from mailtasks.message import Message, Priority
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.routing import open_route
 from mailtasks.settings import Settings
@@ -49,7 +49,7 @@ class Bench:
         return self.mailer.send(Message(to=list(to), text="hi", **more))
 
     def deliver(self, id: str) -> Report:
-        return self.delivery.deliver(id.partition(".")[0])
+        return self.delivery.deliver(id.partition(".")[0], self.mailer.status(id).priority)
 
     def state(self, id: str) -> State:
         return self.mailer.status(id).state
@@ -108,7 +108,7 @@ def test_what_is_finished_gone_or_taken_is_left_alone(bench: Callable[..., Bench
     id = one.send("ann@example.com")
     one.deliver(id)
     assert (one.deliver(id).ended, str(one.deliver(id))) == (Refusal.NOTHING, "nothing sent (nothing)")
-    assert one.deliver("0" * 27).ended is Refusal.GONE
+    assert one.delivery.deliver("0" * 27, Priority.NORMAL).ended is Refusal.GONE
     other = one.send("bob@example.com")
     one.mailer.ledger.claim(other.partition(".")[0], "somebody else")
     assert one.deliver(other).ended is Refusal.TAKEN
@@ -193,7 +193,7 @@ def test_while_stopping_no_dot_is_begun(bench: Callable[..., Bench], sink: Catch
     one = bench()
     id = one.send("ann@example.com", "bob@example.com")
     one.delivery.stopping.set()
-    assert one.deliver(id).counts == {State.QUEUED: 2}
+    assert one.deliver(id).ended is Refusal.STOPPING
     assert one.state(id) is State.QUEUED
     assert sink.messages == []
     assert one.hints() == 2
@@ -222,7 +222,7 @@ def test_stopping_in_the_middle_finishes_the_dot_and_gives_the_rest_back(
 def test_without_redis_nothing_is_claimed(bench: Callable[..., Bench]) -> None:
     one = bench(redis=f"redis://127.0.0.1:{free_port()}/0")
     with pytest.raises(StoreUnavailable):
-        one.delivery.deliver("0" * 27)
+        one.delivery.deliver("0" * 27, Priority.NORMAL)
 
 
 @contextmanager
@@ -245,7 +245,7 @@ def test_what_was_sent_is_recorded_when_redis_is_back(
     id = one.send("slow@example.com")
     with delivering(one, id, sink) as reports:
         own_redis.kill()
-        wait_until(lambda: "what became of a window can't be recorded yet" in caplog.text)
+        wait_until(lambda: "the ledger can't be told of batch" in caplog.text)
         own_redis.start()
     assert reports[0].counts == {State.SENT: 1}
     assert one.state(id) is State.SENT
@@ -278,7 +278,9 @@ def test_a_stopping_process_gives_up_recording_some_day(
     thread.join(15)
     assert len(errors) == 1
     [critical] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
-    assert critical.getMessage().startswith("what became of a window could not be recorded: Redis at")
+    assert critical.getMessage().startswith(
+        f"the ledger could not be told of batch {id.partition('.')[0]}: Redis at"
+    )
 
 
 def test_a_redis_that_is_full_still_takes_results(
@@ -333,11 +335,11 @@ def test_tokens_that_nothing_was_sent_for_come_back(bench: Callable[..., Bench])
     limiter = bench().delivery.limiter
     limiter.set_rate(1000)
     assert limiter.available() == 1
-    assert limiter.take(5) == 1
+    assert limiter.take(5, Priority.NORMAL) == 1
     limiter.give_back(1)
     assert limiter.available() >= 1
     limiter.set_rate(1000)
     assert limiter.available() >= 1
     limiter.set_rate(None)
-    assert (limiter.available(), limiter.take(7)) == (None, 7)
+    assert (limiter.available(), limiter.take(7, Priority.NORMAL)) == (None, 7)
     limiter.give_back(7)

@@ -9,7 +9,7 @@ from celery import Celery
 
 from mailtasks.errors import SettingsError
 from mailtasks.installation import Installation, installation_of
-from mailtasks.message import Message
+from mailtasks.message import Message, Priority
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.settings import Settings
 from mailtasks.state import State
@@ -50,10 +50,12 @@ def test_one_delivery_for_a_process_and_a_new_one_after_closing(
     delivery = installation.delivery(RetryPolicy())
     assert installation.delivery(RetryPolicy()) is delivery
     ids = [installation.mailer.send(Message(to="ann@example.com", text="hi")) for _ in range(2)]
-    assert delivery.deliver(ids[0].partition(".")[0]).counts == {State.SENT: 1}
+    assert delivery.deliver(ids[0].partition(".")[0], Priority.NORMAL).counts == {State.SENT: 1}
     installation.close()
     assert installation.delivery(RetryPolicy()) is not delivery
-    assert installation.delivery(RetryPolicy()).deliver(ids[1].partition(".")[0]).counts == {State.SENT: 1}
+    assert installation.delivery(RetryPolicy()).deliver(ids[1].partition(".")[0], Priority.NORMAL).counts == {
+        State.SENT: 1
+    }
     assert sink.connections == 2
 
 
@@ -61,7 +63,7 @@ def test_stopping_reaches_the_delivery(installation: Installation, sink: Catchin
     delivery = installation.delivery(RetryPolicy())
     id = installation.mailer.send(Message(to="ann@example.com", text="hi"))
     installation.begin_stopping()
-    delivery.deliver(id.partition(".")[0])
+    delivery.deliver(id.partition(".")[0], Priority.NORMAL)
     assert installation.mailer.status(id).state is State.QUEUED
     assert sink.messages == []
 

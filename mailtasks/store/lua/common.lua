@@ -70,7 +70,7 @@ end
 
 -- Redis' time jumped (a stall, a restart, a clock step) if nobody has looked for `arg.jump`: leases could
 -- not be renewed meanwhile, so nothing lapses or expires for one lease after it. The first look writes
--- that down (look.lua). If the clock was set back, what is filed under a later time waits until then.
+-- that down (look.lua).
 local function has_jumped()
   local looked = tonumber(redis.call('HGET', STEERING, 'looked') or now)
   return math.abs(now - looked) > arg.jump
@@ -266,13 +266,15 @@ local function drop_lease(batch)
   for _, name in ipairs({ 't', 'l', 'o' }) do table.insert(batch.gone, name) end
 end
 
--- Doubt stays listed until it is settled; the others as long as their batch is kept.
+-- Filed under the time after which the batch is surely gone, so that what is past that can be dropped here;
+-- doubt is kept until it is settled.
 local function list_under(batch, code)
   if not has(batch, code) then return redis.call('ZREM', WITH[code], batch.id) end
-  redis.call('ZADD', WITH[code], integer(now), batch.id)
-  if code == IN_DOUBT then return end
-  local longest = arg.retention + batch.expires - batch.not_before
-  redis.call('ZREMRANGEBYSCORE', WITH[code], '-inf', integer(now - longest))
+  if code == IN_DOUBT then return redis.call('ZADD', WITH[code], integer(now), batch.id) end
+  local finished = not string.find(batch.states, ANY_UNFINISHED)
+  local gone = (finished and now or math.max(now, batch.expires)) + arg.retention
+  redis.call('ZADD', WITH[code], integer(gone), batch.id)
+  redis.call('ZREMRANGEBYSCORE', WITH[code], '-inf', integer(now))
 end
 
 local function write_states(batch)
@@ -335,6 +337,7 @@ end
 
 -- Files the batch behind a gate; `due` keeps it for the end of its maximum age only.
 local function park(batch, gate)
+  set_field(batch, 'g', 0) -- once it is opened, it is hinted at as if for the first time
   if save(batch, batch.expires) then
     redis.call('ZADD', gate[batch.priority], 'NX', integer(now), batch.id)
   end
@@ -361,6 +364,13 @@ local function lapse(batch)
   set_field(batch, 'z', batch.lapses)
   tally(batch.counts, 'lapses', 1)
   drop_lease(batch)
+end
+
+-- Only claims that lapse one after the other, with nothing settled between them, point at the batch.
+local function forget_lapses(batch)
+  if batch.lapses == 0 then return end
+  batch.lapses = 0
+  set_field(batch, 'z', 0)
 end
 
 local function expire(batch)

@@ -2,19 +2,38 @@
 -- what is paused, and says which batches want a hint. One that a hand has damaged is set aside, and
 -- looked at again in an hour.
 --
--- arg: ids (in the order of the batches in KEYS), busy {PRIORITY = 0 or 1}: its queue is long, so that a
---      hint may merely be waiting in it
--- Returns {{id, priority, id, priority, …}: what to hint, {id, error, id, error, …}: what is damaged}.
+-- arg: ids (in the order of the batches in KEYS), busy {PRIORITY = ms}: for how long a hint may merely be
+--      waiting in its queue; 0 if that is short
+-- Returns {{id, priority, id, priority, …}: what to hint, {id, why, id, why, …}: what is set aside now}.
 write_though_full()
-local hints, damaged = {}, {}
+local hints, aside = {}, {}
 local LONGEST_MARGIN = 3600 * 1000
 
-if has_jumped() then redis.call('HSET', STEERING, 'quiet', integer(now + arg.lease)) end
+local function note_aside(id, why)
+  table.insert(aside, id)
+  table.insert(aside, why)
+end
+
+-- If the clock was set back, what is filed under the old time would wait until then: all is looked at again.
+local function file_all_under_now()
+  for _, due in pairs(DUE) do
+    if redis.call('EXISTS', due) == 1 then redis.call('ZUNIONSTORE', due, 1, due, 'WEIGHTS', 0) end
+  end
+end
+
+if has_jumped() then
+  redis.call('HSET', STEERING, 'quiet', integer(now + arg.lease))
+  if now < tonumber(redis.call('HGET', STEERING, 'looked')) then file_all_under_now() end
+end
 redis.call('HSET', STEERING, 'looked', integer(now))
 local quiet = is_quiet()
 
 local function look(batch)
   if batch.token then
+    if batch.lease > now + arg.lease then -- it was written before the clock was set back
+      batch.lease = now + arg.lease
+      set_field(batch, 'l', integer(batch.lease))
+    end
     if batch.lease > now then return save(batch, batch.lease) end
     if quiet then return save(batch, now + arg.lease) end
     lapse(batch)
@@ -27,10 +46,13 @@ local function look(batch)
   local at = next_look(batch)
   if not at or at > now then return save(batch) end
   if is_paused(batch.priority) then return park(batch, GATE_PAUSE) end
-  if batch.lapses >= LAPSES_BEFORE_ASIDE then return park(batch, GATE_ASIDE) end
-  local waiting = arg.busy[batch.priority] == 1 and batch.hints > 0
+  if batch.lapses >= LAPSES_BEFORE_ASIDE then
+    note_aside(batch.id, batch.lapses .. ' claims of it lapsed one after the other')
+    return park(batch, GATE_ASIDE)
+  end
+  local waiting = arg.busy[batch.priority] > 0 and batch.hints > 0
   if waiting and now - batch.not_before < LONGEST_MARGIN then
-    return save(batch, math.min(now + arg.margin, batch.expires))
+    return save(batch, math.min(now + math.max(arg.margin, arg.busy[batch.priority]), batch.expires))
   end
   -- Each hint that came to nothing doubles the margin: re-hinting must not outgrow the workers.
   local margin = math.min(arg.margin * 2 ^ math.min(batch.hints, 12), LONGEST_MARGIN)
@@ -58,8 +80,7 @@ local function set_aside(id, why)
     if is_due(priority, id) then
       redis.call('ZADD', due, integer(now + LONGEST_MARGIN), id)
       redis.call('ZADD', GATE_ASIDE[priority], 'NX', integer(now), id)
-      table.insert(damaged, id)
-      table.insert(damaged, type(why) == 'table' and why.err or why)
+      note_aside(id, type(why) == 'table' and why.err or why)
     end
   end
 end
@@ -68,4 +89,4 @@ for i, id in ipairs(arg.ids) do
   local looked, why = pcall(look_if_due, id, FIRST_BATCH_KEY + (i - 1) * 3)
   if not looked then set_aside(id, why) end
 end
-return { hints, damaged }
+return { hints, aside }

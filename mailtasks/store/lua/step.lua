@@ -5,15 +5,15 @@
 --      results {{index, state, delay (ms, if deferred), counted (0 or 1), reply, relay, took (ms)}, …},
 --      windows {PRIORITY = messages}, recipients (most of one message), more (0: settle only, then
 --      give the lease back), gate ('' or 'rate' or 'aside': what is left waits behind it)
--- Returns {status, now, …}:
+-- Returns {status, …}:
 --   'gone'                       no such batch
 --   'taken'                      somebody else holds the lease
 --   'lost'    evidence           the token's lease is over; what it sent was taken as evidence
 --   'parked'  why                behind its priority's gate: 'paused', or 'aside' after three lapsed claims
---   'released' next (ms or -1), hint (0 or 1), priority
---                                the lease is given back; -1: finished; 1: hint it, it can go on now
---   'claimed'  expires (ms), accepted (ms), entries {{index, attempts, resends}, …},
---              messages {number, …}, bodies {body, …}, header, recipients
+--   'released' hint (0 or 1), priority
+--                                the lease is given back; 1: hint it, it can go on now
+--   'claimed'  entries {{index, attempts, last basic code}, …}, messages {number, …}, bodies {body, …},
+--              header, recipients
 --                                header and recipients are empty but for the first step
 write_though_full()
 local GATES = { rate = GATE_RATE, aside = GATE_ASIDE }
@@ -28,9 +28,12 @@ local WAYS_TO_SENT = {
 }
 
 local batch = load(arg.id, FIRST_BATCH_KEY)
-if not batch then return { 'gone', now } end
+if not batch then return { 'gone' } end
 local this_step = arg.token .. ':' .. arg.number
 local repeated = batch.applied == this_step
+local applied_token, applied_number = string.match(batch.applied, '^(.*):(%d+)$')
+-- A copy of an earlier step that the network held back: its owner has long gone on.
+if applied_token == arg.token and arg.number < tonumber(applied_number) then return { 'lost', 0 } end
 
 local function note_attempt(index, counted, reply, relay, took)
   local tries = new_tries(batch, index)
@@ -66,14 +69,17 @@ local function take_evidence()
   end
   tally(batch.counts, 'late_evidence', evidence)
   if batch.dirty or batch.lapsed then save(batch, batch.token and batch.lease) else write(batch) end
-  return { 'lost', now, evidence }
+  return { 'lost', evidence }
 end
 
 local function settle()
+  -- Redis may have forgotten the step before (a crash, a failover), and with it what is being sent. Then a 2xx
+  -- still counts, and nothing else does.
+  local forgetful = batch.applied ~= arg.token .. ':' .. (arg.number - 1)
   for _, result in ipairs(arg.results) do
     local index, to, delay, counted, reply, relay, took = unpack(result)
     local from = state_of(batch, index)
-    if from ~= SENDING and from ~= SENT then
+    if from == '' or (from ~= SENDING and from ~= SENT and not forgetful) then
       illegal(batch, index, "what isn't being sent can't become " .. (NAMES[to] or to))
     end
     if to == SENT then
@@ -85,6 +91,7 @@ local function settle()
       if to ~= QUEUED then note_attempt(index, counted, reply, relay, took) end
     end
   end
+  if #arg.results > 0 then forget_lapses(batch) end -- its owner lived to tell
 end
 
 -- What its owner neither settled nor gave back by name may have been taken: it is never claimed again.
@@ -95,8 +102,8 @@ local function settle_the_rest()
   end
 end
 
-local function released(at, hint)
-  return { 'released', now, at or -1, hint, batch.priority }
+local function released(hint)
+  return { 'released', hint, batch.priority }
 end
 
 local function give_back()
@@ -106,21 +113,27 @@ local function give_back()
   local at = next_look(batch)
   if not at or at > now then
     save(batch)
-    return released(at, 0)
+    return released(0)
   end
   if arg.gate ~= '' then
     park(batch, GATES[arg.gate])
-    return released(batch.expires, 0)
+    return released(0)
   end
   set_field(batch, 'g', 1)
-  return released(save(batch, math.min(now + arg.margin, batch.expires)), 1)
+  save(batch, math.min(now + arg.margin, batch.expires))
+  return released(1)
 end
 
 local function park_at(gate, why)
   drop_lease(batch)
   set_field(batch, 'u', this_step)
   park(batch, gate)
-  return { 'parked', now, why }
+  return { 'parked', why }
+end
+
+-- The first digits of what was said last: a refusal that may have been a confusion is repeated once.
+local function last_code(tries)
+  return tries and string.match(tries.reply, '^%d%d%d') or ''
 end
 
 local function is_sendable(index)
@@ -161,7 +174,7 @@ local function claim()
   for i, index in ipairs(indices) do
     if not again then move(batch, index, SENDING) end
     local tries = tries_of(batch, index)
-    entries[i] = { index, tries and tries.attempts or 0, tries and tries.resends or 0 }
+    entries[i] = { index, tries and tries.attempts or 0, last_code(tries) }
   end
   for i, message in ipairs(messages) do fields[i] = 'c' .. message end
   local bodies = redis.call('HMGET', batch.key, unpack(fields))
@@ -178,15 +191,14 @@ local function claim()
     leave_gates(batch)
     header = redis.call('HMGET', batch.key, 'h', 'r')
   end
-  return { 'claimed', now, batch.expires, batch.accepted, entries, messages, bodies,
-           header[1] or '', header[2] or '' }
+  return { 'claimed', entries, messages, bodies, header[1] or '', header[2] or '' }
 end
 
 if batch.token and batch.lease <= now and not is_quiet() then lapse(batch) end
 if batch.token ~= arg.token then
-  if repeated then return released(next_look(batch), batch.hints > 0 and 1 or 0) end
+  if repeated then return released(batch.hints > 0 and 1 or 0) end
   if arg.number > 0 then return take_evidence() end
-  if batch.token then return { 'taken', now } end
+  if batch.token then return { 'taken' } end
 end
 
 batch.owner = arg.owner

@@ -24,45 +24,46 @@ def one() -> float:
 
 def test_a_delay_grows_with_counted_attempts() -> None:
     policy = RetryPolicy()
-    assert [decide(GREYLISTED, n, policy, one).delay for n in range(8)] == [
+    assert [decide(GREYLISTED, n, "", policy, one).delay for n in range(8)] == [
         *(60, 120, 240, 480, 960, 1920),
         *(3600, 3600),
     ]
 
 
 def test_a_free_retry_does_not_grow_and_does_not_count() -> None:
-    decision = decide(UNREACHABLE, 7, RetryPolicy(), one)
+    decision = decide(UNREACHABLE, 7, "", RetryPolicy(), one)
     assert (decision.state, decision.counted, decision.delay) == (State.DEFERRED, False, 60)
     assert decision.destination is Destination.SUSPEND
 
 
 def test_an_unreachable_relay_never_fails_a_mail_though_its_attempts_are_used_up() -> None:
-    assert decide(UNREACHABLE, 99, RetryPolicy(max_retries=1), one).state is State.DEFERRED
+    assert decide(UNREACHABLE, 99, "", RetryPolicy(max_retries=1), one).state is State.DEFERRED
 
 
 @pytest.mark.parametrize(("max_retries", "tries"), [(0, 1), (1, 2), (3, 4)], ids=lambda value: f"{value}")
 def test_max_retries_are_retries_as_for_celery(max_retries: int, tries: int) -> None:
     """One try and then so many more."""
     policy = RetryPolicy(max_retries=max_retries)
-    states = [decide(GREYLISTED, n, policy, one).state for n in range(tries)]
+    states = [decide(GREYLISTED, n, "", policy, one).state for n in range(tries)]
     assert states == [State.DEFERRED] * (tries - 1) + [State.FAILED]
 
 
 def test_what_baffles_a_relay_is_tried_once_more() -> None:
-    assert decide(BAFFLED, 0, RetryPolicy(), one).state is State.DEFERRED
-    assert decide(BAFFLED, 1, RetryPolicy(), one).state is State.FAILED
+    assert decide(BAFFLED, 0, "", RetryPolicy(), one).state is State.DEFERRED
+    assert decide(BAFFLED, 1, "503", RetryPolicy(), one).state is State.FAILED
+    assert decide(BAFFLED, 1, "451", RetryPolicy(), one).state is State.DEFERRED
 
 
 def test_autoretry_for_widens_and_dont_autoretry_for_narrows() -> None:
-    assert decide(UNKNOWN, 0, RetryPolicy(), one).state is State.FAILED
-    assert decide(UNKNOWN, 0, RetryPolicy(autoretry_for=(MailtasksError,)), one).state is State.DEFERRED
+    assert decide(UNKNOWN, 0, "", RetryPolicy(), one).state is State.FAILED
+    assert decide(UNKNOWN, 0, "", RetryPolicy(autoretry_for=(MailtasksError,)), one).state is State.DEFERRED
     never = RetryPolicy(autoretry_for=(Exception,), dont_autoretry_for=(PermanentFailure,))
-    assert decide(UNKNOWN, 0, never, one).state is State.FAILED
-    assert decide(GREYLISTED, 0, never, one).state is State.DEFERRED
+    assert decide(UNKNOWN, 0, "", never, one).state is State.FAILED
+    assert decide(GREYLISTED, 0, "", never, one).state is State.DEFERRED
     none = RetryPolicy(dont_autoretry_for=(TemporaryFailure,))
-    assert decide(GREYLISTED, 0, none, one).state is State.FAILED
+    assert decide(GREYLISTED, 0, "", none, one).state is State.FAILED
 
 
 def test_doubt_is_never_retried_here() -> None:
-    decision = decide(DOUBTFUL, 0, RetryPolicy(autoretry_for=(Exception,)), one)
+    decision = decide(DOUBTFUL, 0, "", RetryPolicy(autoretry_for=(Exception,)), one)
     assert (decision.state, decision.delay) == (State.IN_DOUBT, 0)

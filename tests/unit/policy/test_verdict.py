@@ -61,6 +61,7 @@ TABLE = [
     (Outcome(Stage.AUTH, How.UNSUITABLE, detail="no login by PLAIN"), Case.LOGIN_REFUSED, FREE, CLOSE),
     (refused(Stage.AUTH, 454, "4.7.0"), Case.LOGIN_DEFERRED, FREE, CLOSE),
     (Outcome(Stage.AUTH, How.LOST), Case.UNREACHABLE, FREE, NONE),
+    (refused(Stage.EHLO, 421), Case.UNREACHABLE, FREE, NONE),
     # 4xx that names a rate or quota; a full mailbox does, too, but that is the recipient's own
     (rcpt(454, None, "over your sending rate"), Case.RATE_LIMITED, FREE, KEEP),
     (rcpt(450, "4.7.1", "Rate limit exceeded"), Case.RATE_LIMITED, FREE, KEEP),
@@ -80,7 +81,16 @@ TABLE = [
     # RCPT 452, with and without another recipient accepted
     (rcpt(452, None, others_accepted=True), Case.TOO_MANY_RECIPIENTS, (State.QUEUED, False), KEEP),
     (rcpt(451, "4.5.3", others_accepted=True), Case.TOO_MANY_RECIPIENTS, (State.QUEUED, False), KEEP),
+    (rcpt(552, "5.5.3", others_accepted=True), Case.TOO_MANY_RECIPIENTS, (State.QUEUED, False), KEEP),
+    (
+        rcpt(451, None, "Too many recipients", others_accepted=True),
+        Case.TOO_MANY_RECIPIENTS,
+        (State.QUEUED, False),
+        KEEP,
+    ),
     (rcpt(452), Case.RECIPIENT_DEFERRED, RETRY, KEEP),
+    (rcpt(452, None, "over quota"), Case.RECIPIENT_DEFERRED, RETRY, KEEP),
+    (rcpt(550, None, "Too many recipients"), Case.RECIPIENT_REFUSED, FAIL, KEEP),
     # RCPT
     *((rcpt(550, f"5.1.{n}"), Case.RECIPIENT_UNKNOWN, FAIL, KEEP) for n in (1, 2, 3, 6, 10)),
     (rcpt(550, "5.2.1"), Case.RECIPIENT_DISABLED, FAIL, KEEP),
@@ -89,6 +99,7 @@ TABLE = [
     (rcpt(450), Case.RECIPIENT_DEFERRED, RETRY, KEEP),
     (rcpt(550), Case.RECIPIENT_REFUSED, FAIL, KEEP),
     (rcpt(550, "5.1.11"), Case.RECIPIENT_REFUSED, FAIL, KEEP),
+    (rcpt(501, "5.1.3", "Bad recipient address syntax"), Case.RECIPIENT_UNKNOWN, FAIL, KEEP),
     # 421 in mid-session, at any stage; to the dot it says that the mail wasn't taken
     (refused(Stage.MAIL, 421), Case.SHUTTING_DOWN, RETRY, CLOSE),
     (rcpt(421), Case.SHUTTING_DOWN, RETRY, CLOSE),
@@ -124,7 +135,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("outcome", "case", "fate", "connection"), TABLE, ids=lambda value: str(value))
 def test_the_table(outcome: Outcome, case: Case, fate: tuple[State, bool], connection: Connection) -> None:
-    decision = decide(outcome, 0, POLICY, lambda: 1.0)
+    decision = decide(outcome, 0, "", POLICY, lambda: 1.0)
     assert decision.case is case
     assert (decision.state, decision.counted) == fate
     assert CONSEQUENCES[case].connection is connection

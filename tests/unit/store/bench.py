@@ -49,7 +49,7 @@ class Bench:
             hints += self.look()
         return hints
 
-    def look(self, **busy: bool) -> list[str]:
+    def look(self, **busy: float) -> list[str]:
         hints = self.ledger.look(self.ledger.due(), {Priority(name): value for name, value in busy.items()})
         return [hint.batch for hint in hints]
 
@@ -101,6 +101,10 @@ class Bench:
         """When it will be looked at, in seconds from now."""
         score = self.redis.zscore(self.keys.due(Priority(priority)), id)
         return None if score is None else (score - self.now) / 1000
+
+    def expires_in(self, id: str) -> float:
+        """Seconds from now until it is too old."""
+        return (int(self.field(id, "x") or 0) - self.now) / 1000
 
     def waits(self, id: str, priority: str = "bulk") -> set[str]:
         """The gates that it waits at."""
