@@ -297,7 +297,8 @@ class Delivery:
                 self.route.worked()
                 return session.deliver(envelopes, may_begin)
         except ConnectFailed as error:
-            self.route.failed(error.failure)
+            if error.failure.how is not How.UNTOUCHED:
+                self.route.failed(error.failure)
             return _all_alike(claim, error.failure)
         except (PoolTimeout, RelayError) as error:
             return _all_alike(claim, Outcome(Stage.CONNECT, How.UNTOUCHED, detail=str(error)))

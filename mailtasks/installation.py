@@ -86,8 +86,12 @@ class Installation:
             return self._delivery
 
     def begin_stopping(self) -> None:
-        """No dot is begun any more; what is claimed and not begun is given back."""
+        """No dot is begun any more; what is claimed and not begun is given back, at once."""
         self._stopping.set()
+        with self._lock:
+            route = self._route
+        if route:
+            route.pool.interrupt()
 
     def close(self) -> None:
         """After the last task: end the keeper, say QUIT to the relay. A later task opens all anew."""

@@ -18,6 +18,7 @@ from hashlib import blake2b
 from typing import Final
 
 from mailtasks import address
+from mailtasks.address import excerpt
 from mailtasks.compose.mime import compose
 from mailtasks.errors import IdempotencyConflict, MessageError
 from mailtasks.message import Message
@@ -113,8 +114,20 @@ def pack(messages: Sequence[Message], ids: Sequence[str], settings: Settings) ->
     batches: dict[str, dict[int, Message]] = {}
     for message, id in zip(messages, _checked(messages, ids), strict=True):
         batch, index = split_id(id)
-        batches.setdefault(batch, {}).setdefault(index, message)
+        _check_place(id, message, batches.setdefault(batch, {}).setdefault(index, message))
     return [_packed(id, by_index, settings) for id, by_index in batches.items()]
+
+
+def _check_place(id: str, message: Message, first: Message) -> None:
+    """Refuse an id that would lose a message, or the meaning of its key."""
+    key = message.idempotency_key
+    if key is not None and id != f"{batch_id_for_key(key)}.0":
+        raise MessageError(
+            f"the id {id} is not that of the idempotency key {excerpt(key)}: "
+            "give the key alone, which is as safe to send again"
+        )
+    if first is not message and first.fingerprint() != message.fingerprint():
+        raise MessageError(f"the id {id} is given to two messages; give each its own")
 
 
 def _checked(messages: Sequence[Message], ids: Sequence[str]) -> Sequence[str]:

@@ -219,6 +219,11 @@ class Engine:
         self._pending.extend(enumerate(envelopes))
         self._go_on()
 
+    @property
+    def behind_body(self) -> int:
+        """How many bytes of what `write_body` wrote come behind the body: the dot and what follows it."""
+        return sum(map(len, self._behind_dot))
+
     def write_body(self) -> None:
         """Write the body, the dot and, with PIPELINING, the next transaction's commands."""
         self._become(State.TALKING)
@@ -237,13 +242,13 @@ class Engine:
         """The connection was lost or timed out, or TLS failed.
 
         Args:
-            how: LOST, TIMED_OUT or, where it is the handshake that failed, REFUSED.
+            how: LOST, TIMED_OUT, UNTOUCHED if the driver wants no more, or REFUSED by the handshake.
             unsent: how many of the bytes last taken from `data_to_send` surely never left. A dot
                 among them was not begun.
         """
         if self.state is not State.CLOSED:
             self._take_apart()
-            self._close(how, detail=detail, dot_begun=unsent < sum(map(len, self._behind_dot)))
+            self._close(how, detail=detail, dot_begun=unsent < self.behind_body)
 
     def quit(self) -> None:
         """Say QUIT (RFC 5321 4.1.1.10). Only in state IDLE."""
@@ -554,7 +559,8 @@ class Engine:
 
     def _blame(self, transaction: Transaction, outcome: Outcome, dot_begun: bool) -> None:
         if outcome.stage is Stage.DOT:
-            outcome = replace(outcome, dot_begun=dot_begun)
+            touched = dot_begun and outcome.how is How.UNTOUCHED  # whatever the driver meant
+            outcome = replace(outcome, how=How.LOST if touched else outcome.how, dot_begun=dot_begun)
         elif outcome.how is How.GARBAGE:
             transaction.mail = None
             transaction.outcomes = [None] * len(transaction.outcomes)

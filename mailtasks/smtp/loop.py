@@ -13,6 +13,7 @@ The rules:
 3. What a dialogue raises belongs to its own thread; the leader and the other dialogues never see it.
 4. A dialogue doesn't block. It yields what it waits for, and is resumed with what the socket is ready
    for, or with a TimeoutError when the moment has passed.
+5. Once the loop is interrupted, every dialogue is told so whenever it waits; it decides whether it goes on.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ Dialogue: TypeAlias = Generator[Wait, int, Answer]
 """Yields a `Wait`, is sent what the socket is ready for, and returns what it was held for."""
 
 
+class Interrupted(OSError):
+    """Thrown into a dialogue that waits: what need not be waited for should end. It may go on waiting."""
+
+
 class Loop:
     """Runs dialogues. Thread-safe."""
 
@@ -46,6 +51,7 @@ class Loop:
         self._lock = threading.Lock()
         self._talks: dict[int, _Talk[Any]] = {}  # by file descriptor
         self._led = False
+        self._interrupted = False
         self._earliest = math.inf  # no dialogue's time is up before
 
     def run(self, fileno: int, dialogue: Dialogue[Answer]) -> Answer:
@@ -69,6 +75,10 @@ class Loop:
             finally:
                 self._leave(talk)
         return talk.result()
+
+    def interrupt(self) -> None:
+        """Tell every dialogue, now and from now on, that what need not be waited for should end."""
+        self._interrupted = True
 
     def _join(self, talk: _Talk[Any]) -> None:
         with self._lock:
@@ -112,13 +122,19 @@ class Loop:
                 self._go_on(talk, talk.dialogue.send, ready)
         if now >= self._earliest:
             self._end_what_is_late(now)
+        if self._interrupted:
+            self._tell_all(Interrupted("nobody waits any more"))
 
-    def _end_what_is_late(self, now: float) -> None:
+    def _tell_all(self, error: Exception, late_at: float = math.inf) -> None:
+        """Throw an error into every dialogue whose time is up by then."""
         with self._lock:
             talks = list(self._talks.values())
         for talk in talks:
-            if talk.deadline <= now:
-                self._go_on(talk, talk.dialogue.throw, TimeoutError("no answer in time"))
+            if talk.deadline <= late_at:
+                self._go_on(talk, talk.dialogue.throw, error)
+
+    def _end_what_is_late(self, now: float) -> None:
+        self._tell_all(TimeoutError("no answer in time"), now)
         with self._lock:
             self._earliest = min((talk.deadline for talk in self._talks.values()), default=math.inf)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Self, TypeVar
 
 from mailtasks.errors import RelayUnavailable
@@ -20,10 +21,14 @@ from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.auth import Credentials
 from mailtasks.smtp.engine import Engine, Event, Failed, Finished, Opening, State
 from mailtasks.smtp.envelope import Envelope
-from mailtasks.smtp.loop import Dialogue, Loop
+from mailtasks.smtp.loop import Dialogue, Interrupted, Loop
 from mailtasks.smtp.transport import Transport, UnusableCaFile, explain, tls_context
 
 Answer = TypeVar("Answer")
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +56,14 @@ class Timeouts:
 DEFAULT_TIMEOUTS: Final = Timeouts()
 _HOW_FAILED: Final[dict[type[OSError], How]] = {
     TimeoutError: How.TIMED_OUT,
+    Interrupted: How.UNTOUCHED,
     ssl.SSLCertVerificationError: How.UNSUITABLE,
     UnusableCaFile: How.UNSUITABLE,
 }
 _GONE: Final = Outcome(Stage.MAIL, How.UNTOUCHED, detail="the connection was closed before")
+LONG: Final = 65536
+"""Bytes of a body that may take a while to write, so that the dot behind it is thought over again."""
+
 _BUSY: Final = frozenset({State.TALKING, State.BODY})
 
 
@@ -89,6 +98,7 @@ class Session:
         self._transport = transport
         self._timeouts = timeouts
         self._loop = loop
+        self._held_back = 0  # bytes of the engine's that the transport hasn't been given yet
         self._heard = True  # since `deliver` began; False only on a connection that was idle before
 
     @classmethod
@@ -139,8 +149,9 @@ class Session:
 
         Args:
             envelopes: what to send, in order.
-            may_begin: asked right before the body and dot of an envelope are written. False: nothing
-                is begun any more, what isn't decided is UNTOUCHED, and the connection is closed.
+            may_begin: asked right before the body and dot of an envelope are written, and once more between
+                the two if the body is long. False: nothing is begun any more, what isn't decided is
+                UNTOUCHED, and the connection is closed.
 
         Returns:
             for each envelope a tuple with one outcome for each recipient, all in order. If `usable`
@@ -210,27 +221,41 @@ class Session:
     ) -> Dialogue[list[Event]]:
         engine = self._engine
         engine.begin(envelopes)
+        may_end = _always
         while (state := engine.state) in _BUSY:
             if state is State.TALKING:
-                yield from self._exchange()
-            elif may_begin(engine.body_index):
+                yield from self._exchange(may_end)
+            elif may_begin(index := engine.body_index):
+                may_end = partial(may_begin, index)
                 engine.write_body()
             else:
                 engine.abort()
         return engine.events()
 
-    def _exchange(self) -> Dialogue[None]:
+    def _exchange(self, may_end: Callable[[], bool] = _always) -> Dialogue[None]:
         """Write what is to be written, then read until an answer has come."""
         try:
             data = self._engine.data_to_send()
             if data:
-                yield from self._transport.send(data, self._timeouts.block)
+                yield from self._write(data, may_end)
             yield from self._read_answer()
+        except Interrupted:
+            self._break_off(How.UNTOUCHED, "the worker stops, or has lost its lease")
         except TimeoutError:
             self._break_off(How.TIMED_OUT, f"{self.relay.name} didn't answer in time")
         except OSError as error:
             yield from self._hear_last_words()
             self._break_off(How.LOST, explain(error, self.relay))
+
+    def _write(self, data: bytes, may_end: Callable[[], bool]) -> Dialogue[None]:
+        body = len(data) - self._engine.behind_body
+        if body > LONG and self._engine.stage is Stage.DOT:
+            self._held_back = self._engine.behind_body
+            yield from self._transport.send(data[:body], self._timeouts.block)
+            if not may_end():
+                raise Interrupted("the dot may not follow")
+            self._held_back, data = 0, data[body:]
+        yield from self._transport.send(data, self._timeouts.block)
 
     def _read_answer(self) -> Dialogue[None]:
         """Read until the next answer is whole; its time doesn't start again with each byte."""
@@ -238,7 +263,12 @@ class Session:
         answered = engine.answered
         deadline = time.monotonic() + self._timeouts.of(engine.stage)
         while engine.answered == answered and engine.state is not State.CLOSED:
-            data = yield from self._transport.receive(deadline)
+            try:
+                data = yield from self._transport.receive(deadline)
+            except Interrupted:
+                if engine.stage is Stage.DOT:  # without its answer the mail would be in doubt
+                    continue
+                raise
             if not data:
                 raise ConnectionResetError(f"{self.relay.name} closed it")
             engine.receive(data)
@@ -253,7 +283,8 @@ class Session:
     def _break_off(self, how: How, detail: str) -> None:
         """An idle connection that turns out to be gone says nothing about the mail: UNTOUCHED."""
         stale = how is How.LOST and not self._heard
-        self._engine.break_off(How.UNTOUCHED if stale else how, detail, self._transport.unsent)
+        unsent = self._transport.unsent + self._held_back
+        self._engine.break_off(How.UNTOUCHED if stale else how, detail, unsent)
 
 
 def _dial(relay: Relay, timeouts: Timeouts) -> Transport:

@@ -2,6 +2,8 @@
 
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 
 import pytest
 
@@ -9,6 +11,9 @@ from mailtasks.errors import RelayUnavailable
 from mailtasks.relay import Relay
 from mailtasks.reply import How, Stage
 from mailtasks.smtp import ConnectFailed, Envelope, Session, Timeouts
+from mailtasks.smtp.loop import LATE, Loop
+from mailtasks.smtp.session import LONG
+from mailtasks.testing import wait_until
 from mailtasks.testing.scripted import CLOSE, HANG, ScriptedRelay
 
 QUICK = Timeouts(**dict.fromkeys(Timeouts.__dataclass_fields__, 0.1) | {"connect": 5, "block": 5})
@@ -19,8 +24,8 @@ def envelope(number=0, *, size=100):
     return Envelope("shop@example.com", (f"r{number}@example.com",), b"x" * size)
 
 
-def connect(relay, timeouts=PATIENT):
-    return Session.connect(Relay.parse(f"smtp://127.0.0.1:{relay.port}"), timeouts=timeouts)
+def connect(relay, timeouts=PATIENT, loop=None):
+    return Session.connect(Relay.parse(f"smtp://127.0.0.1:{relay.port}"), timeouts=timeouts, loop=loop)
 
 
 def told(outcomes):
@@ -111,6 +116,77 @@ def test_time_starts_again_with_each_answer_but_not_with_each_byte():
         session = connect(relay, QUICK)
         session._engine.receive(b"25")
         assert told(session.deliver([envelope()])) == [(Stage.MAIL, How.TIMED_OUT)]
+
+
+@pytest.fixture
+def loop():
+    return Loop()
+
+
+def interrupted(loop, call):
+    """What the call returns or raises, interrupted while it waits."""
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(call)
+        wait_until(lambda: loop._talks)
+        loop.interrupt()
+        return future.result(10)
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])
+def test_before_the_dot_an_interruption_leaves_the_mail_untouched(loop, verb):
+    with ScriptedRelay({verb: HANG}) as relay:
+        session = connect(relay, loop=loop)
+        outcomes = interrupted(loop, lambda: session.deliver([envelope(0), envelope(1)]))
+    assert {how for _, how in told(outcomes)} == {How.UNTOUCHED}
+    assert not session.usable
+
+
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO"])
+def test_an_interruption_while_opening_is_no_failure_of_the_relay(loop, verb):
+    with ScriptedRelay({verb: HANG}) as relay, pytest.raises(ConnectFailed) as raised:
+        interrupted(loop, lambda: connect(relay, loop=loop))
+    assert raised.value.failure.how is How.UNTOUCHED
+
+
+def test_the_answer_to_a_dot_is_waited_for_in_spite_of_an_interruption(loop):
+    asked = threading.Event()
+    with ScriptedRelay({"DOT": HANG}) as relay:
+        session = connect(relay, loop=loop)
+        with ThreadPoolExecutor(1) as thread:
+            delivering = thread.submit(
+                session.deliver, [envelope(0), envelope(1)], lambda n: not asked.is_set()
+            )
+            wait_until(lambda: relay.script.messages)
+            asked.set()
+            loop.interrupt()
+            with pytest.raises(FutureTimeout):
+                delivering.result(2 * LATE)
+            relay.say("250 2.0.0 taken, at last")
+            assert told(delivering.result(10)) == [(Stage.DOT, How.ACCEPTED), (Stage.MAIL, How.UNTOUCHED)]
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "expected"),
+    [
+        (LONG - 10, [0], (Stage.DOT, How.ACCEPTED)),
+        (LONG + 10, [0, 0], (Stage.DOT, How.UNTOUCHED)),
+    ],
+)
+def test_whether_the_dot_may_follow_is_asked_again_behind_a_long_body(size, asked, expected):
+    questions = []
+    with ScriptedRelay() as relay:
+        session = connect(relay)
+        outcomes = session.deliver([envelope(size=size)], lambda n: questions.append(n) or len(questions) < 2)
+    assert (told(outcomes), questions) == ([expected], asked)
+    assert outcomes[0][0].dot_begun is (expected[1] is How.ACCEPTED)
+    assert len(relay.script.messages) == outcomes[0][0].dot_begun
+
+
+def test_a_long_body_may_be_followed_by_its_dot():
+    with ScriptedRelay() as relay:
+        outcomes = connect(relay).deliver([envelope(n, size=LONG + 10) for n in range(2)])
+    assert told(outcomes) == [(Stage.DOT, How.ACCEPTED)] * 2
+    assert [len(message) for message in relay.script.messages] == [LONG + 12] * 2
 
 
 def refuse_in_the_middle(server):
