@@ -56,11 +56,12 @@ class Keeper:
             self._ledger.renew(current)
         except StoreError as error:
             log.warning("%d leases could not be renewed: %s", len(current), error)
-        for claim in current:
-            if claim.lost:
-                log.warning(
-                    "the lease of batch %s was lost; what it has not begun is left to others", claim.batch
-                )
+        with self._lock:
+            lost = [claim for claim in current if claim.lost and claim.token in self._claims]
+        for claim in lost:  # not those that were given back meanwhile
+            log.warning(
+                "the lease of batch %s was lost; what it has not begun is left to others", claim.batch
+            )
 
     def stop(self) -> None:
         """End the thread; claims that are still held run out by themselves."""

@@ -244,19 +244,24 @@ class Mailer:
             self.publisher.hint(hints)
         return report
 
-    def _wanted(self, ids: Sequence[str], states: Set[State]) -> list[tuple[Snapshot, Sequence[int]]]:
-        if ids:
-            found = [(id, *self._snapshot(id)) for id in ids]
-            return [
-                (snapshot, [i for i in _indices(snapshot, index, id) if snapshot.states[i] in states])
-                for id, snapshot, index in found
-            ]
-        over = (State.FAILED, State.EXPIRED)
-        snapshots = {snapshot.id: snapshot for state in over for snapshot in self.books.listed(state)}
+    def _wanted(self, ids: Sequence[str], states: Set[State]) -> Iterable[tuple[Snapshot, Sequence[int]]]:
+        if not ids:
+            return self._all_over()
+        found = [(id, *self._snapshot(id)) for id in ids]  # all are known, before the first is retried
         return [
-            (snapshot, [index for index, state in enumerate(snapshot.states) if state in over])
-            for snapshot in snapshots.values()
+            (snapshot, [i for i in _indices(snapshot, index, id) if snapshot.states[i] in states])
+            for id, snapshot, index in found
         ]
+
+    def _all_over(self) -> Iterator[tuple[Snapshot, Sequence[int]]]:
+        """The batches of which recipients failed or expired, as they are read: there may be very many."""
+        over = (State.FAILED, State.EXPIRED)
+        told: set[str] = set()
+        for state in over:
+            for snapshot in self.books.listed(state):
+                if snapshot.id not in told:
+                    told.add(snapshot.id)
+                    yield snapshot, [i for i, state in enumerate(snapshot.states) if state in over]
 
     def pause(self, what: str = "all") -> None:
         """Stop sending, on all workers and over restarts, until `resume`.

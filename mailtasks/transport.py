@@ -103,6 +103,13 @@ class QoS(kombu_redis.QoS):
         with suppress(*TROUBLE):
             self.say()
 
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """A message is finished without having been run; or it goes back to the head of its queue."""
+        if requeue or delivery_tag not in self._hints:
+            super().reject(delivery_tag, requeue=requeue)
+        else:
+            self.ack(delivery_tag)
+
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
         """Put a message back into its queue: a hint from our hands, others from the copy in Redis."""
         if tag in self._hints:

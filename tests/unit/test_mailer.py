@@ -167,11 +167,6 @@ def test_nobody_at_all_is_fine(mailer: Mailer) -> None:
     assert mailer.send_many([]) == []
 
 
-def test_ids_must_be_as_many_as_messages(mailer: Mailer) -> None:
-    with pytest.raises(MessageError, match=r"^1 ids for 2 messages; give one for each, in order$"):
-        mailer.send_many([ann(), ann()], ids=["0" * 27 + ".0"])
-
-
 # --- Bad input --------------------------------------------------------------------------------------
 
 
@@ -611,23 +606,6 @@ def test_the_repeated_hour_in_autumn_is_two_hours(mailer: Mailer) -> None:
     winter = summer.replace(fold=1)
     ids = mailer.send_many(Message(to="ann@example.com", text="", send_at=at) for at in (summer, winter))
     assert [mailer.status(id).send_at.hour for id in ids] == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("ids", "sentence"),
-    [
-        (
-            ["nonsense"],
-            "'nonsense' is not a message id; give the ids that the error of the earlier try carries",
-        ),
-        (["0" * 27 + ".1"], "is not that of this message: send the same messages in the same order"),
-        (["0" * 27 + ".0", "0" * 27 + ".1"], "2 ids for 1 messages; give one for each, in order"),
-    ],
-)
-def test_ids_that_are_not_those_of_the_messages(mailer: Mailer, ids: list[str], sentence: str) -> None:
-    with pytest.raises(MessageError, match=re.escape(sentence)):
-        mailer.send_many([ann()], ids=ids)
-    assert mailer.stats().accepted == 0
 
 
 def test_everything_is_not_retried_by_accident(mailer: Mailer) -> None:

@@ -180,6 +180,14 @@ def test_what_was_taken_can_be_requeued_when_the_server_is_back(taker: Taker, se
         assert client.llen("letters") == 1
 
 
+def test_a_rejected_hint_is_forgotten(taker: Taker, server: LocalRedis) -> None:
+    message = taker.take()
+    taker.channel.qos._hints.add(message.delivery_tag)  # as if it were one
+    message.reject()
+    assert taker.channel.qos._hints == set()
+    assert taker.channel.qos.settled
+
+
 def test_an_acknowledgement_that_cant_be_said_is_said_with_the_next(taker: Taker, server: LocalRedis) -> None:
     first = taker.take()
     taker.put("second")

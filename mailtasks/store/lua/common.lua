@@ -141,17 +141,19 @@ local function message_of(batch, index)
   end
 end
 
+local function unpack_tries(packed)
+  local t = cmsgpack.unpack(packed)
+  return { due = t[1], attempts = t[2], at = t[3], resends = t[4], reply = t[5], relay = t[6],
+           worker = t[7], took = t[8], claim = t[9] }
+end
+
 -- What is known of an attempted recipient; nil if it was never attempted. Indices start at 0.
 local function tries_of(batch, index)
-  local known = batch.tries[index]
-  if known then return known end
-  local packed = redis.call('HGET', batch.tries_key, index)
-  if not packed then return nil end
-  local t = cmsgpack.unpack(packed)
-  known = { due = t[1], attempts = t[2], at = t[3], resends = t[4], reply = t[5], relay = t[6],
-            worker = t[7], took = t[8], claim = t[9] }
-  batch.tries[index] = known
-  return known
+  if not batch.tries[index] then
+    local packed = redis.call('HGET', batch.tries_key, index)
+    batch.tries[index] = packed and unpack_tries(packed) or nil
+  end
+  return batch.tries[index]
 end
 
 local function new_tries(batch, index)
@@ -163,6 +165,17 @@ local function new_tries(batch, index)
   end
   tries.changed = true
   return tries
+end
+
+-- The same of many, in few calls: a mail to thousands may have as many deferred.
+local function load_tries(batch, indices)
+  for first = 1, #indices, 1000 do
+    local last = math.min(first + 999, #indices)
+    for i, packed in ipairs(redis.call('HMGET', batch.tries_key, unpack(indices, first, last))) do
+      local index = indices[first + i - 1]
+      if packed and not batch.tries[index] then batch.tries[index] = unpack_tries(packed) end
+    end
+  end
 end
 
 -- When a deferred recipient is due; at once, if that has been lost.
@@ -213,9 +226,16 @@ local function defer(batch, index, delay)
   new_tries(batch, index).due = due
 end
 
+local function load_deferred(batch)
+  local indices = {}
+  for index in each(batch, DEFERRED) do table.insert(indices, index) end
+  if #indices > 0 then load_tries(batch, indices) end
+end
+
 -- Some have come due since, and are queued, claimed or cancelled by now: when are the others?
 local function find_next_due(batch)
   local earliest = math.huge
+  load_deferred(batch)
   for index in each(batch, DEFERRED) do
     earliest = math.min(earliest, due_of(batch, index))
     if earliest <= now then return end

@@ -76,6 +76,9 @@ local function settle()
   -- Redis may have forgotten the step before (a crash, a failover), and with it what is being sent. Then a 2xx
   -- still counts, and nothing else does.
   local forgetful = batch.applied ~= arg.token .. ':' .. (arg.number - 1)
+  local indices = {}
+  for i, result in ipairs(arg.results) do indices[i] = result[1] end
+  load_tries(batch, indices)
   for _, result in ipairs(arg.results) do
     local index, to, delay, counted, reply, relay, took = unpack(result)
     local from = state_of(batch, index)
@@ -145,7 +148,11 @@ local function choose()
   local again, window = has(batch, SENDING), arg.windows[batch.priority]
   local codes = SENDING
   if not again then
-    codes = (batch.not_before <= now and QUEUED or '') .. (batch.next_due <= now and DEFERRED or '')
+    codes = batch.not_before <= now and QUEUED or ''
+    if has(batch, DEFERRED) and batch.next_due <= now then
+      codes = codes .. DEFERRED
+      load_deferred(batch)
+    end
   end
   local indices, messages, taken, at = {}, {}, 0, 0
   while codes ~= '' do
@@ -171,6 +178,7 @@ local function claim()
   local indices, messages, again = choose()
   if #indices == 0 then return give_back() end
   local entries, fields = {}, {}
+  load_tries(batch, indices)
   for i, index in ipairs(indices) do
     if not again then move(batch, index, SENDING) end
     local tries = tries_of(batch, index)

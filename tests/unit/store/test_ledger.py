@@ -106,6 +106,22 @@ def test_the_rest_of_a_message_to_very_many_comes_with_the_next_window(bench: Be
     assert bench.count("sent") == 251
 
 
+def test_thousands_of_deferred_recipients_cost_few_calls(bench: Bench) -> None:
+    id = bench.accept(2500)
+    claim = bench.claim(id)
+    while claim.window:
+        told = [Result(index, State.DEFERRED, 50 + index / 100) for index in window(claim)]
+        if bench.ledger.step(claim, OWNER, told):
+            break
+    bench.later(60)
+    bench.redis.config_resetstat()
+    claim = bench.claim(id)
+    assert bench.ledger.step(claim, OWNER, results(claim, State.SENT)) is None
+    calls = {name: row["calls"] for name, row in bench.redis.info("commandstats").items()}
+    assert calls["cmdstat_hmget"] < 20
+    assert calls.get("cmdstat_hget", 0) < 20
+
+
 def test_a_batch_has_one_owner(bench: Bench) -> None:
     id = bench.accept(1, 1)
     bench.claim(id, most=1)
