@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from mailtasks.message import Message
 from mailtasks.state import State
 from mailtasks.testing import wait_until
+from mailtasks.testing.scripted import HANG, ScriptedRelay
 
 Make = Callable[..., Any]
 THREADS = 4
@@ -110,6 +112,34 @@ def test_sigterm_in_the_middle(highway: Make) -> None:
     books.agree()
     assert books.states == {State.SENT: 2008}
     assert road.mailer.stats().tallies["doubts"] == 0
+
+
+class SilentRelay(ScriptedRelay):
+    """Takes connections, and at some point of the dialogue says nothing any more."""
+
+    @property
+    def accepted(self) -> Counter[Any]:
+        return Counter()
+
+    @property
+    def url(self) -> str:
+        return f"smtp://127.0.0.1:{self.port}"
+
+
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO", "MAIL", "RCPT", "DATA"])
+def test_sigterm_while_a_relay_is_silent_before_the_dot(road: Make, verb: str) -> None:
+    """Nothing is waited for that can't become doubt: the worker ends at once, and gives its claims back."""
+    with SilentRelay({verb: HANG}) as relay:
+        way = road(relay, timeout_command=60, timeout_greeting=60, timeout_data=60)
+        worker = way.start_worker()
+        way.send(*mails(20, priority="bulk"))
+        wait_until(lambda: way.count(State.SENDING) and relay.connections)
+        began = time.monotonic()
+        worker.terminate()
+        assert worker.wait(15) == 0
+        assert time.monotonic() - began < 10
+    assert way.count(State.QUEUED) == 20
+    assert way.mailer.stats().tallies["doubts"] == 0
 
 
 def test_a_worker_paused_past_its_lease(highway: Make) -> None:
