@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: help install demo test test-all check bench docs wheel clean
+.PHONY: help install demo test test-all chaos check bench docs wheel clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -28,6 +28,10 @@ test: install check ## the tests, with a real Redis and real SMTP servers (at mo
 
 test-all: install check ## the tests and what takes longer
 	$(PYTEST) --slow
+
+chaos: install ## break everything, and compare the books (SEED= MESSAGES= KILLS= RESTARTS=)
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MESSAGES),--messages $(MESSAGES)) \
+		$(if $(KILLS),--kills $(KILLS)) $(if $(RESTARTS),--restarts $(RESTARTS))
 
 check: install ## types, lint, and who may import whom
 	$(BIN)/ruff check .

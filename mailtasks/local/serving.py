@@ -66,6 +66,7 @@ class _Connection(asyncio.BufferedProtocol):
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._conversation = serving.converse()
+        self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
@@ -104,6 +105,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _proceed(self) -> None:
         """Send what there is to send, then do as the conversation wants."""
+        if self._ended:
+            return  # our side is closed, and the client has yet to notice
         self._transport.write(self._conversation.output())
         if self._conversation.pause:
             self._transport.pause_reading()
@@ -111,6 +114,7 @@ class _Connection(asyncio.BufferedProtocol):
         elif self._conversation.ending is Ending.RESET:
             self.reset()
         elif self._conversation.ending is Ending.CLOSE:
+            self._ended = True
             self._transport.write_eof()  # and read on until the client's: closing over unread bytes resets
 
     def _resume(self) -> None:

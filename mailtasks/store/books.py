@@ -39,7 +39,7 @@ _CHUNK: Final = 100  # batches read in one round trip
 _SAMPLE: Final = 1000  # batches among which the oldest is sought
 _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
 _GATES: Final = ("pause", "aside", "rate")
-TALLIES: Final = ("doubts", "resends", "lapses", "duplicates", "late_evidence")
+TALLIES: Final = ("doubts", "abandoned", "resends", "lapses", "duplicates", "late_evidence")
 """What `counts` holds beside the states, in the order in which it is shown."""
 
 

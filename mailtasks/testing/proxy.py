@@ -17,6 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self, cast
 
 
@@ -153,7 +154,8 @@ class _Side(asyncio.Protocol):
         if data:
             transport.write(data)
         elif not transport.is_closing():
-            transport.write_eof()
+            with suppress(OSError):  # it has gone meanwhile
+                transport.write_eof()
 
 
 def main(host: str, port: str, round_trip: str) -> None:

@@ -105,7 +105,7 @@ class Model:
 
     def lapse(self, batch: Batch) -> None:
         for recipient in batch.having(State.SENDING):
-            self.doubt(batch, recipient)
+            self.abandon(batch, recipient)
         batch.lapses += 1
         batch.token = ""
         self.tallies["lapses"] += 1
@@ -120,6 +120,10 @@ class Model:
         ):
             self.tallies["resends"] += 1
             recipient.state, recipient.resends = State.QUEUED, 1
+
+    def abandon(self, batch: Batch, recipient: Recipient) -> None:
+        self.doubt(batch, recipient)
+        self.tallies["abandoned"] += 1
 
     def expire(self, batch: Batch) -> None:
         for recipient in batch.having(State.QUEUED, State.DEFERRED):
@@ -199,7 +203,7 @@ class Model:
             if repeated:
                 recipient.state = State.QUEUED
             else:
-                self.doubt(batch, recipient)
+                self.abandon(batch, recipient)
 
     def give_back(self, batch: Batch, token: str, number: int, repeated: bool) -> Refusal:
         self.settle_the_rest(batch, repeated)

@@ -376,10 +376,16 @@ local function doubt(batch, index, reply)
   end
 end
 
+-- In doubt because its owner never told: what a killed worker may cost is counted apart.
+local function abandon(batch, index, why)
+  doubt(batch, index, why)
+  tally(batch.counts, 'abandoned', 1)
+end
+
 -- The owner didn't renew its lease in time: its whole window is in doubt before anyone may take it.
 local function lapse(batch)
   batch.lapsed = true
-  for index in each(batch, SENDING) do doubt(batch, index, 'the lease of ' .. batch.owner .. ' lapsed') end
+  for index in each(batch, SENDING) do abandon(batch, index, 'the lease of ' .. batch.owner .. ' lapsed') end
   batch.lapses = batch.lapses + 1
   set_field(batch, 'z', batch.lapses)
   tally(batch.counts, 'lapses', 1)

@@ -101,7 +101,7 @@ end
 -- But if this call is repeated, what it claimed before never reached its owner, and is untouched.
 local function settle_the_rest()
   for index in each(batch, SENDING) do
-    if repeated then move(batch, index, QUEUED) else doubt(batch, index, batch.owner .. ' left it unsettled') end
+    if repeated then move(batch, index, QUEUED) else abandon(batch, index, batch.owner .. ' left it unsettled') end
   end
 end
 

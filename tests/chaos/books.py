@@ -1,0 +1,110 @@
+"""Three books compared: what producers were told, what the ledger says, what the relay wrote down.
+
+The unit is a pair of Message-ID and recipient, as everywhere. Nothing here knows of processes or Redis.
+
+- *Lost*: told and not in the ledger; sent by the ledger's word and never caught; neither at an end nor held.
+- *Unexplained*: caught more often than once and once again for each resend that the ledger knows of; or
+  caught, though the ledger says that it never was, and was never in doubt.
+- *Abandoned*: put in doubt because a claim's owner never told, which is what a kill may cost.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mailtasks.state import FINAL, State
+
+Pair = tuple[str, str]  # Message-ID, recipient
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What the ledger says of a pair."""
+
+    state: State
+    resends: int = 0  # from doubt, by policy
+
+
+@dataclass(frozen=True)
+class Books:
+    """The three of them."""
+
+    told: frozenset[Pair]
+    ledger: Mapping[Pair, Fate]
+    caught: Counter[Pair]
+
+    @property
+    def states(self) -> Counter[State]:
+        return Counter(fate.state for fate in self.ledger.values())
+
+    def lost(self) -> Iterator[str]:
+        for pair in self.told - self.ledger.keys():
+            yield f"{pair} was accepted by the producer's word, and the ledger doesn't know it"
+        for pair, fate in self.ledger.items():
+            if fate.state is State.SENT and not self.caught[pair]:
+                yield f"{pair} is sent by the ledger's word, and was never caught"
+            if fate.state not in FINAL | {State.IN_DOUBT}:
+                yield f"{pair} came to no end: it is {fate.state}"
+
+    def duplicates(self) -> dict[Pair, int]:
+        """How often each pair was caught beyond once."""
+        return {pair: times - 1 for pair, times in self.caught.items() if times > 1}
+
+    def unexplained(self) -> Iterator[str]:
+        for pair, times in self.caught.items():
+            fate = self.ledger.get(pair)
+            if fate is None:
+                yield f"{pair} was caught, and the ledger doesn't know it"
+            elif times > 1 + fate.resends:
+                yield f"{pair} was caught {times} times and resent {fate.resends} times"
+            elif fate.state not in (State.SENT, State.IN_DOUBT) and not fate.resends:
+                yield f"{pair} was caught, and is {fate.state} without ever having been in doubt"
+
+
+@dataclass(frozen=True)
+class Toll:
+    """What the monkey did, and what may follow from it."""
+
+    kills: int = 0  # workers: SIGKILL, or SIGSTOP for longer than a lease
+    window: int = 1  # recipients that one thread may have in its hands
+    threads: int = 1
+    abandoned: int = 0  # recipients put in doubt because their owner never told
+    worst: int = 0  # the most of them after one kill
+    slowest: float = 0.0  # seconds from a kill to the last of them being taken up or held
+
+    @property
+    def most(self) -> int:
+        """What may be abandoned at all."""
+        return self.kills * self.threads * self.window
+
+
+def complaints(books: Books, toll: Toll) -> list[str]:
+    """A sentence for everything that the guarantee rules out."""
+    wrong = [*books.lost(), *books.unexplained()]
+    if toll.abandoned > toll.most:
+        wrong.append(f"{toll.abandoned} were abandoned; {toll.kills} kills may cost {toll.most}")
+    return wrong
+
+
+def table(books: Books, toll: Toll, more: Mapping[str, object]) -> str:
+    """The whole run as one table in Markdown."""
+    duplicates = sum(books.duplicates().values())
+    rows: list[tuple[str, object]] = [
+        ("told to producers", len(books.told)),
+        ("accepted", len(books.ledger)),
+        *((state.value, count) for state, count in sorted(books.states.items())),
+        ("lost", _number(books.lost())),
+        ("duplicates", duplicates),
+        ("– not explained by a resend", _number(books.unexplained())),
+        ("in doubt because an owner never told", f"{toll.abandoned} (at most {toll.most})"),
+        ("– the most for one kill", f"{toll.worst} (at most {toll.threads * toll.window})"),
+        ("– longest until taken up or held", f"{toll.slowest:.1f} s"),
+        *more.items(),
+    ]
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _number(sentences: Iterable[str]) -> int:
+    return sum(1 for _ in sentences)

@@ -1,0 +1,307 @@
+"""One run of chaos: real Redis, workers, producers and relay, a monkey among them, and the books at the end.
+
+    with Run(seed=1, messages=2000, kills=6) as run:
+        outcome = run.play()
+    assert not outcome.complaints
+
+Redis and the relay are reached through proxies that can cut and hang. Redis writes with `appendfsync always`,
+under which nothing acknowledged may be forgotten. The relay keeps its journal before it answers, and errs at
+the odds of `FAULTS`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Self
+
+from mailtasks.local.processes import Child
+from mailtasks.local.redis import LocalRedis
+from mailtasks.mailer import Mailer
+from mailtasks.message import PRIORITIES
+from mailtasks.settings import Settings
+from mailtasks.state import UNFINISHED
+from mailtasks.testing import CatchingProcess, Faults, wait_until
+from mailtasks.testing.proxy import Proxy
+from tests.chaos.books import Books, Fate, Toll, complaints, table
+from tests.chaos.monkey import Monkey
+from tests.chaos.producer import read
+
+FAULTS: Final = {
+    "defer": 0.04,
+    "refuse": 0.01,
+    "reset": 0.01,
+    "defer_dot": 0.02,
+    "stall": 0.005,
+    "garbage": 0.003,
+    "shift": 0.003,
+    "lose": 0.005,
+    "die_before": 0.005,
+    "die_after": 0.005,
+}
+"""How likely the relay errs in each way at a recipient or a dot; see `mailtasks.local.faults`."""
+
+SETTINGS: Final = {
+    "default_from": "shop@example.com",
+    "lease": 3,
+    "hint_margin": 2,
+    "pump_interval": 0.2,
+    "redis_timeout": 1,
+    "redis_connect_timeout": 1,
+    "timeout_command": 5,
+    "timeout_dot": 8,
+}
+"""Seconds do for what takes minutes in earnest."""
+
+CELERYCONFIG: Final = (
+    "task_annotations = {'mailtasks.deliver': {'retry_backoff': 1, 'retry_backoff_max': 5}}\n"
+)
+ROUND_TRIP: Final = 0.2  # seconds to the relay, so that whoever is killed has something in hand
+THREADS: Final = 4
+PRODUCERS: Final = 2
+CALM: Final = 15.0  # seconds without any change in the ledger, after which what isn't finished never will be
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    books: Books
+    toll: Toll
+    table: str
+
+    @property
+    def complaints(self) -> list[str]:
+        return complaints(self.books, self.toll)
+
+
+class Run:
+    """The stage, set up when entered and cleared when left.
+
+    Args:
+        seed: of the monkey and the relay's faults.
+        messages: sent by all producers together.
+        kills: of workers.
+        restarts: of Redis, by SIGKILL.
+        hints: times that everything unfinished is hinted once more.
+        workers: processes.
+        patience: seconds for everything to come to its end once the monkey has left.
+        app: what `celery -A` gets; for planted bugs a module in the run's folder.
+        files: module name → text, put into that folder.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 1,
+        messages: int = 2000,
+        kills: int = 6,
+        restarts: int = 2,
+        hints: int = 3,
+        workers: int = 3,
+        patience: float = 180.0,
+        app: str = "mailtasks",
+        files: dict[str, str] | None = None,
+    ) -> None:
+        self.seed, self.messages = seed, messages
+        self.kills, self.restarts, self.hints = kills, restarts, hints
+        self.number_of_workers = workers
+        self.patience = patience
+        self.app = app
+        self.files = {"celeryconfig": CELERYCONFIG, **(files or {})}
+        self.lease = float(str(SETTINGS["lease"]))
+        self.workers: list[Child] = []
+        self.producers: list[Child] = []
+        self._started = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def play(self, told: Callable[[str], None] = lambda what: None) -> Outcome:
+        """Send, disturb, wait and compare."""
+        began, monkey = time.monotonic(), self.monkey
+        monkey.run(told)
+        self._await_end()
+        books = self._books()
+        toll = Toll(
+            kills=len(monkey.kills),
+            window=max(self.mailer.ledger.limits.windows.values()),
+            threads=THREADS,
+            abandoned=self.abandoned(),
+            worst=max((kill.abandoned for kill in monkey.kills), default=0),
+            slowest=max((kill.seconds for kill in monkey.kills), default=0.0),
+        )
+        tallies = self.mailer.stats().tallies
+        more = {
+            "all doubts, the relay's among them": tallies["doubts"],
+            "settled by late evidence": tallies["late_evidence"],
+            **{name.replace("_", " "): times for name, times in sorted(monkey.done.items())},
+            "seed": self.seed,
+            "took": f"{time.monotonic() - began:.0f} s",
+        }
+        return Outcome(books, toll, table(books, toll, more))
+
+    # --- Starting
+
+    def _start(self) -> None:
+        enter = self._stack.enter_context
+        self.folder = Path(enter(tempfile.TemporaryDirectory(prefix="mailtasks-chaos-")))
+        for module, text in self.files.items():
+            (self.folder / f"{module}.py").write_text(text)
+        self.redis = enter(LocalRedis(fsync="always"))
+        self.relay = enter(CatchingProcess(faults=Faults(seed=self.seed, **FAULTS)))
+        self.redis_line = enter(Proxy("127.0.0.1", self.redis.port))
+        self.relay_line = enter(Proxy("127.0.0.1", self.relay.port, round_trip=ROUND_TRIP))
+        self.mailer = enter(Mailer(Settings(broker_url=self.redis.url, **SETTINGS)))  # not by the proxy
+        self._stack.callback(self._end_children)
+        self.monkey = Monkey(self, self.seed, self.kills, self.restarts, self.hints)
+        self.workers += [self._worker() for _ in range(self.number_of_workers)]
+        self.producers += [self._producer(place) for place in range(PRODUCERS)]
+
+    def _end_children(self) -> None:
+        for child in (*self.producers, *self.workers):
+            child.signal(signal.SIGCONT)
+            child.kill()
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        values = {
+            **SETTINGS,
+            "broker_url": f"redis://127.0.0.1:{self.redis_line.port}/0",
+            "relay": f"smtp://127.0.0.1:{self.relay_line.port}",
+        }
+        ours = {f"MAILTASKS_{name.upper()}": str(value) for name, value in values.items()}
+        return {**os.environ, **ours, "PYTHONPATH": os.pathsep.join([str(self.folder), *sys.path])}
+
+    def _worker(self) -> Child:
+        """Started, not waited for: a killed one's successor comes when it comes."""
+        self._started += 1
+        name = f"worker{self._started}"
+        celery = [sys.executable, "-P", "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@chaos"]
+        options = [
+            "-P",
+            "threads",
+            "-c",
+            str(THREADS),
+            "-l",
+            "WARNING",
+            "--without-mingle",
+            "--without-gossip",
+        ]
+        log = self.folder / f"{name}.log"
+        return Child([*celery, *options], environment=self.environment, output=log)
+
+    def _producer(self, place: int) -> Child:
+        """A new one, or one that takes its journal up again: it then has its pace, and more time."""
+        share, seconds = self.messages // PRODUCERS, self.monkey.seconds
+        command = [sys.executable, "-m", "tests.chaos.producer", f"p{place}", str(share), str(seconds)]
+        output = self.folder / f"p{place}.log"
+        return Child([*command, self._journal(place)], environment=self.environment, output=output)
+
+    def _journal(self, place: int) -> str:
+        return str(self.folder / f"p{place}.jsonl")
+
+    # --- What the monkey does (see `monkey.Stage`)
+
+    def replace_worker(self, place: int) -> None:
+        self.workers[place] = self._worker()
+
+    def replace_producer(self) -> None:
+        place = self.seed % PRODUCERS
+        self.producers[place].kill()
+        self.producers[place] = self._producer(place)
+
+    def restart_redis(self, seconds: float) -> None:
+        self.redis.kill()
+        time.sleep(seconds)
+        self.redis.start()
+
+    def restart_relay(self, seconds: float) -> None:
+        self.relay.kill()
+        time.sleep(seconds)
+        self.relay.start()
+
+    def repeat_hints(self) -> None:
+        """Every unfinished batch is hinted once more, as by a pump that thinks its hint was lost."""
+        for priority in PRIORITIES:
+            due = self.mailer.redis.zrange(self.mailer.ledger.keys.due(priority), 0, -1)
+            self.mailer.publisher.hint((id.decode(), priority) for id in due)
+
+    def hang_redis(self, seconds: float) -> None:
+        os.kill(self.redis.pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(self.redis.pid, signal.SIGCONT)
+
+    def cut_redis(self) -> None:
+        self.redis_line.cut()
+
+    def cut_relay(self) -> None:
+        self.relay_line.cut()
+
+    def abandoned(self) -> int:
+        return self.mailer.stats().tallies["abandoned"]
+
+    # --- The end
+
+    def _await_end(self) -> None:
+        """Until all is finished, or nothing happens any more, or patience is at an end: the books tell."""
+        for place, producer in enumerate(self.producers):
+            if producer.wait(self.monkey.seconds + self.patience):
+                raise RuntimeError((self.folder / f"p{place}.log").read_text()[-2000:])
+        calm = _Calm(CALM)
+        with suppress(TimeoutError):
+            wait_until(lambda: calm.reached(self._progress()), self.patience)
+
+    def _progress(self) -> tuple[bool, object]:
+        """Whether all is finished, and what changes until then."""
+        stats = self.mailer.stats()
+        return not sum(stats.states[state] for state in UNFINISHED), (stats.states, stats.tallies)
+
+    def _books(self) -> Books:
+        told = {
+            (str(message_id), str(recipient))
+            for place in range(PRODUCERS)
+            for line in read(Path(self._journal(place)))
+            for message_id, recipient in line["pairs"]  # type: ignore[attr-defined]  # it is JSON
+        }
+        books = self.mailer.books
+        ledger = {
+            (message.message_id, recipient.address): Fate(recipient.state, recipient.resends)
+            for snapshot in books.batches(books._all_ids())
+            for message in snapshot.messages()
+            for recipient in message.recipients
+        }
+        return Books(frozenset(told), ledger, self.relay.accepted)
+
+
+class _Calm:
+    """All is finished; or nothing has changed for so long that it never will be."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last: object = None
+        self._since = time.monotonic()
+
+    def reached(self, progress: tuple[bool, object]) -> bool:
+        finished, state = progress
+        if state != self._last:
+            self._last, self._since = state, time.monotonic()
+        time.sleep(0.1)
+        return finished or time.monotonic() - self._since > self._seconds
