@@ -889,6 +889,27 @@ def test_a_batch_is_listed_as_long_as_it_is_kept(bench: Bench) -> None:
     assert first.encode() in bench.redis.zrange(bench.keys.listed(State.FAILED), 0, -1)
 
 
+@pytest.mark.parametrize("lifetime", [10.0, LIFETIME])
+def test_a_batch_is_listed_until_it_is_surely_gone_whatever_the_age_of_others(
+    bench: Bench, lifetime: float
+) -> None:
+    key = bench.keys.listed(State.FAILED)
+    id = bench.accept(1, 1, lifetime=5000.0)
+    bench.settle(id, State.FAILED)
+
+    def is_listed() -> bool:
+        bench.settle(bench.accept(lifetime=lifetime), State.FAILED)
+        return bench.redis.zscore(key, id) is not None
+
+    bench.later(4000)
+    assert is_listed()
+    bench.settle(id, State.SENT)
+    bench.later(999)
+    assert is_listed()
+    bench.later(2)
+    assert not is_listed()
+
+
 # What a hand has damaged
 
 
