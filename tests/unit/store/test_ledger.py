@@ -732,6 +732,25 @@ def test_what_the_rate_does_not_allow_waits_for_its_gate_in_order(bench: Bench) 
     assert bench.look() == [second]
 
 
+def test_what_the_rate_holds_again_and_again_is_hinted_each_time_as_if_for_the_first(bench: Bench) -> None:
+    id = bench.accept()
+    for _ in range(5):
+        bench.ledger.park(id, OWNER)
+        bench.ledger.open("rate", Priority.BULK, 1)
+        assert bench.look() == [id]
+        assert bench.due(id) == 10
+
+
+def test_what_a_gate_lets_through_is_hinted_though_the_queue_is_long(bench: Bench) -> None:
+    rated, paused = bench.accept(), bench.accept()
+    bench.ledger.park(rated, OWNER)
+    bench.ledger.pause("bulk")
+    assert bench.pass_time(10) == []
+    bench.ledger.resume("bulk")
+    bench.ledger.open("rate", Priority.BULK, 1)
+    assert sorted(bench.look(bulk=30.0)) == sorted([rated, paused])
+
+
 def test_what_can_not_be_sent_yet_does_not_wait_for_the_rate(bench: Bench) -> None:
     id = bench.accept()
     claim = bench.claim(id)
