@@ -640,6 +640,27 @@ def test_the_most_urgent_are_due_first_and_not_too_many(bench: Bench) -> None:
     assert set(due[:100]) == set(urgent)
 
 
+def test_thousands_of_urgent_batches_that_are_due_leave_room_for_others(bench: Bench) -> None:
+    for _ in range(8):
+        bench.ledger.accept([bench.new(priority="urgent") for _ in range(1000)])
+    normal, bulk = ({bench.accept(priority=priority) for _ in range(150)} for priority in ("normal", "bulk"))
+    bench.later(10)
+    due = bench.ledger.due()
+    assert [len({*due} & each) for each in (normal, bulk)] == [50, 50]
+    assert len(due) == 200
+    assert not {*due[:100]} & (normal | bulk)
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+def test_what_others_do_not_need_is_room_for_one(bench: Bench, priority: str) -> None:
+    bench.ledger.accept([bench.new(priority=priority) for _ in range(300)])
+    others = [bench.accept(priority=other) for other in PRIORITIES if other != priority]
+    bench.later(10)
+    due = bench.ledger.due()
+    assert {*others} <= {*due}
+    assert len({*due}) == 200
+
+
 def test_a_batch_that_has_gone_is_due_no_more(bench: Bench) -> None:
     id = bench.accept()
     bench.redis.delete(*bench.keys.batch(id))
