@@ -610,6 +610,14 @@ def test_a_hint_that_may_be_waiting_in_a_long_queue_is_not_made_again(bench: Ben
     assert bench.look(bulk=True) == [id]
 
 
+def test_the_longer_a_queue_takes_the_later_what_may_wait_in_it_is_looked_at_again(bench: Bench) -> None:
+    id = bench.accept()
+    for seconds, wait in ((5.0, 10), (30.0, 30)):
+        bench.later(bench.due(id) or 0)
+        assert bench.look(bulk=seconds) == []
+        assert bench.due(id) == wait
+
+
 def test_only_the_long_queue_waits(bench: Bench) -> None:
     bulk, urgent = bench.accept(), bench.accept(priority="urgent")
     bench.later(10)
