@@ -549,6 +549,32 @@ def test_a_clock_set_forth_and_back_is_quiet_for_one_lease_only(bench: Bench) ->
     assert bench.states(id) == "?"
 
 
+def test_after_a_clock_was_set_back_a_dead_worker_is_missed_soon_and_planned_mail_stays_planned(
+    bench: Bench,
+) -> None:
+    bench.look()
+    dead = bench.claim(bench.accept()).batch
+    planned = bench.accept(send_at=bench.now / 1000 + 600)
+    bench.later(-HOUR)
+    bench.pass_time(2 * 60)
+    assert (bench.states(dead), bench.count("lapses")) == ("?", 1)
+    assert bench.pass_time(HOUR + 600 - 2 * 60 - 1) == []
+    assert bench.pass_time(1) == [planned]
+
+
+def test_after_a_clock_was_set_back_nothing_lapses_or_expires_for_one_lease(bench: Bench) -> None:
+    bench.look()
+    living, dead = bench.claim(bench.accept()), bench.claim(bench.accept())
+    bench.later(-HOUR)
+    bench.look()
+    old = bench.accept(lifetime=20.0)
+    bench.pass_time(50)
+    assert [bench.states(id) for id in (living.batch, dead.batch, old)] == ["s", "s", "q"]
+    bench.ledger.renew([living])
+    bench.pass_time(50)
+    assert [bench.states(id) for id in (living.batch, dead.batch, old)] == ["s", "?", "x"]
+
+
 # The maximum age
 
 
