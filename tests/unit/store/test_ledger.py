@@ -381,6 +381,30 @@ def test_three_lapses_set_a_batch_aside_until_it_is_retried(bench: Bench) -> Non
     assert bench.waits(id) == set()
 
 
+def test_a_batch_that_is_set_aside_is_named_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    id = bench.accept(*[1] * 40)
+    for _ in range(3):
+        bench.claim(id)
+        bench.pass_time(70)
+    bench.pass_time(HOUR)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"batch {id} is set aside, until somebody retries its messages: "
+        "3 claims of it lapsed one after the other"
+    ]
+
+
+def test_lapses_between_which_something_was_settled_set_nothing_aside(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    id = bench.accept(*[1] * 100)
+    for _ in range(4):
+        bench.claim(id)
+        bench.pass_time(70)
+        bench.settle(id, State.SENT)
+    assert (bench.count("lapses"), bench.waits(id)) == (4, set())
+    assert caplog.records == []
+
+
 def test_queued_mail_that_is_not_set_aside_is_not_retried(bench: Bench) -> None:
     assert bench.ledger.retry(bench.accept(), {0: State.QUEUED}) == (0, 0)
 
