@@ -13,7 +13,7 @@ from mailtasks.errors import IllegalMove, StoreError, StoreUnavailable
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import CODES, State
 from mailtasks.store.keys import new_batch_id
-from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Result
+from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Result, new_claim
 
 from .bench import LIFETIME, OWNER, Bench, results, window
 
@@ -294,6 +294,102 @@ def test_a_step_whose_answer_was_lost_until_its_lease_was_is_no_evidence(bench: 
     bench.refused(id)
     assert bench.ledger.release(claim, OWNER, told).why is Refusal.LOST
     assert (bench.count("duplicates"), bench.tries(id).attempts) == (0, 1)
+
+
+def test_an_old_copy_of_a_step_changes_nothing_while_its_owner_sends_and_after_it_gave_back(
+    bench: Bench,
+) -> None:
+    """One that the network held back, and that comes when its owner has long gone on."""
+    claim = new_claim(bench.accept(1, 1, 1, 1))
+    told: list[Result] = []
+    copies: list[tuple[Claim, list[Result]]] = []
+    for _ in range(3):
+        older = copies.copy()
+        copies.append((copy.copy(claim), told))
+        assert bench.ledger.step(claim, OWNER, told, most=1) is None
+        assert_lost(bench, older)
+        told = results(claim, State.SENT)
+    bench.ledger.release(claim, OWNER, told)
+    assert bench.states(claim.batch) == "+++q"
+    assert_lost(bench, copies)
+
+
+def assert_lost(bench: Bench, copies: list[tuple[Claim, list[Result]]]) -> None:
+    before = bench.everything()
+    for move in (bench.ledger.step, bench.ledger.release):
+        for claim, told in copies:
+            released = move(copy.copy(claim), OWNER, told)
+            assert released is not None
+            assert (released.why, released.evidence) == (Refusal.LOST, 0)
+    assert bench.everything() == before
+
+
+# What Redis has forgotten
+
+
+def forgotten_step(bench: Bench) -> Claim:
+    """Who sends the second of three messages, though Redis has forgotten that it handed it out."""
+    claim = bench.claim(bench.accept(1, 1, 1), most=1)
+    memory = bench.memory()
+    bench.ledger.step(claim, OWNER, results(claim, State.SENT), most=1)
+    bench.recall(memory)
+    assert (bench.states(claim.batch), window(claim)) == ("sqq", [1])
+    return claim
+
+
+def test_a_2xx_counts_though_redis_has_forgotten_who_was_sending(bench: Bench) -> None:
+    claim = forgotten_step(bench)
+    assert bench.ledger.step(claim, OWNER, results(claim, State.SENT)) is None
+    assert (bench.states(claim.batch), window(claim)) == ("?+s", [2])
+    assert bench.tries(claim.batch, 1).attempts == 1
+    assert (bench.count("sent"), bench.count("duplicates"), bench.count("doubts")) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "told", [State.DEFERRED, State.FAILED, State.QUEUED, State.SUPPRESSED, State.IN_DOUBT]
+)
+def test_nothing_else_counts_once_redis_has_forgotten_who_was_sending(bench: Bench, told: State) -> None:
+    claim = forgotten_step(bench)
+    bench.ledger.release(claim, OWNER, results(claim, told))
+    assert bench.states(claim.batch) == "?qq"
+    assert 1 not in bench.snapshot(claim.batch).tries
+    assert window(bench.claim(claim.batch)) == [1, 2]
+
+
+def test_a_2xx_counts_though_redis_has_forgotten_the_claim(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    memory = bench.memory()
+    claim = bench.claim(id, most=1)
+    bench.recall(memory)
+    released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert released is not None
+    assert (released.why, released.evidence) == (Refusal.LOST, 1)
+    assert window(bench.claim(id)) == [1]
+
+
+@pytest.mark.parametrize("nobody", [3, -1])
+def test_what_never_was_is_refused_whatever_redis_has_forgotten(bench: Bench, nobody: int) -> None:
+    claim = forgotten_step(bench)
+    before = bench.everything()
+    with pytest.raises(IllegalMove) as raised:
+        bench.ledger.step(claim, OWNER, [*results(claim, State.SENT), Result(nobody, State.SENT)])
+    assert str(raised.value).endswith(f"sent (batch {claim.batch}, recipient {nobody})")
+    assert bench.everything() == before
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_later_step_that_is_illegal_changes_nothing_if_nothing_was_forgotten(
+    bench: Bench, index: int
+) -> None:
+    claim = bench.claim(bench.accept(1, 1, 1), most=1)
+    bench.ledger.step(claim, OWNER, results(claim, State.FAILED), most=1)
+    before = bench.everything()
+    with pytest.raises(IllegalMove) as raised:
+        bench.ledger.step(claim, OWNER, [*results(claim, State.SENT), Result(index, State.SENT)])
+    assert str(raised.value) == (
+        f"what isn't being sent can't become sent (batch {claim.batch}, recipient {index})"
+    )
+    assert bench.everything() == before
 
 
 # Leases
