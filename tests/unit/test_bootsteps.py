@@ -21,9 +21,10 @@ from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Pump, _Pumping
 from mailtasks.celery import install
 from mailtasks.installation import Installation
 from mailtasks.local.faults import Behaviour
+from mailtasks.local.redis import free_port
 from mailtasks.message import PRIORITIES, Message, Priority
 from mailtasks.policy.backoff import RetryPolicy
-from mailtasks.publish import BULK_QUEUE, DELIVER, configuration
+from mailtasks.publish import BULK_QUEUE, DELIVER, Publisher, configuration, producing_app
 from mailtasks.reply import Stage
 from mailtasks.settings import Settings
 from mailtasks.state import State
@@ -97,6 +98,21 @@ def test_while_a_queue_is_long_what_may_wait_in_it_isnt_hinted_again(
     pump._look()
     assert hints(installation) == [0, BUSY + 1, 0]
     assert installation.mailer.queue()[1].due == 0
+
+
+@pytest.mark.parametrize("margin", [60])
+def test_a_broker_that_cant_be_asked_doesnt_keep_the_ledger_from_being_looked_at(
+    installation: Installation, pump: _Pumping
+) -> None:
+    nobody = producing_app(Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0"))
+    pump._publisher = Publisher(nobody)
+    installation.mailer.pause()
+    send(installation)
+    installation.mailer.resume()
+    assert installation.mailer.queue()[1].due == 1
+    pump._look()
+    assert installation.mailer.queue()[1].due == 0
+    nobody.close()
 
 
 @pytest.mark.parametrize("margin", [60])
