@@ -385,6 +385,25 @@ def test_a_redis_that_hangs_while_batches_are_claimed_leaves_nothing_in_doubt(
     assert (tallies["doubts"], tallies["lapses"], tallies["duplicates"]) == (0, 0, 0)
 
 
+def test_a_batch_that_a_stopping_process_gives_back_untried_is_hinted(
+    bench: Callable[..., Bench], own_redis: LocalRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis hung while it was claimed, and the process began to stop meanwhile."""
+    one = bench(redis=own_redis.url)
+    id = one.send("ann@example.com")
+    batch, before = id.partition(".")[0], one.hints()
+    with ThreadPoolExecutor(1) as threads:
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        try:
+            report = threads.submit(one.delivery.deliver, batch, Priority.NORMAL)
+            wait_until(lambda: f"told of batch {batch}" in caplog.text)
+            one.delivery.stopping.set()
+        finally:
+            os.kill(own_redis.pid, signal.SIGCONT)
+    assert report.result().counts == {}
+    assert (one.state(id), one.hints()) == (State.QUEUED, before + 1)
+
+
 def connect(one: Bench, number: int) -> None:
     """Open so many connections to Redis: what goes out over these, it may carry out later."""
     pool = one.mailer.redis.connection_pool
