@@ -188,7 +188,7 @@ class Delivery:
             raise
         if refused:
             self.limiter.give_back(allowed)
-            report.ended = refused.why
+            report.ended = self._hint_again(claim, refused).why
             return report
         with self.keeper.keeping(claim):
             report.ended = self._work(claim, allowed, priority, report).why

@@ -20,8 +20,11 @@ from mailtasks.errors import SettingsError
 from mailtasks.flower import MAX_TASKS, _configure, _demand_login, run_flower
 from mailtasks.local.processes import Child
 from mailtasks.local.redis import free_port
+from mailtasks.mailer import Mailer
+from mailtasks.message import Message
 from mailtasks.publish import NORMAL_QUEUE
 from mailtasks.settings import Settings
+from mailtasks.testing import CatchingServer
 from mailtasks.testing import wait_until as wait_until_within
 
 pytest.importorskip("flower", reason="Flower isn't installed; pip install 'mailtasks[flower]'")
@@ -77,13 +80,14 @@ def get(port: int, path: str, login: str | None = None) -> tuple[int, str]:
 class Flowers:
     """Starts processes that all see the same broker, and ends them."""
 
-    def __init__(self, broker: str, folder: Path) -> None:
+    def __init__(self, broker: str, folder: Path, **settings: str) -> None:
         (folder / "probe.py").write_text(APP)
         self.folder = folder
         self.children: list[Child] = []
         self._environment = {
             **os.environ,
             "MAILTASKS_BROKER_URL": broker,
+            **{f"MAILTASKS_{name.upper()}": value for name, value in settings.items()},
             "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
         }
 
@@ -105,13 +109,18 @@ class Flowers:
         options = ("-P", "threads", "-c", "2", "-n", "probe@%h", "--without-mingle", "--without-gossip")
         return self.start("-m", "celery", "-A", "probe", "worker", "-l", "INFO", *options, log="worker.log")
 
+    def mail_worker(self) -> Child:
+        """A worker of ours, with the tasks that deliver mail."""
+        options = ("-P", "threads", "-c", "2", "--without-mingle", "--without-gossip")
+        return self.start("-m", "celery", "-A", "mailtasks", "worker", "-l", "INFO", *options, log="mail.log")
+
     def said(self, log: str) -> str:
         return (self.folder / log).read_text()
 
 
 @pytest.fixture
-def flowers(redis_url: str, tmp_path: Path) -> Iterator[Flowers]:
-    flowers = Flowers(redis_url, tmp_path)
+def flowers(redis_url: str, tmp_path: Path, sink: CatchingServer) -> Iterator[Flowers]:
+    flowers = Flowers(redis_url, tmp_path, relay=sink.url)
     yield flowers
     for child in flowers.children:
         child.stop()
@@ -141,14 +150,35 @@ def test_with_a_login_everything_is_closed_to_others_and_the_tasks_are_shown(
     id = Celery("producer", broker=redis_url, set_as_current=False).send_task(
         "mailtasks.deliver", args=["batch-1"], queue=NORMAL_QUEUE
     )
-    tasks = wait_until(lambda: tasks_that_succeeded(port), what="the task in Flower's list")
+    tasks = wait_until(lambda: tasks_in(port, "SUCCESS"), what="the task in Flower's list")
     assert tasks[str(id)]["name"] == "mailtasks.deliver"
     assert get(port, "/tasks", LOGIN)[0] == 200
 
 
-def tasks_that_succeeded(port: int) -> dict[str, dict[str, str]]:
+def tasks_in(port: int, state: str) -> dict[str, dict[str, str]]:
     tasks = json.loads(get(port, "/api/tasks", LOGIN)[1])
-    return {id: task for id, task in tasks.items() if task["state"] == "SUCCESS"}
+    return {id: task for id, task in tasks.items() if task["state"] == state}
+
+
+def test_a_deferred_mail_is_shown_as_a_retry_and_nothing_private_with_it(
+    flowers: Flowers, redis_url: str
+) -> None:
+    port = free_port()
+    flowers.flower(port=port, auth=LOGIN)
+    wait_until(lambda: get(port, "/healthcheck")[0] == 200, what="Flower")
+    flowers.mail_worker()
+    wait_until(
+        lambda: json.loads(get(port, "/api/workers?status=true", LOGIN)[1]), what="the worker in Flower"
+    )
+    with Mailer(Settings(broker_url=redis_url, default_from="hush-sender@example.com")) as mailer:
+        id = mailer.send(Message(to="defer@hush.example", subject="hush subject", text="hush text"))
+    task = wait_until(lambda: tasks_in(port, "RETRY").get(id), what="the mail in Flower's list")
+    assert task["name"] == "mailtasks.deliver"
+    assert task["args"] == f"('{id.partition('.')[0]}',)"
+    assert "451 4.3.0" in task["traceback"]
+    shown = get(port, "/api/tasks", LOGIN)[1] + get(port, f"/task/{id}", LOGIN)[1]
+    assert id in shown
+    assert "hush" not in shown
 
 
 def test_without_a_login_it_binds_to_loopback_only(flowers: Flowers) -> None:

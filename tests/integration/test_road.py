@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
 
 from mailtasks.local.faults import Orders
 from mailtasks.local.redis import free_port
@@ -384,6 +387,34 @@ def test_aiosmtpd(road: Make) -> None:
         controller.stop()
     books.agree()
     assert books.states == {State.SENT: 250, State.FAILED: 200}
+
+
+def test_tls_and_a_login(road: Make, tmp_path: Path) -> None:
+    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    logins: list[tuple[bytes, bytes]] = []
+
+    def authenticate(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        logins.append((data.login, data.password))
+        return AuthResult(success=data.password == b"s/ecret")
+
+    handler = Catch()
+    handler.url = f"smtp://ann:s%2Fecret@127.0.0.1:{handler.port}?tls=required&ca={tmp_path / 'ca.pem'}"
+    demands = {"require_starttls": True, "auth_required": True, "authenticator": authenticate}
+    controller = Controller(handler, hostname="127.0.0.1", port=handler.port, tls_context=context, **demands)
+    controller.start()
+    try:
+        way = road(handler)
+        way.start_worker()
+        way.send(*(to(f"{n}@example.com", f"no{n}@example.com") for n in range(20)))
+        books = way.wait_for_end()
+    finally:
+        controller.stop()
+    books.agree()
+    assert books.states == {State.SENT: 20, State.FAILED: 20}
+    assert {*logins} == {(b"ann", b"s/ecret")}
+    assert "ecret" not in way.said()
 
 
 class SmtpSink:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import trustme
@@ -75,9 +76,9 @@ def ca(authority, tmp_path_factory):
     return str(file)
 
 
-def server_context(authority, *names):
+def server_context(authority, *names, **validity):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(*names).configure_cert(context)
+    authority.issue_cert(*names, **validity).configure_cert(context)
     return context
 
 
@@ -175,6 +176,34 @@ def test_a_certificate_that_nobody_trusts_is_refused_and_nothing_goes_in_plain_t
         wrong = failure(f"smtp://ann:secret@127.0.0.1:{port}?tls=required")
     assert (wrong.stage, wrong.how) == (Stage.TLS, How.UNSUITABLE)
     assert box.mail == []
+
+
+@pytest.mark.parametrize(
+    ("validity", "reason"),
+    [
+        ({"not_after": datetime.now(UTC) - timedelta(days=2)}, "certificate has expired"),
+        ({"not_before": datetime.now(UTC) + timedelta(days=2)}, "certificate is not yet valid"),
+    ],
+    ids=["expired", "not yet valid"],
+)
+@pytest.mark.parametrize(
+    ("option", "url"),
+    [
+        ("tls_context", "smtp://ann:secret@127.0.0.1:{port}?tls=required&ca={ca}"),
+        ("ssl_context", "smtps://ann:secret@127.0.0.1:{port}?ca={ca}"),
+    ],
+    ids=["starttls", "implicit"],
+)
+def test_a_certificate_out_of_its_time_is_refused_before_the_login(
+    authority, ca, validity, reason, option, url
+):
+    logins = []
+    options = {option: server_context(authority, "127.0.0.1", **validity)}
+    with serving(authenticator=lambda *login: logins.append(login), **options) as (port, box):
+        wrong = failure(url.format(port=port, ca=ca))
+    assert (wrong.stage, wrong.how) == (Stage.TLS, How.UNSUITABLE)
+    assert wrong.detail == f"the certificate of 127.0.0.1:{port} isn't valid: {reason}"
+    assert logins == box.mail == []
 
 
 def test_a_ca_file_without_a_certificate_is_told(authority, tmp_path):

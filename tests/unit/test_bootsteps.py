@@ -21,8 +21,10 @@ from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Pump, _Pumping
 from mailtasks.celery import install
 from mailtasks.installation import Installation
 from mailtasks.local.faults import Behaviour
-from mailtasks.message import Message, Priority
-from mailtasks.publish import DELIVER, configuration
+from mailtasks.local.redis import free_port
+from mailtasks.message import PRIORITIES, Message, Priority
+from mailtasks.policy.backoff import RetryPolicy
+from mailtasks.publish import BULK_QUEUE, DELIVER, Publisher, configuration, producing_app
 from mailtasks.reply import Stage
 from mailtasks.settings import Settings
 from mailtasks.state import State
@@ -99,6 +101,21 @@ def test_while_a_queue_is_long_what_may_wait_in_it_isnt_hinted_again(
 
 
 @pytest.mark.parametrize("margin", [60])
+def test_a_broker_that_cant_be_asked_doesnt_keep_the_ledger_from_being_looked_at(
+    installation: Installation, pump: _Pumping
+) -> None:
+    nobody = producing_app(Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0"))
+    pump._publisher = Publisher(nobody)
+    installation.mailer.pause()
+    send(installation)
+    installation.mailer.resume()
+    assert installation.mailer.queue()[1].due == 1
+    pump._look()
+    assert installation.mailer.queue()[1].due == 0
+    nobody.close()
+
+
+@pytest.mark.parametrize("margin", [60])
 def test_more_than_one_look_takes_what_is_due_all_the_same(
     installation: Installation, pump: _Pumping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +139,51 @@ def test_the_rates_gate_opens_for_as_many_as_may_go_urgent_first(
     wait_until(lambda: installation.limiter.available() == 3)
     pump._open_rate_gates()
     assert [row.waiting for row in installation.mailer.queue()] == [{}, {"rate": 1}, {"rate": 2}]
+
+
+def test_urgent_mail_that_waits_for_the_rate_goes_before_more_bulk_mail(
+    installation: Installation, pump: _Pumping, sink: CatchingServer
+) -> None:
+    """Though bulk mail asks first for each message that the rate allows."""
+    rate(installation, 5)
+    delivery = installation.delivery(RetryPolicy())
+    many = [Message(to=f"bulk{n}@example.com", text="hi", priority="bulk") for n in range(20)]
+    backlog = batch_of(installation.mailer.send_many(many)[0])
+    urgent = batch_of(send(installation, priority="urgent"))
+    installation.mailer.ledger.park(urgent, "w")
+    pump._open_rate_gates()
+    assert delivery.deliver(backlog, Priority.BULK).counts == {}
+    assert waiting(installation) == [0, 0, 1]
+    assert delivery.deliver(urgent, Priority.URGENT).counts == {State.SENT: 1}
+    wait_until(installation.limiter.available)
+    pump._open_rate_gates()
+    assert delivery.deliver(backlog, Priority.BULK).counts[State.SENT] >= 1
+    assert [message.recipients[0] for message in sink.messages][:2] == [
+        "ann@example.com",
+        "bulk0@example.com",
+    ]
+
+
+def test_the_gates_of_queues_that_others_take_from_stay_shut(
+    installation: Installation, pump: _Pumping
+) -> None:
+    for priority in PRIORITIES:
+        installation.mailer.ledger.park(batch_of(send(installation, priority=priority)), "w")
+    rate(installation, 3)
+    installation.app.amqp.queues.select([BULK_QUEUE])
+    wait_until(lambda: installation.limiter.available() == 3)
+    pump._open_rate_gates()
+    assert waiting(installation) == [1, 1, 0]
+    assert installation.limiter.take(1, Priority.BULK) == 1
+
+
+def batch_of(id: str) -> str:
+    return id.partition(".")[0]
+
+
+def waiting(installation: Installation) -> list[int]:
+    """How many wait for the rate, in each priority."""
+    return [row.waiting.get("rate", 0) for row in installation.mailer.queue()]
 
 
 def test_a_new_process_knows_the_rate_before_its_first_task(

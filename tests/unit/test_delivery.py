@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from mailtasks.delivery import Delivery, Limiter, Report
-from mailtasks.errors import StoreUnavailable
+from mailtasks.errors import StoreError, StoreUnavailable
 from mailtasks.keeper import Keeper
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
@@ -21,8 +24,9 @@ from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.routing import open_route
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.store.ledger import Refusal
+from mailtasks.store.ledger import Claim, Refusal
 from mailtasks.testing import CatchingServer, LocalRedis, wait_until
+from mailtasks.testing.scripted import ScriptedRelay
 
 
 class Bench:
@@ -142,6 +146,28 @@ def test_one_failed_connection_spares_the_relay_for_a_while(bench: Callable[...,
     assert one.delivery.route.pool.stats()["failed"] == tries == 1
     assert one.mailer.status(second).attempts == 0
     assert "refused" in one.mailer.status(second).reply
+
+
+def test_of_two_mails_with_a_refused_login_one_is_an_attempt(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other says why as well, and neither costs its recipient an attempt."""
+    caplog.set_level(logging.INFO, "mailtasks.attempts")
+    replies = {"AUTH": "535 5.7.8 who are you?"}
+    with ScriptedRelay(replies, extensions=["AUTH PLAIN"]) as relay:
+        one = bench(relay=f"smtp://ann:wrong@127.0.0.1:{relay.port}", policy=RetryPolicy(max_retries=0))
+        ids = [one.send("ann@example.com"), one.send("bob@example.org")]
+        reports = [one.deliver(id) for id in ids]
+        assert relay.connections == 1
+    for id, report in zip(ids, reports, strict=True):
+        assert str(report) == "1 deferred (login_refused at auth 535 5.7.8)"
+        status = one.mailer.status(id)
+        assert (status.state, status.attempts) == (State.DEFERRED, 0)
+        assert status.reply == "535 5.7.8 who are you?"
+    [line] = [each.getMessage() for each in caplog.records if each.name == "mailtasks.attempts"]
+    assert line.startswith(f"id={ids[0]} to=ann@example.com")
+    [(_, event)] = one.mailer.events.latest()
+    assert (event.case, event.domain, event.action) == ("login_refused", "example.com", "suspend, alert")
 
 
 def test_what_a_relay_should_be_spared_is_recorded(bench: Callable[..., Bench]) -> None:
@@ -302,6 +328,111 @@ def test_a_lost_lease_leaves_the_unsent_to_others(bench: Callable[..., Bench], s
         one.mailer.redis.hset(one.mailer.ledger.keys.batch(ids[0].partition(".")[0])[0], "t", "another's")
     assert reports[0].ended is Refusal.LOST
     assert len(sink.messages) == 1
+
+
+def half_a_lease_and(seconds: float) -> Callable[[Claim], None]:
+    def set_end(claim: Claim) -> None:
+        claim.lease_ends = time.monotonic() + Settings().lease / 2 + seconds
+
+    return set_end
+
+
+def lose(claim: Claim) -> None:
+    claim.lost = True
+
+
+@pytest.mark.parametrize(
+    ("change", "sent"),
+    [(lose, {1, 2}), (half_a_lease_and(-0.5), {1, 2}), (half_a_lease_and(20), {4})],
+    ids=["lost", "less than half", "more than half"],
+)
+def test_no_dot_is_begun_under_a_lease_that_may_not_last(
+    bench: Callable[..., Bench], sink: CatchingServer, change: Callable[[Claim], None], sent: set[int]
+) -> None:
+    """What was begun is finished, the rest of the window is given back."""
+    one = bench(window_normal=4, slice=0.1)
+    ids = one.mailer.send_many([Message(to=f"slow{n}@example.com", text="hi") for n in range(4)])
+    with delivering(one, ids[0], sink) as reports:
+        sink.wait_for(1)
+        [claim] = one.keeper._claims.values()
+        change(claim)
+    begun = len(sink.messages)
+    assert begun in sent
+    assert [one.state(id) for id in ids] == [State.SENT] * begun + [State.QUEUED] * (4 - begun)
+    assert reports[0].ended is Refusal.NOTHING
+    assert one.mailer.stats().tallies["doubts"] == 0
+
+
+def test_a_redis_that_hangs_while_batches_are_claimed_leaves_nothing_in_doubt(
+    bench: Callable[..., Bench], own_redis: LocalRedis, sink: CatchingServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It carries out what it was asked before as soon as it goes on, whoever has given up waiting."""
+    one = bench(redis=own_redis.url, doubt_bulk="hold")
+    ids = [one.send(f"{n}@example.com", priority="bulk") for n in range(4)]
+    batches = [id.partition(".")[0] for id in ids]
+    connect(one, len(batches))
+    with ThreadPoolExecutor(len(batches)) as threads:
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        try:
+            reports = [threads.submit(one.delivery.deliver, batch, Priority.BULK) for batch in batches]
+            wait_until(lambda: all(caplog.text.count(f"told of batch {batch}") > 1 for batch in batches))
+        finally:
+            os.kill(own_redis.pid, signal.SIGCONT)
+    assert [report.result().counts for report in reports] == [{State.SENT: 1}] * 4
+    assert [one.state(id) for id in ids] == [State.SENT] * 4
+    assert len(sink.messages) == 4
+    tallies = one.mailer.stats().tallies
+    assert (tallies["doubts"], tallies["lapses"], tallies["duplicates"]) == (0, 0, 0)
+
+
+def test_a_batch_that_a_stopping_process_gives_back_untried_is_hinted(
+    bench: Callable[..., Bench], own_redis: LocalRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis hung while it was claimed, and the process began to stop meanwhile."""
+    one = bench(redis=own_redis.url)
+    id = one.send("ann@example.com")
+    batch, before = id.partition(".")[0], one.hints()
+    with ThreadPoolExecutor(1) as threads:
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        try:
+            report = threads.submit(one.delivery.deliver, batch, Priority.NORMAL)
+            wait_until(lambda: f"told of batch {batch}" in caplog.text)
+            one.delivery.stopping.set()
+        finally:
+            os.kill(own_redis.pid, signal.SIGCONT)
+    assert report.result().counts == {}
+    assert (one.state(id), one.hints()) == (State.QUEUED, before + 1)
+
+
+def connect(one: Bench, number: int) -> None:
+    """Open so many connections to Redis: what goes out over these, it may carry out later."""
+    pool = one.mailer.redis.connection_pool
+    for connection in [pool.get_connection() for _ in range(number)]:
+        pool.release(connection)
+
+
+def test_a_record_that_a_hand_has_changed_puts_no_neighbour_in_doubt(
+    bench: Callable[..., Bench], sink: CatchingServer
+) -> None:
+    one = bench()
+    ids = one.mailer.send_many([Message(to=f"{n}@example.com", text="hi") for n in range(3)])
+    batch = ids[0].partition(".")[0]
+    key = one.mailer.ledger.keys.batch(batch)[0]
+    sound = one.mailer.redis.hget(key, "r")
+    one.mailer.redis.hset(key, "r", sound.replace(b"1@example.com", b""))
+    with pytest.raises(StoreError) as raised:
+        one.deliver(ids[0])
+    assert str(raised.value) == (
+        f"batch {batch} can't be read "
+        '(AddressError("a recipient\'s address is empty; only the sender may be")), '
+        f"so it is set aside; mend the fields of {key}, then retry its messages"
+    )
+    assert [one.state(id) for id in ids] == [State.QUEUED] * 3
+    assert one.mailer.queue()[1].waiting == {"aside": 1}
+    assert (one.mailer.stats().tallies["doubts"], sink.messages) == (0, [])
+    one.mailer.redis.hset(key, "r", sound)
+    assert one.mailer.retry(ids[0]).retried == 1
+    assert one.deliver(ids[0]).counts == {State.SENT: 3}
 
 
 # --- Rate -------------------------------------------------------------------------------------------

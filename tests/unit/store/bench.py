@@ -136,6 +136,16 @@ class Bench:
         }
         return {key: read[self.redis.type(key)](key) for key in self.redis.keys("{test:*")}
 
+    def memory(self) -> dict[bytes, bytes]:
+        """All that Redis knows now, to be brought back by `recall`."""
+        return {key: self.redis.dump(key) for key in self.redis.keys("{test:*")}
+
+    def recall(self, memory: dict[bytes, bytes]) -> None:
+        """Redis comes back from a crash, and has forgotten what came after `memory` was taken."""
+        self.redis.delete(*self.redis.keys("{test:*"))
+        for key, value in memory.items():
+            self.redis.restore(key, 0, value)
+
 
 def window(claim: Claim) -> list[int]:
     return [recipient.index for message in claim.window for recipient in message.recipients]

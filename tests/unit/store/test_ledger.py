@@ -13,7 +13,7 @@ from mailtasks.errors import IllegalMove, StoreError, StoreUnavailable
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import CODES, State
 from mailtasks.store.keys import new_batch_id
-from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Result
+from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Result, new_claim
 
 from .bench import LIFETIME, OWNER, Bench, results, window
 
@@ -312,6 +312,102 @@ def test_a_step_whose_answer_was_lost_until_its_lease_was_is_no_evidence(bench: 
     assert (bench.count("duplicates"), bench.tries(id).attempts) == (0, 1)
 
 
+def test_an_old_copy_of_a_step_changes_nothing_while_its_owner_sends_and_after_it_gave_back(
+    bench: Bench,
+) -> None:
+    """One that the network held back, and that comes when its owner has long gone on."""
+    claim = new_claim(bench.accept(1, 1, 1, 1))
+    told: list[Result] = []
+    copies: list[tuple[Claim, list[Result]]] = []
+    for _ in range(3):
+        older = copies.copy()
+        copies.append((copy.copy(claim), told))
+        assert bench.ledger.step(claim, OWNER, told, most=1) is None
+        assert_lost(bench, older)
+        told = results(claim, State.SENT)
+    bench.ledger.release(claim, OWNER, told)
+    assert bench.states(claim.batch) == "+++q"
+    assert_lost(bench, copies)
+
+
+def assert_lost(bench: Bench, copies: list[tuple[Claim, list[Result]]]) -> None:
+    before = bench.everything()
+    for move in (bench.ledger.step, bench.ledger.release):
+        for claim, told in copies:
+            released = move(copy.copy(claim), OWNER, told)
+            assert released is not None
+            assert (released.why, released.evidence) == (Refusal.LOST, 0)
+    assert bench.everything() == before
+
+
+# What Redis has forgotten
+
+
+def forgotten_step(bench: Bench) -> Claim:
+    """Who sends the second of three messages, though Redis has forgotten that it handed it out."""
+    claim = bench.claim(bench.accept(1, 1, 1), most=1)
+    memory = bench.memory()
+    bench.ledger.step(claim, OWNER, results(claim, State.SENT), most=1)
+    bench.recall(memory)
+    assert (bench.states(claim.batch), window(claim)) == ("sqq", [1])
+    return claim
+
+
+def test_a_2xx_counts_though_redis_has_forgotten_who_was_sending(bench: Bench) -> None:
+    claim = forgotten_step(bench)
+    assert bench.ledger.step(claim, OWNER, results(claim, State.SENT)) is None
+    assert (bench.states(claim.batch), window(claim)) == ("?+s", [2])
+    assert bench.tries(claim.batch, 1).attempts == 1
+    assert (bench.count("sent"), bench.count("duplicates"), bench.count("doubts")) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "told", [State.DEFERRED, State.FAILED, State.QUEUED, State.SUPPRESSED, State.IN_DOUBT]
+)
+def test_nothing_else_counts_once_redis_has_forgotten_who_was_sending(bench: Bench, told: State) -> None:
+    claim = forgotten_step(bench)
+    bench.ledger.release(claim, OWNER, results(claim, told))
+    assert bench.states(claim.batch) == "?qq"
+    assert 1 not in bench.snapshot(claim.batch).tries
+    assert window(bench.claim(claim.batch)) == [1, 2]
+
+
+def test_a_2xx_counts_though_redis_has_forgotten_the_claim(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    memory = bench.memory()
+    claim = bench.claim(id, most=1)
+    bench.recall(memory)
+    released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert released is not None
+    assert (released.why, released.evidence) == (Refusal.LOST, 1)
+    assert window(bench.claim(id)) == [1]
+
+
+@pytest.mark.parametrize("nobody", [3, -1])
+def test_what_never_was_is_refused_whatever_redis_has_forgotten(bench: Bench, nobody: int) -> None:
+    claim = forgotten_step(bench)
+    before = bench.everything()
+    with pytest.raises(IllegalMove) as raised:
+        bench.ledger.step(claim, OWNER, [*results(claim, State.SENT), Result(nobody, State.SENT)])
+    assert str(raised.value).endswith(f"sent (batch {claim.batch}, recipient {nobody})")
+    assert bench.everything() == before
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_later_step_that_is_illegal_changes_nothing_if_nothing_was_forgotten(
+    bench: Bench, index: int
+) -> None:
+    claim = bench.claim(bench.accept(1, 1, 1), most=1)
+    bench.ledger.step(claim, OWNER, results(claim, State.FAILED), most=1)
+    before = bench.everything()
+    with pytest.raises(IllegalMove) as raised:
+        bench.ledger.step(claim, OWNER, [*results(claim, State.SENT), Result(index, State.SENT)])
+    assert str(raised.value) == (
+        f"what isn't being sent can't become sent (batch {claim.batch}, recipient {index})"
+    )
+    assert bench.everything() == before
+
+
 # Leases
 
 
@@ -395,6 +491,30 @@ def test_three_lapses_set_a_batch_aside_until_it_is_retried(bench: Bench) -> Non
     assert bench.look() == [id]
     assert window(bench.claim(id)) == list(range(24, 32))
     assert bench.waits(id) == set()
+
+
+def test_a_batch_that_is_set_aside_is_named_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    id = bench.accept(*[1] * 40)
+    for _ in range(3):
+        bench.claim(id)
+        bench.pass_time(70)
+    bench.pass_time(HOUR)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"batch {id} is set aside, until somebody retries its messages: "
+        "3 claims of it lapsed one after the other"
+    ]
+
+
+def test_lapses_between_which_something_was_settled_set_nothing_aside(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    id = bench.accept(*[1] * 100)
+    for _ in range(4):
+        bench.claim(id)
+        bench.pass_time(70)
+        bench.settle(id, State.SENT)
+    assert (bench.count("lapses"), bench.waits(id)) == (4, set())
+    assert caplog.records == []
 
 
 def test_queued_mail_that_is_not_set_aside_is_not_retried(bench: Bench) -> None:
@@ -565,6 +685,32 @@ def test_a_clock_set_forth_and_back_is_quiet_for_one_lease_only(bench: Bench) ->
     assert bench.states(id) == "?"
 
 
+def test_after_a_clock_was_set_back_a_dead_worker_is_missed_soon_and_planned_mail_stays_planned(
+    bench: Bench,
+) -> None:
+    bench.look()
+    dead = bench.claim(bench.accept()).batch
+    planned = bench.accept(send_at=bench.now / 1000 + 600)
+    bench.later(-HOUR)
+    bench.pass_time(2 * 60)
+    assert (bench.states(dead), bench.count("lapses")) == ("?", 1)
+    assert bench.pass_time(HOUR + 600 - 2 * 60 - 1) == []
+    assert bench.pass_time(1) == [planned]
+
+
+def test_after_a_clock_was_set_back_nothing_lapses_or_expires_for_one_lease(bench: Bench) -> None:
+    bench.look()
+    living, dead = bench.claim(bench.accept()), bench.claim(bench.accept())
+    bench.later(-HOUR)
+    bench.look()
+    old = bench.accept(lifetime=20.0)
+    bench.pass_time(50)
+    assert [bench.states(id) for id in (living.batch, dead.batch, old)] == ["s", "s", "q"]
+    bench.ledger.renew([living])
+    bench.pass_time(50)
+    assert [bench.states(id) for id in (living.batch, dead.batch, old)] == ["s", "?", "x"]
+
+
 # The maximum age
 
 
@@ -626,6 +772,14 @@ def test_a_hint_that_may_be_waiting_in_a_long_queue_is_not_made_again(bench: Ben
     assert bench.look(bulk=True) == [id]
 
 
+def test_the_longer_a_queue_takes_the_later_what_may_wait_in_it_is_looked_at_again(bench: Bench) -> None:
+    id = bench.accept()
+    for seconds, wait in ((5.0, 10), (30.0, 30)):
+        bench.later(bench.due(id) or 0)
+        assert bench.look(bulk=seconds) == []
+        assert bench.due(id) == wait
+
+
 def test_only_the_long_queue_waits(bench: Bench) -> None:
     bulk, urgent = bench.accept(), bench.accept(priority="urgent")
     bench.later(10)
@@ -654,6 +808,27 @@ def test_the_most_urgent_are_due_first_and_not_too_many(bench: Bench) -> None:
     due = bench.ledger.due()
     assert len(due) == 200
     assert set(due[:100]) == set(urgent)
+
+
+def test_thousands_of_urgent_batches_that_are_due_leave_room_for_others(bench: Bench) -> None:
+    for _ in range(8):
+        bench.ledger.accept([bench.new(priority="urgent") for _ in range(1000)])
+    normal, bulk = ({bench.accept(priority=priority) for _ in range(150)} for priority in ("normal", "bulk"))
+    bench.later(10)
+    due = bench.ledger.due()
+    assert [len({*due} & each) for each in (normal, bulk)] == [50, 50]
+    assert len(due) == 200
+    assert not {*due[:100]} & (normal | bulk)
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+def test_what_others_do_not_need_is_room_for_one(bench: Bench, priority: str) -> None:
+    bench.ledger.accept([bench.new(priority=priority) for _ in range(300)])
+    others = [bench.accept(priority=other) for other in PRIORITIES if other != priority]
+    bench.later(10)
+    due = bench.ledger.due()
+    assert {*others} <= {*due}
+    assert len({*due}) == 200
 
 
 def test_a_batch_that_has_gone_is_due_no_more(bench: Bench) -> None:
@@ -746,6 +921,25 @@ def test_what_the_rate_does_not_allow_waits_for_its_gate_in_order(bench: Bench) 
     assert bench.look() == [first]
     assert bench.ledger.open("rate", Priority.BULK, 5) == 1
     assert bench.look() == [second]
+
+
+def test_what_the_rate_holds_again_and_again_is_hinted_each_time_as_if_for_the_first(bench: Bench) -> None:
+    id = bench.accept()
+    for _ in range(5):
+        bench.ledger.park(id, OWNER)
+        bench.ledger.open("rate", Priority.BULK, 1)
+        assert bench.look() == [id]
+        assert bench.due(id) == 10
+
+
+def test_what_a_gate_lets_through_is_hinted_though_the_queue_is_long(bench: Bench) -> None:
+    rated, paused = bench.accept(), bench.accept()
+    bench.ledger.park(rated, OWNER)
+    bench.ledger.pause("bulk")
+    assert bench.pass_time(10) == []
+    bench.ledger.resume("bulk")
+    bench.ledger.open("rate", Priority.BULK, 1)
+    assert sorted(bench.look(bulk=30.0)) == sorted([rated, paused])
 
 
 def test_what_can_not_be_sent_yet_does_not_wait_for_the_rate(bench: Bench) -> None:
@@ -903,6 +1097,27 @@ def test_a_batch_is_listed_as_long_as_it_is_kept(bench: Bench) -> None:
     bench.later(999)
     bench.settle(bench.accept(lifetime=10.0), State.FAILED)
     assert first.encode() in bench.redis.zrange(bench.keys.listed(State.FAILED), 0, -1)
+
+
+@pytest.mark.parametrize("lifetime", [10.0, LIFETIME])
+def test_a_batch_is_listed_until_it_is_surely_gone_whatever_the_age_of_others(
+    bench: Bench, lifetime: float
+) -> None:
+    key = bench.keys.listed(State.FAILED)
+    id = bench.accept(1, 1, lifetime=5000.0)
+    bench.settle(id, State.FAILED)
+
+    def is_listed() -> bool:
+        bench.settle(bench.accept(lifetime=lifetime), State.FAILED)
+        return bench.redis.zscore(key, id) is not None
+
+    bench.later(4000)
+    assert is_listed()
+    bench.settle(id, State.SENT)
+    bench.later(999)
+    assert is_listed()
+    bench.later(2)
+    assert not is_listed()
 
 
 # What a hand has damaged
