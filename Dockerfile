@@ -4,6 +4,7 @@ FROM python:3.13-slim
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY mailtasks mailtasks
+COPY examples/recipients.csv examples/
 # hatchling builds the wheel; constraints.txt holds the versions that the tests ran with.
 RUN pip install --no-cache-dir --constraint constraints.txt ".[cli,flower]"
 

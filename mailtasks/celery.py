@@ -18,6 +18,7 @@ from typing import Any, Final
 from celery import Celery
 from celery.local import Proxy
 from celery.signals import after_setup_logger, celeryd_init
+from celery.utils.imports import cwd_in_path
 from celery.utils.text import str_to_list
 
 from mailtasks import bootsteps, guard, tasks, transport
@@ -36,6 +37,9 @@ _WORKER_DEFAULTS: Final = {
     "worker_prefetch_multiplier": 1,  # an urgent hint waits behind as few others as possible
 }
 
+_BROKER: Final = frozenset({"broker_url", "broker_read_url", "broker_write_url"})
+"""What can't stand in `celeryconfig.py`: producers and the ledger would go on with another Redis."""
+
 
 def install(app: Celery, settings: Settings | None = None) -> Celery:
     """Make `app` one that sends mail: queues, tasks, the pump, and a transport that outlives a Redis restart.
@@ -45,7 +49,8 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     needed, so this may stand in a module that Django imports while it reads its own settings.
 
     Args:
-        settings: by default what environment and file say, with the app's broker.
+        settings: by default what environment and file say. The broker is the app's; settings that name
+            another one are refused when they are needed.
 
     Returns:
         The same app.
@@ -90,10 +95,14 @@ def _refuse_unknown_queues(instance: Any, options: Mapping[str, Any], **_: Any) 
         return
     with suppress(SettingsError):  # said by a bootstep
         namespace = installation_of(instance.app).settings.namespace
-        ours = [queue.name for queue in queues(namespace)]
+        made = instance.app.amqp.queues
+        known = [queue.name for queue in queues(namespace)] if made.create_missing else list(made)
+        judged = (
+            f"{namespace}-" if made.create_missing else ""
+        )  # what the names begin with that must be known
         for name in str_to_list(options.get("queues") or []):
-            if name.startswith(f"{namespace}-") and name not in ours:
-                guard.refuse(f"there is no queue {name!r}; expected {', '.join(ours)}")
+            if name.startswith(judged) and name not in known:
+                guard.refuse(f"there is no queue {name!r}; expected {', '.join(known)}")
 
 
 def own_app() -> Celery:
@@ -119,23 +128,33 @@ send_mail: Any = Proxy(lambda: current_app().tasks[SEND_MAIL])
 
 
 def _make() -> Celery:
+    app = Celery("mailtasks", set_as_current=False)
     try:
-        settings = Settings.load()
+        # In one piece, since what Celery calls `add_defaults` is stronger than a configuration.
+        app.config_from_object(configuration(Settings.load()) | _WORKER_DEFAULTS | _celeryconfig())
     except SettingsError as error:
         if "celery" in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name):  # also `python -m celery`
             guard.refuse(str(error))  # Celery would show a traceback
         raise
-    app = Celery("mailtasks", set_as_current=False)
-    # In one piece, since what Celery calls `add_defaults` is stronger than a configuration.
-    app.config_from_object(configuration(settings) | _WORKER_DEFAULTS | _celeryconfig())
     return install(app)
 
 
 def _celeryconfig() -> dict[str, Any]:
-    """What `celeryconfig.py` says, if it can be imported."""
-    if not find_spec("celeryconfig"):
-        return {}
-    said = vars(import_module("celeryconfig"))
+    """What `celeryconfig.py` says, if there is one where Celery looks: in the working directory first."""
+    with cwd_in_path():  # the `celery` command has taken it out again by now
+        if not find_spec("celeryconfig"):
+            return {}
+        try:
+            said = vars(import_module("celeryconfig"))
+        except Exception as error:  # whatever a user's file raises
+            wrong = f"{type(error).__name__}: {error}"
+            raise SettingsError(f"celeryconfig.py can't be imported ({wrong}); correct it") from error
+    for name in said:
+        if name.lower() in _BROKER:
+            raise SettingsError(
+                f"celeryconfig.py: {name} can't stand there, for producers would not know it; "
+                "set MAILTASKS_BROKER_URL instead"
+            )
     return {name: value for name, value in said.items() if not name.startswith("_")}
 
 

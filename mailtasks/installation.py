@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from mailtasks.mailer import Mailer
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.publish import Publisher
 from mailtasks.routing import Route, open_route
-from mailtasks.settings import Settings
+from mailtasks.settings import SETTINGS, Settings, mask_url, redis_py_url
 
 
 class Installation:
@@ -24,7 +25,7 @@ class Installation:
 
     Args:
         app: the Celery app that it hangs on.
-        settings: by default what environment and file say, with the app's broker.
+        settings: by default what environment and file say, always with the app's broker.
     """
 
     def __init__(self, app: Celery, settings: Settings | None = None) -> None:
@@ -44,10 +45,14 @@ class Installation:
         """Read when they are first needed. The broker is the app's, since that is where its hints go.
 
         Raises:
-            SettingsError: one is wrong.
+            SettingsError: one is wrong, or names another broker than the app.
         """
         broker = self.app.conf.broker_url
-        return self._given or Settings.load(**({"broker_url": broker} if broker else {}))
+        if broker:
+            broker = SETTINGS["broker_url"].read(broker, "the Celery app")
+        if self._given is None:
+            return Settings.load(**({"broker_url": broker} if broker else {}))
+        return with_broker(self._given, broker) if broker else self._given
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -102,6 +107,25 @@ class Installation:
             keeper.stop()
         if route:
             route.pool.close()
+
+
+def with_broker(settings: Settings, broker: str) -> Settings:
+    """The settings with the app's broker, and its Redis for the ledger, where they name none themselves.
+
+    Raises:
+        SettingsError: they name another one.
+    """
+    if settings.broker_url == broker:
+        return settings
+    source = settings.source("broker_url")
+    if source != "default":
+        raise SettingsError(
+            f"broker_url ({source}): {mask_url(settings.broker_url)} is not the Celery app's broker, "
+            f"{mask_url(broker)}; give both the same, or leave it out of the settings"
+        )
+    has_store = settings.source("store_url") != "default"
+    store = settings.store_url if has_store else redis_py_url(broker)
+    return replace(settings, broker_url=broker, store_url=store)
 
 
 def is_installed(app: Any) -> bool:

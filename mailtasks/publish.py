@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ SEND_MAIL: Final = "mailtasks.send_mail"
 
 _HINTS_AT_ONCE: Final = 500  # published in one round trip
 _POOL_TIMEOUT: Final = 5.0  # seconds to wait for a producer that other threads have
+_QUIET: Final = 2.0  # times as long as a failure took: nothing is published then, since it would fail, too
 
 
 def queue_name(priority: Priority, namespace: str = "mailtasks") -> str:
@@ -116,6 +118,10 @@ def producing_app(settings: Settings) -> Celery:
 class Publisher:
     """Publishes hints through a Celery app.
 
+    A broker that is away holds up a caller for at most `redis_connect_timeout + redis_timeout`, 7 seconds
+    with the defaults, and 5 seconds more if other threads have all producers. After a failure nothing is
+    published for twice as long as that took, so of many calls in a row one in a while waits, and no more.
+
     Args:
         app: the app, or what makes it when the first hint is published.
         namespace: what the queues' names begin with.
@@ -124,6 +130,7 @@ class Publisher:
     def __init__(self, app: Celery | Callable[[], Celery], namespace: str = "mailtasks") -> None:
         self._app = app
         self._queues = dict(zip(PRIORITIES, queues(namespace), strict=True))
+        self._quiet_until = 0.0  # time.monotonic()
 
     @property
     def app(self) -> Celery:
@@ -138,6 +145,9 @@ class Publisher:
         A failure is logged and not raised: the batches are accepted, and due again in a while.
         """
         pending = list(batches)
+        began = time.monotonic()
+        if began < self._quiet_until:
+            return False
         try:
             with (
                 self.app.producer_pool.acquire(block=True, timeout=_POOL_TIMEOUT) as producer,
@@ -151,6 +161,7 @@ class Publisher:
             log.warning(
                 "%d hints could not be published (%s); the pump will find their mail", len(pending), error
             )
+            self._quiet_until = time.monotonic() + _QUIET * (time.monotonic() - began)
             return False
         return True
 
@@ -177,9 +188,11 @@ class Publisher:
             StoreUnavailable: the broker can't be asked.
         """
         try:
-            with self.app.connection_or_acquire() as connection, connection.channel() as channel:
-                return _length(channel, self._queues[priority].name)
-        except Exception as error:  # whatever a transport raises, down to stumbling over a lost connection
+            with self.app.connection_or_acquire() as connection:
+                connection.ensure_connection(max_retries=0)  # a failed hint leaves one that was lost
+                with connection.channel() as channel:
+                    return _length(channel, self._queues[priority].name)
+        except Exception as error:  # whatever a transport raises
             broker = mask_url(str(self.app.conf.broker_url))
             raise StoreUnavailable(
                 f"the broker {broker} can't be asked ({error}); is it running and reachable?"

@@ -15,8 +15,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from inspect import signature
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from celery import Celery, Task
 from celery.exceptions import Reject, Retry
@@ -25,17 +26,25 @@ from celery.worker.strategy import default as default_strategy
 
 from mailtasks.address import excerpt
 from mailtasks.delivery import Report
-from mailtasks.errors import MessageError, PermanentFailure, StoreUnavailable
+from mailtasks.errors import (
+    IdempotencyConflict,
+    MessageError,
+    PermanentFailure,
+    SettingsError,
+    StoreError,
+    TemporaryFailure,
+)
 from mailtasks.installation import installation_of
-from mailtasks.message import Attachment, Message
+from mailtasks.message import PRIORITIES, Attachment, Message, Priority
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.rate import parse_rate
-from mailtasks.publish import DELIVER, SEND_MAIL, priority_of
+from mailtasks.publish import DELIVER, SEND_MAIL, priority_of, queue_name
 from mailtasks.state import State
 
 log = logging.getLogger(__name__)
 
 _DEFAULTS: Final = RetryPolicy()
+_SETTINGS: Final = (*(field.name for field in fields(RetryPolicy)), "retry_kwargs", "rate_limit")
 _REJECTED_PAUSE: Final = 1.0  # seconds before mail that Redis couldn't accept goes back to its queue
 
 
@@ -49,6 +58,7 @@ class PolicyTask(Task):  # type: ignore[misc]  # Celery ships no types
     retry_backoff_max = _DEFAULTS.retry_backoff_max
     retry_jitter = _DEFAULTS.retry_jitter
     default_retry_delay = _DEFAULTS.default_retry_delay
+    retry_kwargs: ClassVar[Mapping[str, Any]] = {}
     ignore_result = True
     typing = False
     # Celery wraps `run` in retries of its own unless a task has this; ours are moves in the ledger.
@@ -102,24 +112,38 @@ def retry_policy_of(app: Celery) -> RetryPolicy:
     """The retry settings in `task_annotations`.
 
     Raises:
-        SettingsError: one has a wrong value.
+        SettingsError: one has a wrong name or value.
     """
-    return RetryPolicy(**{field.name: _annotated(app, field.name) for field in fields(RetryPolicy)})
+    for annotation in app.annotations:
+        for task, given in annotation.items() if isinstance(annotation, Mapping) else ():
+            _refuse_unknown(app, task, given)
+    return RetryPolicy.annotated(_annotated(app))
 
 
-def _annotated(app: Celery, name: str) -> Any:
-    """A setting of the first task that was given one (Celery sets annotations on the task's own class)."""
-    for task in (app.tasks[DELIVER], app.tasks[SEND_MAIL]):
-        if name in vars(type(task)):
-            value = getattr(task, name)
-            return tuple(value) if isinstance(value, list) else value
-    return getattr(PolicyTask, name)
+def _refuse_unknown(app: Celery, task: str, given: Mapping[str, Any]) -> None:
+    """Celery would set whatever attribute it is told to, of whatever task there may be some day."""
+    if task.startswith("mailtasks.") and task not in app.tasks:
+        raise SettingsError(f"task_annotations: there is no task {task}; expected {DELIVER} or {SEND_MAIL}")
+    for name in given if task in (DELIVER, SEND_MAIL) else ():
+        if not hasattr(PolicyTask, name.removeprefix("@")):  # "@run" wraps what is there
+            near = get_close_matches(name, _SETTINGS, n=1) or _SETTINGS
+            raise SettingsError(f"task_annotations: {task} has no {name}; expected {', '.join(near)}")
+
+
+def _annotated(app: Celery) -> dict[str, Any]:
+    """What our tasks were given (Celery sets annotations on a task's own class); deliver's is stronger."""
+    given = vars(type(app.tasks[SEND_MAIL])) | vars(type(app.tasks[DELIVER]))
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if name in _SETTINGS and name != "rate_limit"
+    }
 
 
 def _tell(report: Report) -> str:
     if report.next_attempt is not None:
-        # The Retry that Celery shows as RETRY, with nothing published.
-        raise Retry(str(report), when=report.next_attempt)
+        # The Retry that Celery shows as RETRY, with nothing published; Flower shows its `exc`.
+        raise Retry(str(report), exc=TemporaryFailure(str(report)), when=report.next_attempt)
     if (
         any(report.counts[state] for state in (State.FAILED, State.IN_DOUBT))
         and not report.counts[State.SENT]
@@ -144,6 +168,7 @@ class SendMail(PolicyTask):
         countdown: float | None = None,
         eta: datetime | None = None,
         expires: float | datetime | None = None,
+        queue: Any = None,
         **options: Any,
     ) -> Any:
         """Accept the mail now, in this process.
@@ -154,7 +179,9 @@ class SendMail(PolicyTask):
             countdown: seconds from now, or
             eta: the moment, before which it isn't sent.
             expires: seconds from the moment it may be sent, or the moment after which it is not.
-            **options: Celery's others mean nothing here: the queue follows from the priority.
+            queue: one of the three; its priority is taken, if the message has none.
+            **options: `priority`, if it is one of ours, is taken as well; what should be called afterwards
+                (`link`, `chain`, …) is refused. Celery's others, its numeric priority too, mean nothing here.
 
         Returns:
             An AsyncResult whose id is the message's.
@@ -162,8 +189,8 @@ class SendMail(PolicyTask):
         Raises:
             As `Mailer.send`.
         """
-        if args:
-            raise MessageError("send_mail takes keyword arguments only: to=…, subject=…, text=…")
+        _refuse_positional(args)
+        _refuse_callbacks(options)
         given = dict(kwargs or {})
         if countdown is not None:
             given["send_at"] = datetime.now(UTC) + timedelta(seconds=countdown)
@@ -171,30 +198,69 @@ class SendMail(PolicyTask):
             given["send_at"] = eta
         if expires is not None:
             given["expires_after"] = _expires_after(expires, given.get("send_at"))
+        if isinstance(options.get("priority"), str):
+            given.setdefault("priority", options["priority"])
+        if queue is not None:
+            given.setdefault("priority", self._priority_of(getattr(queue, "name", queue)))
         if task_id is not None:
             given.setdefault("idempotency_key", task_id)
         return self.AsyncResult(installation_of(self.app).mailer.send(message_from(given)))
 
-    def run(self, **given: Any) -> str:
+    def _priority_of(self, queue: str) -> Priority:
+        namespace = installation_of(self.app).settings.namespace
+        ours = [queue_name(priority, namespace) for priority in PRIORITIES]
+        if queue not in ours:
+            raise MessageError(f"send_mail: mail has no queue {queue!r}; expected {', '.join(ours)}")
+        return priority_of(queue, namespace)
+
+    def run(self, *args: Any, **given: Any) -> str:
         """The weaker road: the mail came through Celery. Returns the message's id.
 
         An attachment comes with its content: a path would name a file of this machine, and whoever may
         write to the broker could have it mailed.
+
+        Raises:
+            Reject: Redis didn't accept it; the task goes back to its queue.
+            PermanentFailure: it can't be mailed.
         """
-        _refuse_paths(given.get("attachments", ()))
-        send_at = getattr(self.request, SEND_AT, None)
-        if send_at:
-            given.setdefault("send_at", send_at)
-        given.setdefault("idempotency_key", self.request.id)
         try:
-            return installation_of(self.app).mailer.send(message_from(given))
-        except StoreUnavailable as error:
+            _refuse_positional(args)
+            _refuse_paths(given.get("attachments", ()))
+            return installation_of(self.app).mailer.send(message_from(self._with_options(given)))
+        except StoreError as error:
             time.sleep(_REJECTED_PAUSE)
             raise Reject(error, requeue=True) from error
-        except MessageError as error:
-            log.error("mail that came by name can't be mailed: %s", error)
-            # What is raised is shown in Flower, and the sentence may hold an address.
-            raise PermanentFailure(f"{type(error).__name__}: the worker's log says why") from None
+        except (MessageError, IdempotencyConflict) as error:
+            # The sentence may hold an address or a subject, and what is raised is shown in Flower.
+            why = f"{type(error).__name__}; mailtasks.Message(…) with the same fields says why"
+            log.error("mail that came by name as task %s can't be mailed: %s", self.request.id, why)
+            raise PermanentFailure(why) from None
+
+    def _with_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields with what `apply_async` would have made of the task's options; fields are stronger."""
+        options = {"idempotency_key": self.request.id, "send_at": getattr(self.request, SEND_AT, None)}
+        fields = {name: value for name, value in options.items() if value is not None} | dict(given)
+        if self.request.expires:
+            moment = _moment("expires", self.request.expires)
+            fields.setdefault("expires_after", _expires_after(moment, fields.get("send_at")))
+        return fields
+
+
+_CALLED_AFTERWARDS: Final = ("link", "link_error", "chain", "chord")
+
+
+def _refuse_callbacks(options: Mapping[str, Any]) -> None:
+    for name in _CALLED_AFTERWARDS:
+        if options.get(name):
+            raise MessageError(
+                f"send_mail: {name} would never be called, since what becomes of a mail is no task's result; "
+                "let send_mail be the end of a chain, and ask status(id)"
+            )
+
+
+def _refuse_positional(args: Any) -> None:
+    if args:
+        raise MessageError("send_mail takes keyword arguments only: to=…, subject=…, text=…")
 
 
 def _refuse_paths(attachments: Any) -> None:
@@ -231,7 +297,7 @@ def message_from(given: Mapping[str, Any]) -> Message:
     """
     values = _fields_of(Message, given)
     if isinstance(values.get("send_at"), str):
-        values["send_at"] = _moment(values["send_at"])
+        values["send_at"] = _moment("send_at", values["send_at"])
     if isinstance(values.get("attachments"), list | tuple):
         values["attachments"] = [
             Attachment(**_fields_of(Attachment, item)) if isinstance(item, Mapping) else item
@@ -253,11 +319,11 @@ def _fields_of(kind: type[Message | Attachment], given: Mapping[str, Any]) -> di
     return dict(given)
 
 
-def _moment(text: str) -> datetime:
+def _moment(name: str, text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise MessageError(f"send_at {text!r} is no time; expected ISO 8601 with an offset") from None
+        raise MessageError(f"{name} {text!r} is no time; expected ISO 8601 with an offset") from None
 
 
 def _expires_after(expires: float | datetime, send_at: datetime | str | None) -> float | timedelta:
@@ -265,7 +331,7 @@ def _expires_after(expires: float | datetime, send_at: datetime | str | None) ->
         return expires
     if expires.tzinfo is None:
         raise MessageError(f"expires {expires} has no time zone; give an aware datetime, or seconds")
-    since = _moment(send_at) if isinstance(send_at, str) else send_at
+    since = _moment("send_at", send_at) if isinstance(send_at, str) else send_at
     return expires - (since or datetime.now(UTC))
 
 

@@ -7,9 +7,9 @@ recipient and that the waiting is done in the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from mailtasks.errors import DeliveryError, SettingsError, TemporaryFailure
 
@@ -42,6 +42,15 @@ _EXPECTED: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
 }
 
 
+def _are_retry_kwargs(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and value.keys() <= {"max_retries", "countdown"}
+        and _is_count_or_none(value.get("max_retries"))
+        and _is_seconds(value.get("countdown") or 0)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """The retry settings of a task. The defaults are ours: Celery's would give up after ten minutes,
@@ -68,6 +77,29 @@ class RetryPolicy:
         if self.autoretry_for and not any(map(_is_about_delivery, self.autoretry_for)):
             # Meant for an app's other tasks ("*"): it must not turn deferrals into failures.
             object.__setattr__(self, "autoretry_for", (TemporaryFailure,))
+
+    @classmethod
+    def annotated(cls, given: Mapping[str, Any]) -> Self:
+        """The policy of what `task_annotations` says, `retry_kwargs` included.
+
+        As in Celery its `max_retries` is stronger than the task's, and `retry_backoff` than its `countdown`;
+        our default for `retry_backoff` is not, since Celery's is to have none.
+
+        Raises:
+            SettingsError: a value is wrong.
+        """
+        settings = dict(given)
+        arguments = settings.pop("retry_kwargs", {})
+        if not _are_retry_kwargs(arguments):
+            raise SettingsError(
+                f"task_annotations: retry_kwargs is {arguments!r}; "
+                "expected max_retries and countdown (seconds, at least 0), and nothing else"
+            )
+        if arguments.get("max_retries") is not None:
+            settings["max_retries"] = arguments["max_retries"]
+        if arguments.get("countdown") is not None:
+            settings = {"retry_backoff": 0, **settings, "default_retry_delay": arguments["countdown"]}
+        return cls(**settings)
 
     def retries(self, failure: type[Exception]) -> bool:
         """Whether a failure of this class is tried again at all."""

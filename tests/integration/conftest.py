@@ -119,11 +119,13 @@ class Road:
         return {**os.environ, **ours, "PYTHONPATH": path}
 
     def start_worker(self, *options: str, threads: int = THREADS, app: str = "mailtasks") -> Child:
-        """Start a worker process, and return when it takes tasks. (Python's `-P`: not from this folder.)"""
+        """Start a worker process in the folder, and return when it takes tasks."""
         log = self.folder / f"worker{len(self.workers)}.log"
-        celery = [sys.executable, "-P", "-m", "celery", "-A", app, "worker", "-n", f"w{len(self.workers)}@%h"]
+        there = ["sh", "-c", f"cd '{self.folder}' && exec \"$@\"", "sh"]
+        celery = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"w{len(self.workers)}@%h"]
         usual = ["-P", "threads", "-c", str(threads), "-l", "INFO", "--without-mingle", "--without-gossip"]
-        self.workers.append(Child([*celery, *usual, *options], environment=self.environment(), output=log))
+        command = [*there, *celery, *usual, *options]
+        self.workers.append(Child(command, environment=self.environment(), output=log))
         wait_until(lambda: " ready." in log.read_text(), what="the worker's being ready")
         return self.workers[-1]
 

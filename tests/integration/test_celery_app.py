@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import kombu
 import pytest
 from celery import Celery
 
-import mailtasks
 from mailtasks.local.redis import LocalRedis
 from mailtasks.message import Message
 from mailtasks.publish import NORMAL_QUEUE
 from mailtasks.state import State
+from mailtasks.store.keys import new_batch_id
 from mailtasks.testing import wait_until
 
 Make = Callable[..., Any]
+
+CELERY = str(Path(sys.executable).with_name("celery"))
+"""The console script, which unlike `python -m celery` doesn't run with the working directory in its path."""
 
 SHOP = """
 from celery import Celery
@@ -129,19 +133,75 @@ def test_its_countdown_is_kept(road: Make, stranger: Celery) -> None:
     assert 2 <= caught.time - began < 4.5
 
 
-def test_bad_input_by_name_fails_once_with_a_sentence(road: Make, stranger: Celery) -> None:
+def test_its_expiry_is_kept(road: Make, stranger: Celery) -> None:
     way = road()
     way.start_worker()
-    for wrong in ({"to": "nobody"}, {"too": "ann@example.com"}, {"to": "a@example.com", "priority": "asap"}):
-        stranger.send_task("mailtasks.send_mail", kwargs=wrong, queue=NORMAL_QUEUE)
-    wait_until(lambda: way.said().count("raised unexpected") + way.said().count("raised expected") >= 3)
+    began = datetime.now(UTC)
+    for name, options in {"ann": {"expires": 600}, "bob": {"countdown": 600, "expires": 900}}.items():
+        mail = {"to": f"{name}@example.com", "text": "hi"}
+        stranger.send_task("mailtasks.send_mail", kwargs=mail, queue=NORMAL_QUEUE, **options)
+        [status] = wait_until(partial(lambda to: list(way.mailer.find(to)), mail["to"]))
+        assert abs(status.expires_at - began - timedelta(seconds=options["expires"])) < timedelta(seconds=5)
+
+
+def test_what_expired_before_a_worker_saw_it_is_not_mailed(road: Make, stranger: Celery) -> None:
+    way = road()
+    for to, options in {"late@example.com": {"expires": 0.01}, "ann@example.com": {}}.items():
+        mail = {"to": to, "text": "hi"}
+        stranger.send_task("mailtasks.send_mail", kwargs=mail, queue=NORMAL_QUEUE, **options)
+    way.start_worker()
+    assert [caught.recipients for caught in way.relay.wait_for(1)] == [("ann@example.com",)]
+    assert way.mailer.stats().accepted == 1
+
+
+def test_bad_input_by_name_fails_once(road: Make, stranger: Celery) -> None:
+    """Its task's id and what kind of mistake are told, and nothing of the mail."""
+    way = road()
+    way.start_worker()
+    wrong = [
+        ([], {"to": "nobody", "subject": "secret"}),
+        ([], {"too": "ann@example.com"}),
+        ([], {"to": "a@example.com", "priority": "secret"}),
+        ([], {"to": "a@example.com", "attachments": ["/secret"]}),
+        (["secret"], {}),
+    ]
+    for number, (args, kwargs) in enumerate(wrong):
+        id = f"order-{number}"
+        stranger.send_task("mailtasks.send_mail", args, kwargs, queue=NORMAL_QUEUE, task_id=id)
+    wait_until(lambda: way.said().count("raised expected: PermanentFailure(") == len(wrong))
     said = way.said()
-    assert "AddressError" in said
-    assert "send_mail: 'too' is no field of mailtasks.Message; it has to, cc" in said
-    assert "the priority 'asap' is unknown: use one of" in said
+    assert "mail that came by name as task order-0 can't be mailed: AddressError; " in said
+    for number in range(1, len(wrong)):
+        assert f"mail that came by name as task order-{number} can't be mailed: MessageError; " in said
+    for private in ("nobody", "secret", "example.com", "Traceback"):
+        assert private not in said
     assert way.mailer.stats().accepted == 0
     with way.redis.client() as client:
         assert client.hlen("unacked") == client.llen(NORMAL_QUEUE) == 0
+
+
+def test_a_hint_cant_be_revoked(road: Make, stranger: Celery) -> None:
+    """`mailtasks cancel` stops a mail; a hint that is dropped would only come again."""
+    way = road(hint_margin=600)
+    way.start_worker()
+    id = f"{new_batch_id()}.0"
+    stranger.control.revoke(id)
+    wait_until(lambda: f"Tasks flagged as revoked: {id}" in way.said())
+    way.mailer.send(Message(to="ann@example.com", text="hi"), id=id)
+    assert way.relay.wait_for(1)
+
+
+def test_flower_is_told_why_something_is_tried_again(road: Make, stranger: Celery) -> None:
+    way = road()
+    way.start_worker("-E")
+    told: list[dict[str, Any]] = []
+    with stranger.connection() as connection:
+        receiver = stranger.events.Receiver(connection, handlers={"task-retried": told.append})
+        with receiver.consumer_context() as (listening, *_):
+            way.send(Message(to="defer@example.com", text="hi"))
+            wait_until(lambda: told or listening.drain_events(timeout=10))
+    summary = "TemporaryFailure('1 deferred (recipient_deferred at rcpt 451 4.3.0)')"
+    assert summary in told[0]["exception"]
 
 
 def test_pickle_is_refused(road: Make, stranger: Celery, tmp_path: Path) -> None:
@@ -178,16 +238,14 @@ class Trap:
 
 def refused(tmp_path: Path, redis_url: str, *options: str, app: str = "mailtasks", **variables: str) -> str:
     """What a worker says that must not start: one line on stderr, and exit code 2."""
-    (tmp_path / "celeryconfig.py").touch()
     environment = {
         **os.environ,
         "MAILTASKS_BROKER_URL": redis_url,
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(mailtasks.__file__).parents[1]), *sys.path]),
         "PYTHONWARNINGS": "ignore",
         **variables,
     }
     ran = subprocess.run(
-        [sys.executable, "-P", "-m", "celery", "-A", app, "worker", *options],
+        [CELERY, "-A", app, "worker", *options],
         env=environment,
         capture_output=True,
         text=True,
@@ -227,6 +285,58 @@ def test_a_typo_in_q(tmp_path: Path, redis_url: str) -> None:
 def test_a_typo_in_q_of_a_users_app(tmp_path: Path, redis_url: str, shop: str) -> None:
     typo = ["-P", "threads", "-Q", "orders,mailtasks-1-urgnt"]
     assert refused(tmp_path, redis_url, *typo, app=shop) == QUEUE_TYPO
+
+
+def test_every_queue_that_is_not_there_is_refused(tmp_path: Path, redis_url: str) -> None:
+    ours = "mailtasks-1-urgent, mailtasks-2-normal, mailtasks-3-bulk"
+    said = refused(tmp_path, redis_url, "-P", "threads", "-Q", "Urgent")
+    assert said == f"mailtasks: there is no queue 'Urgent'; expected {ours}"
+
+
+def test_a_users_app_that_makes_no_queues_refuses_every_one(tmp_path: Path, redis_url: str) -> None:
+    (tmp_path / "shopconfig.py").write_text(SHOPCONFIG + "CELERY_TASK_CREATE_MISSING_QUEUES = False\n")
+    (tmp_path / "shop.py").write_text(SHOP.format(before="install(app)", after=""))
+    said = refused(tmp_path, redis_url, "-P", "threads", "-Q", "shop,odrers", app="shop")
+    assert said == (
+        "mailtasks: there is no queue 'odrers'; "
+        "expected shop, orders, mailtasks-1-urgent, mailtasks-2-normal, mailtasks-3-bulk"
+    )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "sentence"),
+    [
+        (
+            {"mailtasks.deliver": {"retry_backof": 1}},
+            "mailtasks: task_annotations: mailtasks.deliver has no retry_backof; expected retry_backoff",
+        ),
+        (
+            {"mailtasks.delivr": {"rate_limit": "1/s"}},
+            "mailtasks: task_annotations: there is no task mailtasks.delivr; "
+            "expected mailtasks.deliver or mailtasks.send_mail",
+        ),
+    ],
+)
+def test_a_typo_in_annotations(
+    tmp_path: Path, redis_url: str, annotations: dict[str, Any], sentence: str
+) -> None:
+    (tmp_path / "celeryconfig.py").write_text(f"task_annotations = {annotations}\n")
+    assert refused(tmp_path, redis_url, "-P", "threads") == sentence
+
+
+def test_the_celery_command_reads_the_celeryconfig_of_its_folder(tmp_path: Path, redis_url: str) -> None:
+    (tmp_path / "celeryconfig.py").write_text(
+        "task_annotations = {'mailtasks.deliver': {'max_retries': 41}}\n"
+    )
+    told = subprocess.run(
+        [CELERY, "-A", "mailtasks", "report"],
+        env=os.environ | {"MAILTASKS_BROKER_URL": redis_url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=tmp_path,
+    )
+    assert "'max_retries': 41" in told.stdout, told.stderr
 
 
 def test_a_typo_in_a_setting(tmp_path: Path, redis_url: str) -> None:

@@ -103,6 +103,44 @@ def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         assert line.startswith("mailtasks: lease (environment MAILTASKS_LEASE): 'soon' is wrong; ")
 
 
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            "import nosuch\n",
+            "celeryconfig.py can't be imported (ModuleNotFoundError: No module named 'nosuch'); correct it",
+        ),
+        (
+            "task_annotations =\n",
+            "celeryconfig.py can't be imported (SyntaxError: invalid syntax (celeryconfig.py, line 1)); "
+            "correct it",
+        ),
+        *[
+            (
+                f"{name} = 'redis://elsewhere/0'\n",
+                f"celeryconfig.py: {name} can't stand there, for producers would not know it; "
+                "set MAILTASKS_BROKER_URL instead",
+            )
+            for name in ("broker_url", "BROKER_URL", "broker_write_url")
+        ],
+    ],
+    ids=["import", "syntax", "broker_url", "BROKER_URL", "broker_write_url"],
+)
+def test_a_wrong_celeryconfig(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], config: str, sentence: str
+) -> None:
+    Path("celeryconfig.py").write_text(config)
+    importlib.invalidate_caches()
+    with pytest.raises(SettingsError) as caught:
+        own_app()
+    assert str(caught.value) == sentence
+    sys.modules.pop("celeryconfig", None)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/celery"])
+    with pytest.raises(SystemExit):
+        own_app()
+    assert capsys.readouterr().err == f"mailtasks: {sentence}\n"
+
+
 def test_a_name_that_isnt_there() -> None:
     with pytest.raises(AttributeError, match=r"module 'mailtasks\.celery' has no attribute 'ap'"):
         module.ap  # noqa: B018
@@ -147,6 +185,15 @@ def test_a_namespace_names_the_queues(app: Celery) -> None:
     install(app, Settings(namespace="shop"))
     app.finalize()
     assert set(app.amqp.queues.consume_from) == {"celery", "shop-1-urgent", "shop-2-normal", "shop-3-bulk"}
+
+
+@pytest.mark.parametrize("own", [{}, {"socket_timeout": 9, "visibility_timeout": 60}])
+def test_a_broker_that_hangs_holds_up_nobody_for_ever(app: Celery, own: dict[str, float]) -> None:
+    app.conf.broker_transport_options = own
+    install(app, Settings(redis_timeout=3, redis_connect_timeout=1))
+    app.finalize()
+    options = app.conf.broker_transport_options
+    assert options == {"socket_timeout": 3, "socket_connect_timeout": 1, **own}
 
 
 def test_a_wrong_setting_leaves_an_apps_own_tasks_alone(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,11 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import jsonschema
 import pytest
@@ -86,11 +90,27 @@ def test_our_services_wait_for_redis_and_run_our_commands(service):
     assert SERVICES[service]["command"][0] in COMMANDS
 
 
+def copied():
+    """What the Dockerfile copies into the image: (source, folder or name in it)."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    lines = re.findall(r"^COPY (.*) (\S+)$", dockerfile, re.MULTILINE)
+    return [(source, target) for sources, target in lines for source in sources.split()]
+
+
 def test_the_image_is_built_from_files_that_are_let_in():
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    copied = {
-        name for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE) for name in line.split()
-    }
-    assert {f"!{name}" for name in copied} <= set(ignored)
-    assert all((ROOT / name).exists() for name in copied)
+    assert {f"!{source}" for source, _ in copied()} <= set(ignored)
+
+
+def test_what_is_copied_into_the_image_is_enough_for_the_wheel(tmp_path):
+    for source, target in copied():
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, tmp_path / target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            (tmp_path / target).mkdir(exist_ok=True)
+            shutil.copy(ROOT / source, tmp_path / target)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", tmp_path]
+    built = subprocess.run(build, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "dist").glob("mailtasks-*.whl")
+    assert "mailtasks/local/recipients.csv" in ZipFile(wheel).namelist()

@@ -37,6 +37,43 @@ def test_the_broker_is_the_apps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.broker_url, settings.store_url, settings.lease) == (*["redis://here/3"] * 2, 7)
 
 
+def app_at(broker: str) -> Celery:
+    return Celery("shop", broker=broker, set_as_current=False)
+
+
+def test_given_settings_that_name_no_broker_get_the_apps() -> None:
+    given = Settings.load(framework={"lease": 7}, environ={})
+    settings = Installation(app_at("redis://here/3"), given).settings
+    assert (settings.broker_url, settings.store_url, settings.lease) == (*["redis://here/3"] * 2, 7)
+
+
+def test_a_ledger_of_its_own_is_left_where_it_is() -> None:
+    given = Settings.load(framework={"store_url": "redis://ledger/0"}, environ={})
+    settings = Installation(app_at("redis+socket:///run/redis.sock?virtual_host=3"), given).settings
+    assert settings.broker_url == "redis+socket:///run/redis.sock?virtual_host=3"
+    assert settings.store_url == "redis://ledger/0"
+    socket = Installation(app_at(settings.broker_url), Settings.load(environ={})).settings
+    assert socket.store_url == "unix:///run/redis.sock?db=3"
+
+
+def test_two_brokers_are_refused() -> None:
+    given = Settings.load(environ={"MAILTASKS_BROKER_URL": "redis://ann:secret@elsewhere/0"})
+    assert Installation(app_at("redis://ann:secret@elsewhere/0"), given).settings is given
+    with pytest.raises(SettingsError) as caught:
+        Installation(app_at("redis://here/3"), given).settings  # noqa: B018
+    assert str(caught.value) == (
+        "broker_url (environment MAILTASKS_BROKER_URL): redis://ann:***@elsewhere/0 is not the Celery app's "
+        "broker, redis://here/3; give both the same, or leave it out of the settings"
+    )
+
+
+@pytest.mark.parametrize("given", [None, Settings()])
+def test_a_broker_that_is_no_redis_is_the_apps_mistake(given: Settings | None) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Installation(app_at("amqp://guest@here//"), given).settings  # noqa: B018
+    assert str(caught.value).startswith("broker_url (the Celery app): ")
+
+
 def test_nothing_is_read_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAILTASKS_LEASE", "soon")
     installation = Installation(Celery("shop", set_as_current=False))

@@ -6,12 +6,14 @@ import base64
 import json
 import logging
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from celery.exceptions import QueueNotFound
 
+from mailtasks.errors import StoreUnavailable
 from mailtasks.local.redis import free_port
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.publish import (
@@ -25,7 +27,7 @@ from mailtasks.publish import (
     queues,
 )
 from mailtasks.settings import Settings
-from mailtasks.testing import LocalRedis
+from mailtasks.testing import LocalRedis, wait_until
 
 BATCH = "0" * 27
 
@@ -77,6 +79,43 @@ def test_a_broker_that_is_away_fails_nobody(caplog: pytest.LogCaptureFixture) ->
         assert not publisher.hint([(BATCH, Priority.BULK), (BATCH, Priority.BULK)])
     assert caplog.messages[-1].startswith("2 hints could not be published (")
     assert caplog.messages[-1].endswith("); the pump will find their mail")
+
+
+def test_a_broker_that_is_away_holds_up_one_call_and_not_the_next(
+    own_redis: LocalRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = Publisher(producing_app(Settings(broker_url=own_redis.url, redis_connect_timeout=0.3)))
+    hints = [(BATCH, Priority.URGENT)]
+    own_redis.stop()
+    assert not publisher.hint(hints)
+    began = time.monotonic()
+    assert not any(publisher.hint(hints) for _ in range(10))
+    assert time.monotonic() - began < 0.1
+    assert len(caplog.messages) == 1
+    own_redis.start()
+    wait_until(lambda: publisher.hint(hints), what="another try")
+    assert publisher.waiting(Priority.URGENT) == 1
+
+
+def test_what_fails_at_once_silences_nothing(own_redis: LocalRedis) -> None:
+    """As the first hint after Redis has restarted, whose connection is of before."""
+    publisher = Publisher(producing_app(Settings(broker_url=own_redis.url)))
+    assert publisher.hint([(BATCH, Priority.URGENT)])
+    own_redis.stop()
+    own_redis.start()
+    assert any(publisher.hint([(BATCH, Priority.URGENT)]) or time.sleep(0.01) for _ in range(10))
+
+
+def test_asking_a_broker_that_is_away_after_a_hint_that_failed() -> None:
+    broker = f"redis://127.0.0.1:{free_port()}/0"
+    publisher = Publisher(producing_app(Settings(broker_url=broker, redis_connect_timeout=0.3)))
+    assert not publisher.hint([(BATCH, Priority.BULK)])
+    with pytest.raises(StoreUnavailable) as caught:
+        publisher.waiting(Priority.BULK)
+    assert str(caught.value) == (
+        f"the broker {broker} can't be asked (Error 111 connecting to {broker[8:-2]}. Connection refused.); "
+        "is it running and reachable?"
+    )
 
 
 def test_an_app_is_made_once_and_never_becomes_the_current_one(redis_url: str) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from celery import Celery
+from celery import Celery, chord, group
+from celery.app.trace import get_log_policy, log_policy_expected
 from celery.exceptions import Reject, Retry
+from kombu import Queue
 
 import mailtasks
 from mailtasks import celery as celery_module
@@ -21,6 +25,7 @@ from mailtasks.errors import (
     MessageError,
     PermanentFailure,
     SettingsError,
+    StoreError,
     StoreUnavailable,
     TemporaryFailure,
 )
@@ -162,6 +167,63 @@ def test_no_positional_arguments(app: Celery) -> None:
     assert str(caught.value) == "send_mail takes keyword arguments only: to=…, subject=…, text=…"
 
 
+CALLED_AFTERWARDS = (
+    "send_mail: {} would never be called, since what becomes of a mail is no task's result; "
+    "let send_mail be the end of a chain, and ask status(id)"
+)
+
+
+def test_nothing_is_called_after_a_mail(app: Celery) -> None:
+    app.conf.result_backend = "cache+memory://"
+    mail = app.tasks[SEND_MAIL].s(**ANN)
+    after = app.tasks[SEND_MAIL].si(**ANN)
+    for name, wrong in {
+        "chain": mail | after,
+        "link": mail.clone().set(link=after),
+        "link_error": mail.clone().on_error(after),
+        "chord": chord([mail], after),
+    }.items():
+        with pytest.raises(MessageError) as caught:
+            wrong.apply_async()
+        assert str(caught.value) == CALLED_AFTERWARDS.format(name)
+    with pytest.raises(MessageError, match="link would never be called"):
+        group([mail.clone().set(link=after)]).apply_async()
+    assert mailer(app).stats().accepted == 0
+
+
+def test_the_end_of_a_chain(app: Celery) -> None:
+    """What a worker passes on to the last task of a chain."""
+    options = {"chain": [], "parent_id": "1", "root_id": "1", "priority": None, "task_id": "2"}
+    assert app.tasks[SEND_MAIL].si(**ANN).apply_async(("what came before",), **options).id
+    assert mailer(app).stats().accepted == 1
+
+
+def test_a_group_of_mails(app: Celery) -> None:
+    group(app.tasks[SEND_MAIL].s(**ANN) for _ in range(2)).apply_async()
+    assert len([*mailer(app).find("ann@example.com")]) == 2
+
+
+def test_a_queue_or_priority_of_ours_is_the_messages_if_it_has_none(app: Celery) -> None:
+    def priority(fields: dict[str, Any], **options: Any) -> str:
+        id = app.tasks[SEND_MAIL].apply_async(kwargs=fields, **options).id
+        return mailer(app).status(id).priority
+
+    assert priority(ANN, queue="mailtasks-1-urgent") == "urgent"
+    assert priority(ANN, queue=Queue("mailtasks-3-bulk")) == "bulk"
+    assert priority(ANN, priority="urgent") == "urgent"
+    assert priority(ANN, priority=0) == "normal"  # Celery's own, as of the task that began a chain
+    assert priority({**ANN, "priority": "bulk"}, queue="mailtasks-1-urgent", priority="normal") == "bulk"
+
+
+def test_another_queue(app: Celery) -> None:
+    with pytest.raises(MessageError) as caught:
+        app.tasks[SEND_MAIL].apply_async(kwargs=ANN, queue="celery")
+    assert str(caught.value) == (
+        "send_mail: mail has no queue 'celery'; "
+        "expected mailtasks-1-urgent, mailtasks-2-normal, mailtasks-3-bulk"
+    )
+
+
 def test_redis_away_is_said_to_the_caller(make: Make) -> None:
     app = make(f"redis://127.0.0.1:{free_port()}/0")
     with pytest.raises(StoreUnavailable, match="nothing was accepted"):
@@ -192,10 +254,18 @@ def test_run_by_a_worker_it_accepts_once(app: Celery) -> None:
     assert mailer(app).stats().accepted == 1
 
 
+def refusal(app: Celery, *args: Any, **given: Any) -> str:
+    """What Flower shows of mail by name that can't be mailed."""
+    result = app.tasks[SEND_MAIL].apply(args, given, task_id="order-7")
+    assert isinstance(result.result, PermanentFailure)
+    return str(result.result)
+
+
 def test_a_worker_mails_no_file_of_its_own(app: Celery) -> None:
     for paths in (["/etc/passwd"], "/etc/passwd", [{"filename": "a", "content": b"a"}, "/etc/passwd"]):
+        assert refusal(app, **ANN, attachments=paths).startswith("MessageError; ")
         with pytest.raises(MessageError) as caught:
-            app.tasks[SEND_MAIL].run(**ANN, attachments=paths)
+            tasks._refuse_paths(paths)
         assert str(caught.value) == (
             "send_mail: the attachment '/etc/passwd' is a path, and means nothing to the worker; "
             "give filename and content"
@@ -204,14 +274,58 @@ def test_a_worker_mails_no_file_of_its_own(app: Celery) -> None:
     assert app.tasks[SEND_MAIL].apply(kwargs=attached, task_id="order-8").get()
 
 
-def test_redis_away_while_a_worker_accepts_puts_the_task_back(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("args", "given", "kind"),
+    [
+        (("ann@example.com",), {}, "MessageError"),
+        ((), {"to": "ann-at-example.com", "text": "hi"}, "AddressError"),
+        ((), {**ANN, "subject": "ann\nBcc: bob@example.com"}, "MessageError"),
+        ((), {**ANN, "headers": {"Ann Bob": "x"}}, "MessageError"),
+        ((), {**ANN, "text": "other"}, "IdempotencyConflict"),
+    ],
+)
+def test_what_cant_be_mailed_is_told_without_a_word_of_it(
+    app: Celery, caplog: pytest.LogCaptureFixture, args: tuple[Any, ...], given: dict[str, Any], kind: str
 ) -> None:
+    app.tasks[SEND_MAIL].apply(kwargs=ANN, task_id="order-7")
+    said = f"{kind}; mailtasks.Message(…) with the same fields says why"
+    assert refusal(app, *args, **given) == said
+    [line] = [record.getMessage() for record in caplog.records if record.name == "mailtasks.tasks"]
+    assert line == f"mail that came by name as task order-7 can't be mailed: {said}"
+    shown = "".join(record.getMessage() + str(record.exc_text) for record in caplog.records).lower()
+    assert "ann" not in shown
+    assert "bob" not in shown
+
+
+@pytest.mark.parametrize("text", ["2030-01-02T03:04:05", "soon"])
+def test_an_eta_or_expiry_that_is_no_moment(app: Celery, text: str) -> None:
+    sentence = "no time zone" if text != "soon" else "expires 'soon' is no time; expected ISO 8601 with an"
+    with pytest.raises(MessageError, match=sentence):
+        tasks._expires_after(tasks._moment("expires", text), None)
+
+
+def test_what_redis_answers_puts_the_task_back(
+    make: Make, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether Redis is away or says something odd: the mail is in the task only."""
     monkeypatch.setattr(tasks, "_REJECTED_PAUSE", 0)
-    app = make(f"redis://127.0.0.1:{free_port()}/0")
-    with pytest.raises(Reject) as caught:
-        app.tasks[SEND_MAIL].run(**ANN, idempotency_key="k")
-    assert caught.value.requeue
+    away = make(f"redis://127.0.0.1:{free_port()}/0")
+    monkeypatch.setattr(mailer(app).ledger, "accept", Mock(side_effect=StoreError("WRONGTYPE")))
+    for wrong in (away, app):
+        with pytest.raises(Reject) as caught:
+            wrong.tasks[SEND_MAIL].run(**ANN, idempotency_key="k")
+        assert caught.value.requeue
+
+
+def test_events_show_neither_arguments_nor_hold_an_eta(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "default_strategy", lambda *_, **__: lambda message: message.headers)
+    receive = tasks.strategy_without_eta(app.tasks[SEND_MAIL], app, None)
+    eta = datetime(2030, 1, 1, tzinfo=UTC)
+    headers = app.amqp.as_task_v2("order-7", SEND_MAIL, kwargs=ANN, eta=eta).headers
+    assert "ann@example.com" in headers["kwargsrepr"]
+    shown = receive(SimpleNamespace(headers=headers))
+    assert (shown["argsrepr"], shown["kwargsrepr"]) == ("()", "{…}")
+    assert (shown.get("eta"), shown[tasks.SEND_AT]) == (None, eta.isoformat())
 
 
 # --- deliver ----------------------------------------------------------------------------------------
@@ -231,6 +345,7 @@ def test_deferred_is_a_retry_to_celery_and_nothing_is_published(app: Celery) -> 
         deliver(app, id)
     assert caught.value.message == "1 deferred (recipient_deferred at rcpt 451 4.3.0)"
     assert 0 <= caught.value.when <= 60
+    assert repr(caught.value.exc) == "TemporaryFailure('1 deferred (recipient_deferred at rcpt 451 4.3.0)')"
     assert mailer(app).queue()[1].hints == hints
 
 
@@ -307,6 +422,57 @@ def test_a_rate_that_is_none(make: Make) -> None:
     assert str(caught.value) == (
         'rate_limit \'fast\' is no rate; expected a text such as "10/s", "100/m" or "500/h"'
     )
+
+
+def test_retry_kwargs(make: Make) -> None:
+    annotated = {"autoretry_for": (TemporaryFailure,), "retry_kwargs": {"max_retries": 5, "countdown": 9}}
+    for name in (SEND_MAIL, DELIVER, "*"):
+        assert policy(make(task_annotations={name: annotated})) == RetryPolicy(
+            max_retries=5, retry_backoff=0, default_retry_delay=9
+        )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "sentence"),
+    [
+        ({DELIVER: {"retry_backof": 1}}, "mailtasks.deliver has no retry_backof; expected retry_backoff"),
+        ({SEND_MAIL: {"rate_limt": 1}}, "mailtasks.send_mail has no rate_limt; expected rate_limit"),
+        (
+            [{}, {DELIVER: {"xyz": 1}}],
+            "mailtasks.deliver has no xyz; expected autoretry_for, dont_autoretry_for, max_retries, "
+            "retry_backoff, retry_backoff_max, retry_jitter, default_retry_delay, retry_kwargs, rate_limit",
+        ),
+        (
+            {"mailtasks.delivr": {}},
+            "there is no task mailtasks.delivr; expected mailtasks.deliver or mailtasks.send_mail",
+        ),
+    ],
+)
+def test_a_wrong_name_in_annotations(make: Make, annotations: Any, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        policy(make(task_annotations=annotations))
+    assert str(caught.value) == f"task_annotations: {sentence}"
+
+
+def test_annotations_of_others_and_of_celerys_own_are_let_be(make: Make) -> None:
+    annotations = {"*": {"flavour": 1}, "shop.order": {"flavour": 2}}
+    annotations |= {DELIVER: {"on_failure": print, "@run": lambda run: run}}
+    assert policy(make(task_annotations=annotations)) == RetryPolicy()
+
+
+def test_celery_wraps_no_retries_of_its_own_around_ours(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make(task_annotations={DELIVER: {"max_retries": 1}})
+    failing = Mock(side_effect=TemporaryFailure("not now"))
+    monkeypatch.setattr(app.mailtasks.delivery(RetryPolicy()), "deliver", failing)
+    assert app.tasks[DELIVER].apply(["0" * 27]).state == "FAILURE"
+    assert failing.call_count == 1
+
+
+@pytest.mark.parametrize("name", [SEND_MAIL, DELIVER])
+def test_a_permanent_failure_is_an_expected_one(app: Celery, name: str) -> None:
+    """Celery logs it in one line, without a traceback."""
+    einfo = SimpleNamespace(internal=False)
+    assert get_log_policy(app.tasks[name], einfo, PermanentFailure("no")) is log_policy_expected
 
 
 def test_only_temporary_failures_are_retried_by_default() -> None:

@@ -10,7 +10,7 @@ from celery.utils.time import get_exponential_backoff_interval
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailtasks.errors import DeliveryError, PermanentFailure, TemporaryFailure
+from mailtasks.errors import DeliveryError, PermanentFailure, SettingsError, TemporaryFailure
 from mailtasks.policy.backoff import RetryPolicy
 
 
@@ -49,6 +49,28 @@ def test_celerys_jitter_is_full_too() -> None:
 def test_without_back_off_the_default_delay_stands(off: float) -> None:
     policy = RetryPolicy(retry_backoff=off, default_retry_delay=7)
     assert [policy.delay(n, random.random) for n in (1, 2, 9)] == [7, 7, 7]
+
+
+def test_retry_kwargs_are_celerys() -> None:
+    """Its `max_retries` is stronger than the task's; its `countdown` gives way to a back-off that was set."""
+    annotated = RetryPolicy.annotated
+    kwargs = {"max_retries": 3, "countdown": 10}
+    assert annotated({"retry_kwargs": kwargs, "max_retries": 9}).max_retries == 3
+    assert annotated({"retry_kwargs": {"max_retries": None}, "max_retries": 9}).max_retries == 9
+    assert annotated({"retry_kwargs": kwargs}).delay(5, random.random) == 10
+    backing_off = annotated({"retry_kwargs": kwargs, "retry_backoff": 5, "retry_jitter": False})
+    assert backing_off.delay(3, random.random) == 20
+    assert annotated({"retry_kwargs": {}}) == annotated({}) == RetryPolicy()
+
+
+@pytest.mark.parametrize("wrong", [{"eta": 5}, {"countdown": -1}, {"max_retries": "three"}, 3])
+def test_what_retry_kwargs_cant_hold(wrong: object) -> None:
+    with pytest.raises(SettingsError) as caught:
+        RetryPolicy.annotated({"retry_kwargs": wrong})
+    assert str(caught.value) == (
+        f"task_annotations: retry_kwargs is {wrong!r}; "
+        "expected max_retries and countdown (seconds, at least 0), and nothing else"
+    )
 
 
 def test_without_a_limit_it_is_never_exhausted() -> None:
