@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from mailtasks.kinds import Duration
+from mailtasks.message import LONGEST
 
 
 def moment(context: click.Context, parameter: click.Parameter, given: str | None) -> datetime | None:
@@ -39,7 +40,9 @@ def seconds(context: click.Context, parameter: click.Parameter, given: str | Non
             raise ValueError
         return duration
     except ValueError:
-        raise click.BadParameter(f"{given!r} is no duration; write one such as 90s, 15m or 2h") from None
+        raise click.BadParameter(
+            f"{given!r} is no duration; write one such as 90s, 15m or 2h, of at most {LONGEST.days} days"
+        ) from None
 
 
 def content(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:

@@ -111,6 +111,8 @@ def test_the_same_key_for_another_mail_is_refused(live):
         ),
         (("--id", "4711"), "'4711' is no message id; give the one that the error printed"),
         (("--expires-after", "0"), "'0' is no duration"),
+        (("--expires-after", "999999999d"), "write one such as 90s, 15m or 2h, of at most 3650 days"),
+        (("--send-at", "9999-12-31T23:59:59-05:00"), "give a time from 1970 on and before 2100"),
         (("--send-at", "tomorrow"), "'tomorrow' is no time; write one such as 2030-01-31T09:00+01:00"),
         (("--expires-after", "soon"), "'soon' is no duration; write one such as 90s, 15m or 2h"),
         (("--header", "X-Campaign"), "'X-Campaign' is not NAME:VALUE"),
