@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from mailtasks.address import Address, excerpt, parse
@@ -202,13 +203,13 @@ class Message:
         sender: str | None = None,
         envelope_sender: str | None = None,
         attachments: Sequence[Attachment | str | os.PathLike[str]] = (),
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
         priority: Priority | str = Priority.NORMAL,
         send_at: datetime | None = None,
         expires_after: timedelta | float | None = None,
         idempotency_key: str | None = None,
         tags: Sequence[str] = (),
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         keep = object.__setattr__  # the way into a frozen dataclass
         keep(self, "to", _addresses("to", to))
@@ -223,13 +224,13 @@ class Message:
         keep(self, "sender", None if sender is None else str(_address("sender", sender)))
         keep(self, "envelope_sender", _envelope_sender(envelope_sender))
         keep(self, "attachments", _attachments(attachments))
-        keep(self, "headers", _headers(headers or {}))
+        keep(self, "headers", _headers(headers))
         keep(self, "priority", _priority(priority))
         keep(self, "send_at", _send_at(send_at))
         keep(self, "expires_after", _expires_after(expires_after))
         keep(self, "idempotency_key", _idempotency_key(idempotency_key))
         keep(self, "tags", _tags(tags))
-        keep(self, "metadata", _metadata(metadata or {}))
+        keep(self, "metadata", _metadata(metadata))
 
     @property
     def recipients(self) -> tuple[str, ...]:

@@ -228,6 +228,8 @@ def test_survives_being_copied(copied):
         ),
         ({"tags": "orders"}, MessageError, "tags must be a list, not 'orders': put a single one in brackets"),
         ({"tags": [""]}, MessageError, "a tag is empty: give it a name or leave it out"),
+        ({"metadata": None}, MessageError, "metadata must map names to strings, not be 'None' (NoneType)"),
+        ({"headers": None}, MessageError, "headers must map names to strings, not be 'None' (NoneType)"),
         ({"metadata": {"order": 4711}}, MessageError, "metadata: order must be a string, not int"),
         (
             {"attachments": ["no/such/file.pdf"]},
