@@ -56,7 +56,7 @@ def flower(context: Context, address: str, port: int | None) -> None:
     """
     from mailtasks.flower import run_flower
 
-    click.get_current_context().exit(run_flower(context.settings, address=address, port=port))
+    run_flower(context.settings, address=address, port=port)
 
 
 @click.command()

@@ -141,7 +141,7 @@ def test_worker_used_wrongly(cli, supervised, option):
 
 def test_flower_gets_address_and_port(cli, monkeypatch):
     asked = []
-    monkeypatch.setattr(mailtasks.flower, "run_flower", lambda *given, **options: asked.append(options) or 0)
+    monkeypatch.setattr(mailtasks.flower, "run_flower", lambda *given, **options: asked.append(options))
     assert cli("flower").code == 0
     assert cli("flower", "--address", "0.0.0.0", "--port", "80").code == 0
     assert asked == [{"address": "127.0.0.1", "port": None}, {"address": "0.0.0.0", "port": 80}]
