@@ -192,6 +192,11 @@ class CatchingProcess:
         assert self._child is not None, "start the server first"
         return self._child.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is there."""
+        return self._child is not None and self._child.running
+
     def entries(self) -> list[Entry]:
         """What its journal holds so far."""
         return list(read_journal(self.journal)) if self.journal.exists() else []

@@ -65,6 +65,7 @@ class Everything:
         self.started: dict[str, str] = {}
         self._wants_flower = flower
         self.flower = ""  # its address, if it was started
+        self._parts: dict[str, LocalRedis | CatchingProcess | Child] = {}
         self._report = report
         self._stack = ExitStack()
 
@@ -98,6 +99,10 @@ class Everything:
             ended.set()
             waiting.join()
 
+    def ended(self) -> list[str]:
+        """The parts that were started and have ended by themselves."""
+        return [name for name, part in self._parts.items() if not part.running]
+
     def __enter__(self) -> Everything:
         try:
             self._start()
@@ -125,6 +130,7 @@ class Everything:
 
     def _start_redis(self) -> None:
         server = self._stack.enter_context(LocalRedis(folder=self.folder / "redis"))
+        self._parts["Redis"] = server
         self._use("broker_url", server.url)
         self._report(f"Redis   {server.url} keeps its data in {server.folder}")
 
@@ -132,6 +138,7 @@ class Everything:
         folder = self.folder / "mail"
         folder.mkdir(exist_ok=True)
         sink = self._stack.enter_context(CatchingProcess(folder=folder, save=True))
+        self._parts["the catching server"] = sink
         self._use("relay", sink.url)
         self._report(f"Relay   {sink.url} catches all mail in {folder}")
 
@@ -141,7 +148,7 @@ class Everything:
             return
         port = port if _is_free(port) else free_port()
         command = [sys.executable, "-m", "mailtasks.cli", "flower", "--address", HOST, "--port", str(port)]
-        self._stack.enter_context(
+        self._parts["Flower"] = self._stack.enter_context(
             Child(command, environment=self.environment, output=self.folder / FLOWER_LOG)
         )
         self.flower = f"http://{HOST}:{port}"
