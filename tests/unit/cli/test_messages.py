@@ -133,8 +133,20 @@ def test_what_can_not_be_mailed_is_wrong_use(live, tmp_path, options, sentence):
     assert live("stats", "--json").json["accepted"] == 0
 
 
+def test_an_empty_mail_is_sent_only_on_purpose(live, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("in vain"))
+    ran = live("send", "--to", "ann@example.com", "--subject", "Hello")
+    assert (ran.code, ran.out, ran.err) == (
+        2,
+        "",
+        "mailtasks: The mail would be empty: give --text, --text-file (- is standard input), --html or "
+        "--attach, or --text '' if it should be. See `mailtasks send --help`.\n",
+    )
+    assert live("send", "--to", "ann@example.com", "--text", "").code == 0
+
+
 def test_no_recipient(live):
-    ran = live("send", "--subject", "Hello")
+    ran = live("send", "--subject", "Hello", "--text", "It works")
     assert ran.code == 2
     assert "at least one recipient" in ran.err
 
