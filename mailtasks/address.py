@@ -27,6 +27,9 @@ from mailtasks.errors import AddressError
 MAX_OCTETS: Final = 254
 """RFC 5321 4.5.3.1.3 allows a path of 256 octets; two of them are the angle brackets."""
 
+MAX_LOCAL_OCTETS: Final = 64
+"""RFC 5321 4.5.3.1.1, for what stands before the last `@`."""
+
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 3.2.3
 # RFC 1123 2.1. A label with "--" in third place may be an A-label (RFC 5890): the library's.
 _LABEL: Final = r"(?!..--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -108,7 +111,9 @@ def excerpt(text: object) -> str:
 def _plain(text: str) -> str | None:
     """The wire form of an ASCII dot-atom at an ASCII host; None for whatever else it may be."""
     match = _PLAIN.fullmatch(text)
-    return f"{match[1]}@{match[2].lower()}" if match and len(text) <= MAX_OCTETS else None
+    if not match or len(text) > MAX_OCTETS or len(match[1]) > MAX_LOCAL_OCTETS:
+        return None
+    return f"{match[1]}@{match[2].lower()}"
 
 
 def _parse_any(text: str) -> Address:
@@ -173,6 +178,10 @@ def _checked(bare: str, text: str) -> str:
         )
     except email_validator.EmailSyntaxError as error:
         raise AddressError(_refusal(text, str(error))) from None
+    octets = len(valid.local_part.encode())
+    if octets > MAX_LOCAL_OCTETS:
+        reason = f"{octets} octets stand before the @, and RFC 5321 allows {MAX_LOCAL_OCTETS}"
+        raise AddressError(_refusal(text, reason))
     return f"{valid.local_part}@{valid.ascii_domain.removesuffix(stand_in)}"
 
 

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 
 from mailtasks import address
 from mailtasks.errors import AddressError
+from mailtasks.message import LONGEST
 from mailtasks.relay import EXPECTED, MASK, Relay, either, mask_url, parse_relay, split_url
 
 
@@ -72,18 +73,19 @@ class Duration(Plain):
 
     minimum: float  # seconds
 
+    MAXIMUM: ClassVar[float] = LONGEST.total_seconds()
     UNITS: ClassVar[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     FORMS: ClassVar[str] = ', as a number or a text such as "90s", "15m", "2h" or "5d"'
 
     @property
     def expected(self) -> str:
-        return f"seconds, at least {self.minimum:g}{self.FORMS}"
+        return f"seconds, at least {self.minimum:g}, at most {LONGEST.days} days{self.FORMS}"
 
     def read(self, given: Any) -> float:
         unit = 1
         if isinstance(given, str) and given[-1:] in self.UNITS:
             unit, given = self.UNITS[given[-1]], given[:-1]
-        return _within(_plain_number(given) * unit, self.minimum, None)
+        return _within(_plain_number(given) * unit, self.minimum, self.MAXIMUM)
 
 
 def _plain_number(given: Any) -> float:

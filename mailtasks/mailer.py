@@ -123,6 +123,9 @@ class Mailer:
             As `send`. If Redis goes away in the middle, the error's `ids` are those of all messages.
         """
         wanted = list(messages)
+        for message in wanted:
+            if not isinstance(message, Message):
+                raise MessageError(f"{address.excerpt(message)} is no message: make it a mailtasks.Message")
         ids = list(ids) if ids else packing.places(wanted)
         packed = packing.pack(wanted, ids, self.settings)
         conflicts: list[Packed] = []

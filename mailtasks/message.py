@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from mailtasks.address import Address, excerpt, parse
@@ -37,6 +38,12 @@ class Priority(StrEnum):
 
 PRIORITIES: Final = tuple(Priority)
 """In the order in which they are taken."""
+
+LONGEST: Final = timedelta(days=3650)
+"""How long a mail may be tried, and any other duration be: a slip is refused, not kept for ever."""
+
+MOMENTS: Final = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+"""Between these `send_at` must lie, so that no sum of times leaves what a datetime can hold."""
 
 MAX_KEY_LENGTH: Final = 256
 """Characters of an idempotency key: room for four UUIDs, and small beside any message in Redis."""
@@ -154,9 +161,9 @@ class Message:
         attachments: `Attachment` objects, or paths of files, which are read at once.
         headers: further headers; those that mailtasks sets itself are refused.
         priority: "urgent", "normal" or "bulk".
-        send_at: not before this moment (aware); None: now.
-        expires_after: a timedelta or seconds, from accept or `send_at` on; then it isn't tried
-            any more; None: the setting decides.
+        send_at: not before this moment (aware, before 2100); None: now.
+        expires_after: a timedelta or seconds, at most 3650 days, from accept or `send_at` on; then it
+            isn't tried any more; None: the setting `max_age`.
         idempotency_key: sending twice with the same key sends one mail; at most 256 characters.
         tags: your own words, kept with the message, not mailed.
         metadata: your own names and values, kept with the message, not mailed.
@@ -196,13 +203,13 @@ class Message:
         sender: str | None = None,
         envelope_sender: str | None = None,
         attachments: Sequence[Attachment | str | os.PathLike[str]] = (),
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
         priority: Priority | str = Priority.NORMAL,
         send_at: datetime | None = None,
         expires_after: timedelta | float | None = None,
         idempotency_key: str | None = None,
         tags: Sequence[str] = (),
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         keep = object.__setattr__  # the way into a frozen dataclass
         keep(self, "to", _addresses("to", to))
@@ -217,13 +224,13 @@ class Message:
         keep(self, "sender", None if sender is None else str(_address("sender", sender)))
         keep(self, "envelope_sender", _envelope_sender(envelope_sender))
         keep(self, "attachments", _attachments(attachments))
-        keep(self, "headers", _headers(headers or {}))
+        keep(self, "headers", _headers(headers))
         keep(self, "priority", _priority(priority))
         keep(self, "send_at", _send_at(send_at))
         keep(self, "expires_after", _expires_after(expires_after))
         keep(self, "idempotency_key", _idempotency_key(idempotency_key))
         keep(self, "tags", _tags(tags))
-        keep(self, "metadata", _metadata(metadata or {}))
+        keep(self, "metadata", _metadata(metadata))
 
     @property
     def recipients(self) -> tuple[str, ...]:
@@ -359,6 +366,12 @@ def _send_at(given: datetime | None) -> datetime | None:
             f"send_at={given.isoformat()} has no time zone: add one, for instance "
             "datetime.now(UTC) + timedelta(hours=1), or local.astimezone()"
         )
+    first, last = MOMENTS
+    if not first <= given < last:
+        raise MessageError(
+            f"send_at={given.isoformat()} is out of range: "
+            f"give a time from {first.year} on and before {last.year}"
+        )
     return given
 
 
@@ -369,9 +382,10 @@ def _expires_after(given: timedelta | float | None) -> timedelta | None:
         duration = given if isinstance(given, timedelta) else timedelta(seconds=given)
     except (TypeError, ValueError, OverflowError):
         duration = timedelta(0)
-    if duration <= timedelta(0):
+    if isinstance(given, bool) or not timedelta(0) < duration <= LONGEST:
         raise MessageError(
-            f"expires_after={given} is no time to live: give a positive timedelta or number of seconds"
+            f"expires_after={given} is no time to live: give a timedelta or a number of seconds, "
+            f"more than 0 and at most {LONGEST.days} days"
         )
     return duration
 

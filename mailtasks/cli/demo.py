@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mailtasks.cli.output import print_line, print_table
+from mailtasks.cli.context import as_json
+from mailtasks.cli.output import counted, print_json, print_line, print_table
 from mailtasks.state import UNFINISHED, State
 
 if TYPE_CHECKING:
-    from mailtasks.local.demo import Result
+    from mailtasks.local.demo import Demo, Result
     from mailtasks.status import Stats
 
-INTERRUPTED: Final = 130  # what a shell reports for a program that Ctrl-C ended
 REST: Final = 1.0  # seconds between two lines of progress where there is no terminal
 SHOWN: Final = 10  # recipients that didn't end as they should
 
@@ -32,30 +32,48 @@ SHOWN: Final = 10  # recipients that didn't end as they should
     metavar="FILE",
     help="A CSV file with the columns email, name, city and product; by default a thousand invented people.",
 )
-def demo(once: bool, recipients: Path | None) -> None:
+@as_json
+def demo(once: bool, recipients: Path | None, as_json: bool) -> None:
     """Show everything at work: 1,000 mails and some urgent ones, on this machine only.
 
     Starts a Redis, a server that catches the mail, workers and Flower of its own. On a terminal it stays
-    up until Ctrl-C; otherwise it ends, with 0 only if every mail ended as it should.
+    up until Ctrl-C; otherwise, and with --json, it ends, with 0 only if every mail ended as it should.
     """
     from mailtasks.local.demo import RECIPIENTS, Demo, Interrupted
     from mailtasks.local.processes import told_to_end
 
     with told_to_end() as told:
         try:
-            with Demo(recipients or RECIPIENTS, told, print_line) as course:
-                with _progress() as watch:
-                    result = course.run(watch)
-                _show(result)
-                if sys.stdout.isatty() and not once:
-                    print_line("")
-                    if flower := course.await_flower():
-                        print_line(f"Flower shows the tasks at {flower}.")
-                    print_line("Ctrl-C ends everything.")
-                    told.wait()
+            with Demo(recipients or RECIPIENTS, told, _say_nothing if as_json else print_line) as course:
+                result = _run(course, as_json)
+                if sys.stdout.isatty() and not (once or as_json):
+                    _stay(course)
         except Interrupted:
-            click.get_current_context().exit(INTERRUPTED)
+            raise click.Abort from None
     click.get_current_context().exit(1 if result.wrong else 0)
+
+
+def _say_nothing(_: object) -> None:
+    pass
+
+
+def _run(course: Demo, as_json: bool) -> Result:
+    if as_json:
+        result = course.run(_say_nothing)
+        print_json(result.as_dict())
+        return result
+    with _progress() as watch:
+        result = course.run(watch)
+    _show(result)
+    return result
+
+
+def _stay(course: Demo) -> None:
+    print_line("")
+    if flower := course.await_flower():
+        print_line(f"Flower shows the tasks at {flower}.")
+    print_line("Ctrl-C ends everything.")
+    course.stay()
 
 
 @contextmanager
@@ -144,6 +162,8 @@ def _conclude(wrong: Sequence[str]) -> None:
     if not wrong:
         print_line("Every mail ended as it should: the ledger and the catching server's book agree.")
         return
-    print_line(f"{len(wrong)} differences between what should be, the ledger and the catching server's book:")
+    print_line(
+        f"{counted(len(wrong), 'difference')} between what should be, the ledger and the catching server's book:"
+    )
     for sentence in wrong[:SHOWN]:
         print_line(f"  {sentence}")

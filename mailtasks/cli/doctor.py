@@ -25,9 +25,9 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from mailtasks.errors import RelayUnavailable
+from mailtasks.cli.output import counted
 from mailtasks.relay import Relay, is_loopback, mask_url
-from mailtasks.reply import Stage
+from mailtasks.reply import How, Outcome, Stage
 from mailtasks.settings import Settings, redis_py_url
 from mailtasks.smtp.session import ConnectFailed, Session, Timeouts
 from mailtasks.smtp.transport import tls_context
@@ -320,6 +320,16 @@ ADVICE: Final = {
 }
 """What to do where a connection ended."""
 
+SILENCE: Final = {
+    Stage.GREETING: "check the port: one that is for TLS from the first byte, often 465, says nothing until "
+    "it is called smtps://; or give a slow relay longer with --timeout",
+    **dict.fromkeys(
+        (Stage.EHLO, Stage.TLS, Stage.AUTH),
+        "give it longer with --timeout; if it stays silent, tell the relay's operator",
+    ),
+}
+"""What to do where it ended because the relay didn't answer in time."""
+
 KNOWN_ADVICE: Final = {
     "offers no STARTTLS": "use the port on which it offers STARTTLS, often 587, or smtps:// and 465; on a "
     "network that you trust, ?tls=none",
@@ -336,8 +346,8 @@ def relay_findings(relay: Relay, hello_name: str | None, timeout: float) -> Iter
     begin = time.perf_counter()
     try:
         Session.connect(relay, hello_name=hello_name, timeouts=_timeouts(timeout)).close()
-    except RelayUnavailable as error:
-        yield _unavailable(relay, error)
+    except ConnectFailed as error:
+        yield _unavailable(error)
         return
     took = (time.perf_counter() - begin) * 1000
     who = f", logged in as {relay.username}" if relay.username else ", without a login"
@@ -351,10 +361,14 @@ def _timeouts(seconds: float) -> Timeouts:
     return Timeouts(connect=seconds, greeting=seconds, ehlo=seconds, tls=seconds, auth=seconds)
 
 
-def _unavailable(relay: Relay, error: RelayUnavailable) -> Finding:
-    stage = error.failure.stage if isinstance(error, ConnectFailed) else Stage.CONNECT
+def _unavailable(error: ConnectFailed) -> Finding:
     known = (advice for words, advice in KNOWN_ADVICE.items() if words in str(error))
-    return Finding("relay", Level.FAIL, str(error), next(known, ADVICE[stage]))
+    return Finding("relay", Level.FAIL, str(error), next(known, _advice(error.failure)))
+
+
+def _advice(failure: Outcome) -> str:
+    silent = SILENCE if failure.how is How.TIMED_OUT else {}
+    return silent.get(failure.stage, ADVICE[failure.stage])
 
 
 def judge_secrecy(relay: Relay) -> Finding:
@@ -378,7 +392,7 @@ def _reception_findings(reception: Reception) -> Iterator[Finding]:
 def judge_certificate(ends: float, now: float) -> Finding:
     """How long the certificate is still good for."""
     days = int((ends - now) // 86400)
-    found = f"good for {days} more days"
+    found = f"good for {counted(days, 'more day')}"
     if days >= CERTIFICATE_DAYS:
         return Finding("relay: certificate", Level.OK, found)
     return Finding("relay: certificate", Level.WARN, found, "have it renewed: workers refuse an expired one")

@@ -79,6 +79,11 @@ def send(
 
     if text is not None and text_file is not None:
         raise click.UsageError("Give --text or --text-file, not both.")
+    if text is None and text_file is None and not (fields["html"] or fields["attachments"]):
+        raise click.UsageError(
+            "The mail would be empty: give --text, --text-file (- is standard input), --html or --attach, "
+            "or --text '' if it should be."
+        )
     if not (fields["sender"] or context.settings.default_from):
         raise click.UsageError("Name the sender with --from, or set MAILTASKS_DEFAULT_FROM.")
     message = Message(text=text_file if text is None else text, **fields)

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from mailtasks.kinds import Duration
+from mailtasks.message import LONGEST
 
 
 def moment(context: click.Context, parameter: click.Parameter, given: str | None) -> datetime | None:
@@ -39,7 +40,9 @@ def seconds(context: click.Context, parameter: click.Parameter, given: str | Non
             raise ValueError
         return duration
     except ValueError:
-        raise click.BadParameter(f"{given!r} is no duration; write one such as 90s, 15m or 2h") from None
+        raise click.BadParameter(
+            f"{given!r} is no duration; write one such as 90s, 15m or 2h, of at most {LONGEST.days} days"
+        ) from None
 
 
 def content(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
@@ -69,8 +72,11 @@ def message_id(context: click.Context, parameter: click.Parameter, given: str | 
 
 def folder(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path | None:
     """A folder to write into, made if it isn't there."""
-    if given is None or context.resilient_parsing:
-        return None
+    return None if given is None or context.resilient_parsing else made(given)
+
+
+def made(given: Path) -> Path:
+    """The same for a command that wants it later, once it knows of nothing else that is wrong."""
     try:
         given.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -84,7 +84,7 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
         ]
     )
     content = head.encode() + root.body
-    _check_size(len(content), size_limit)
+    _check_size(message, len(content), size_limit)
     return Composed(content, smtputf8=not (head.isascii() and _envelope_is_ascii(message)))
 
 
@@ -114,11 +114,12 @@ def _token(message_id: str) -> str:
     return blake2b(message_id.encode(), digest_size=12).hexdigest()
 
 
-def _check_size(size: int, limit: int) -> None:
+def _check_size(message: Message, size: int, limit: int) -> None:
     if size > limit:
+        remedy = "make its attachments smaller, link to them" if message.attachments else "make it shorter"
         raise MessageTooLarge(
             f"the composed message has {size:,} bytes, the size limit is {limit:,}: "
-            "make its attachments smaller, link to them, or raise `size_limit`"
+            f"{remedy}, or raise `size_limit`"
         )
 
 

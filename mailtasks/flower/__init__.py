@@ -8,10 +8,10 @@ state file, which Flower is known to corrupt. It runs in the process that calls 
 from __future__ import annotations
 
 import logging
+import os
 import signal
-import sys
-from types import FrameType
-from typing import Any, Final
+import time
+from typing import Any, Final, NoReturn
 
 from celery import Celery
 
@@ -23,6 +23,8 @@ from mailtasks.settings import Settings, is_loopback
 MAX_TASKS: Final = 10_000
 """How many tasks are kept in memory; Flower's 100,000 take it a gigabyte, and it gets slow long before."""
 
+RECONNECT: Final = 5.0  # seconds between two attempts to hear events again
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,8 +35,8 @@ def run_flower(
     port: int | None = None,
     auth: str | None = None,
     app: Celery | None = None,
-) -> int:
-    """Serve Flower until SIGTERM or Ctrl-C; to be called in the main thread.
+) -> NoReturn:
+    """Serve Flower until SIGTERM or Ctrl-C, which end the process with 0; to be called in the main thread.
 
     Args:
         settings: the broker, and what `port` and `auth` are by default.
@@ -43,9 +45,6 @@ def run_flower(
         auth: the login, "USER:PASSWORD"; `flower_auth` by default. Flower's own logins (OAuth2) count, too.
         app: a Celery app of your own to watch instead of the settings' broker.
 
-    Returns:
-        The exit code, 0.
-
     Raises:
         SettingsError: Flower isn't installed, a login is missing, or the port is taken.
     """
@@ -53,7 +52,6 @@ def run_flower(
     _configure(options, address, port or settings.flower_port, auth or settings.flower_auth)
     _demand_login(options)
     _serve(options, app or _watching_app(settings))
-    return 0
 
 
 def _options() -> Any:
@@ -92,7 +90,7 @@ def _watching_app(settings: Settings) -> Celery:
     return app
 
 
-def _serve(options: Any, app: Celery) -> None:
+def _serve(options: Any, app: Celery) -> NoReturn:
     from flower import command
     from flower.app import Flower
 
@@ -101,11 +99,24 @@ def _serve(options: Any, app: Celery) -> None:
     flower = Flower(capp=app, options=options, **command.settings)
     port = _listen(flower, options)
     logger.info("Flower is at http://%s:%s, broker %s", options.address, port, flower.broker_uri)
-    signal.signal(signal.SIGTERM, _exit)
-    try:
-        flower.start()
-    except (KeyboardInterrupt, SystemExit):
-        flower.stop()
+    flower.events.run = lambda: _hear(flower.events)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        flower.io_loop.asyncio_loop.add_signal_handler(number, flower.stop)
+    flower.start()
+    logging.shutdown()
+    os._exit(0)  # Python would wait for Flower's threads, which wait for Redis as long as it is away
+
+
+def _hear(events: Any) -> NoReturn:
+    """What Flower's thread for events does, but for its pause, which doubles at each failure without end."""
+    while True:
+        try:
+            with events.capp.connection() as connection:
+                receiver = events.capp.events.Receiver(connection, handlers={"*": events.on_event})
+                receiver.capture(limit=None, timeout=None, wakeup=True)
+        except Exception as error:  # whatever a transport raises
+            logger.warning("no events can be heard (%s); trying again in %g s", error, RECONNECT)
+            time.sleep(RECONNECT)
 
 
 def _listen(flower: Any, options: Any) -> int:
@@ -117,7 +128,3 @@ def _listen(flower: Any, options: Any) -> int:
             "choose another port (MAILTASKS_FLOWER_PORT) or address"
         ) from None
     return port
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    sys.exit(0)

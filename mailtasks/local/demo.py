@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import os
+import select
 import socket
 import sys
 import tempfile
@@ -20,19 +21,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from email.utils import formataddr
 from html import escape
 from itertools import islice
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from mailtasks.errors import MailtasksError, SettingsError
 from mailtasks.local.book import JOURNAL, Entry, accepted_pairs, read_journal
 from mailtasks.local.faults import Orders
 from mailtasks.local.processes import Child
+from mailtasks.local.redis import free_port
 from mailtasks.local.up import Everything
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
@@ -80,6 +82,10 @@ class Result:
     failures: Mapping[str, int]  # the relay's words: recipients
     wrong: Sequence[str]  # a sentence for each recipient that didn't end as it should
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"stats": self.stats.as_dict()}
+
 
 def _listens(address: str) -> bool:
     parts = urlsplit(address)
@@ -88,6 +94,12 @@ def _listens(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_hung_up(terminal: int) -> bool:
+    poll = select.poll()
+    poll.register(terminal, 0)  # what can't be asked for is told all the same: POLLHUP, POLLERR, POLLNVAL
+    return bool(poll.poll(0))
 
 
 def read(path: Path) -> Iterator[Mapping[str, str]]:
@@ -144,9 +156,9 @@ def differences(messages: Sequence[MessageStatus], accepted: Mapping[tuple[str, 
             if recipient.state is not wanted:
                 yield f"{recipient.address} is {recipient.state} ({recipient.reply}), not {wanted}"
             if caught != (wanted is State.SENT):
-                yield f"{recipient.address} was caught {caught} times, being {recipient.state}"
+                yield f"{recipient.address} was caught {caught}×, being {recipient.state}"
     for (message_id, address), times in unknown.items():
-        yield f"{address} was caught {times} times with {message_id or 'no Message-ID'}, which nobody sent"
+        yield f"{address} was caught {times}× with {message_id or 'no Message-ID'}, which nobody sent"
 
 
 _ORDERS: Final = Orders()
@@ -169,6 +181,7 @@ class Demo:
         self._recipients = recipients
         self._told = told
         self._report = report
+        self._parent = os.getppid()
         self._stack = ExitStack()
         self._ids: list[str] = []
         self._urgent: set[str] = set()
@@ -192,14 +205,28 @@ class Demo:
             watch: is shown the figures ten times a second.
 
         Raises:
-            MailtasksError: the workers ended by themselves, or Redis did.
+            MailtasksError: something that was started ended by itself.
             Interrupted: `told` was set.
         """
-        self._await_workers()
-        began = time.monotonic()
-        self._send(watch)
-        self._await_end(watch, began + PATIENCE)
-        return self._result(time.monotonic() - began)
+        try:
+            self._await_workers()
+            began = time.monotonic()
+            self._send(watch)
+            self._await_end(watch, began + PATIENCE)
+            return self._result(time.monotonic() - began)
+        except Exception:
+            self._look()  # of a part that has ended, the error is only the consequence
+            raise
+
+    def stay(self) -> None:
+        """Stay up until `told` is set, who started this is gone, or standard output's terminal is closed.
+
+        Raises:
+            MailtasksError: something that was started ended by itself.
+        """
+        with suppress(Interrupted):
+            while os.getppid() == self._parent and not _is_hung_up(sys.stdout.fileno()):
+                self._tick()
 
     # --- Starting
 
@@ -209,6 +236,7 @@ class Demo:
             enter(tempfile.TemporaryDirectory(prefix="mailtasks-demo-", ignore_cleanup_errors=True))
         )
         everything = enter(Everything(folder, environment=_environment(folder), report=self._report))
+        self._everything = everything
         self._flower = everything.flower
         self._journal = folder / "mail" / JOURNAL
         self._log = folder / WORKER_LOG
@@ -267,6 +295,12 @@ class Demo:
     def _tick(self) -> None:
         if self._told.wait(TICK):
             raise Interrupted
+        self._look()
+
+    def _look(self) -> None:
+        """Whether all that was started is still there."""
+        for part in self._everything.ended():
+            raise MailtasksError(f"{part} ended by itself, and so does the demo; start it anew")
         if not self._workers.running:
             raise MailtasksError(f"the workers ended by themselves; their last words: {self._last_words()}")
 
@@ -292,7 +326,8 @@ class Demo:
 def _environment(folder: Path) -> dict[str, str]:
     """Ours without any setting of mailtasks: the demo's own come from a file in `folder`."""
     file = folder / "mailtasks.toml"
-    file.write_text(SETTINGS)
+    # A port of its own for Flower: another demo may be about to take the usual one.
+    file.write_text(f"{SETTINGS}flower_port = {free_port()}\n")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return {**inherited, f"{PREFIX}CONFIG": str(file)}
 
@@ -314,9 +349,10 @@ def _retried(entries: Sequence[Entry]) -> int:
 
 
 def _failures(messages: Sequence[MessageStatus]) -> Mapping[str, int]:
-    return Counter(
+    replies = Counter(
         recipient.reply
         for message in messages
         for recipient in message.recipients
         if recipient.state is State.FAILED
     )
+    return dict(replies)

@@ -192,6 +192,11 @@ class CatchingProcess:
         assert self._child is not None, "start the server first"
         return self._child.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the server's process is there."""
+        return self._child is not None and self._child.running
+
     def entries(self) -> list[Entry]:
         """What its journal holds so far."""
         return list(read_journal(self.journal)) if self.journal.exists() else []
@@ -253,7 +258,7 @@ def main(
     with told_to_end() as told, server:
         _tell(f"{READY}{server.host}:{server.port}")
         told.wait()
-    _tell(f"caught {len(server.messages)} messages, refused or deferred {len(server.refusals)} recipients")
+    _tell(f"messages caught: {len(server.messages)}, recipients refused or deferred: {len(server.refusals)}")
 
 
 def _tell(line: str) -> None:

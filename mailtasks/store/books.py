@@ -38,6 +38,7 @@ _READ: Final = (
 _CHUNK: Final = 100  # batches read in one round trip
 _SAMPLE: Final = 1000  # batches among which the oldest is sought
 _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
+_LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _GATES: Final = ("pause", "aside", "rate")
 TALLIES: Final = ("doubts", "abandoned", "resends", "lapses", "duplicates", "late_evidence")
 """What `counts` holds beside the states, in the order in which it is shown."""
@@ -101,7 +102,8 @@ class Snapshot:
 
 
 def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    """Clamped to what every time zone can show: one odd record must not break a listing."""
+    return datetime.fromtimestamp(min(max(seconds, 0), _LAST), UTC)
 
 
 class Books:

@@ -74,7 +74,7 @@ def split_id(id: str) -> tuple[str, int]:
     Raises:
         ValueError: it can't be an id.
     """
-    batch, dot, index = id.partition(".")
+    batch, dot, index = str(id).partition(".")  # whatever a caller without a type checker gives
     if len(batch) != _LENGTH or set(batch) - set(_ALPHABET) or (dot and not index.isdecimal()):
         raise ValueError(f"{id!r} is not a message id")
     return batch, int(index or 0)

@@ -349,5 +349,5 @@ def test_a_wrong_setting_of_a_users_app(tmp_path: Path, redis_url: str, shop: st
     said = refused(tmp_path, redis_url, "-P", "threads", app=shop, MAILTASKS_LEASE="soon")
     assert said == (
         "mailtasks: lease (environment MAILTASKS_LEASE): 'soon' is wrong; expected seconds, at least 1, "
-        'as a number or a text such as "90s", "15m", "2h" or "5d"'
+        'at most 3650 days, as a number or a text such as "90s", "15m", "2h" or "5d"'
     )

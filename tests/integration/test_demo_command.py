@@ -1,6 +1,7 @@
 """The demo as a user runs it, on fewer rows, and every way in which it may end."""
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -35,9 +36,9 @@ def demo(tmp_path, some_rows):
     folder.mkdir()
     started = []
 
-    def start(*arguments, recipients=some_rows, stdout=subprocess.PIPE):
+    def start(*arguments, recipients=some_rows, stdout=subprocess.PIPE, started_by=()):
         process = subprocess.Popen(
-            [*COMMAND, "--recipients", str(recipients), *arguments],
+            [*started_by, *COMMAND, "--recipients", str(recipients), *arguments],
             # The relay is a setting of the user's that would mail people if the demo listened to it.
             env=os.environ
             | {"TMPDIR": str(folder), "DEMO": str(folder), "MAILTASKS_RELAY": "smtp://127.0.0.1:1"},
@@ -49,6 +50,12 @@ def demo(tmp_path, some_rows):
         started.append(process)
         return process
 
+    def child(word):
+        """The process whose command holds the word; its watcher has the same words, and the leash."""
+        lines = descendants(f"DEMO={folder}")
+        return next(int(line.split()[0]) for line in lines if word in line and "leash" not in line)
+
+    start.child = child
     start.left = lambda: descendants(f"DEMO={folder}") + [str(path) for path in folder.iterdir()]
     yield start
     for process in started:
@@ -110,13 +117,72 @@ def test_killed_it_leaves_nothing_either(demo):
     wait_until(lambda: not demo.left(), timeout=60, what="the end of all that it had started")
 
 
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [("mailtasks.local.sink", "the catching server"), slow("--appendonly", "Redis")],
+)
+def test_a_part_that_ended_by_itself_is_named(demo, word, part):
+    process = demo()
+    assert reached(process, SENDING)
+    os.kill(demo.child(word), signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"mailtasks: {part} ended by itself, and so does the demo; start it anew\n" in output
+    assert demo.left() == []
+
+
+def test_as_json_it_is_one_document_on_a_terminal_too(demo):
+    terminal, its_end = os.openpty()
+    process = demo("--json", stdout=its_end)
+    os.close(its_end)
+    shown = b"".join(iter(lambda: read(terminal), b""))
+    os.close(terminal)
+    assert process.wait(60) == 0
+    result = json.loads(shown)
+    assert (result["wrong"], result["stats"]["states"]["sent"] > 90) == ([], True)
+    assert result["failures"]["550 5.1.1 no such user here"] > 0
+    assert demo.left() == []
+
+
+def read(terminal):
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # how Linux says that the other end of a terminal is closed
+        return b""
+
+
+def shown_until_it_stays_up(terminal):
+    shown = ""
+    while "Ctrl-C ends everything" not in shown:
+        shown += os.read(terminal, 4096).decode(errors="replace")
+    return shown
+
+
+def test_it_ends_with_its_terminal(demo):
+    terminal, its_end = os.openpty()
+    process = demo(stdout=its_end)
+    os.close(its_end)
+    shown_until_it_stays_up(terminal)
+    os.close(terminal)
+    assert process.wait(60) == 0
+    assert demo.left() == []
+
+
+def test_it_ends_with_who_started_it(demo):
+    terminal, its_end = os.openpty()
+    process = demo(stdout=its_end, started_by=["sh", "-c", '"$@"; true', "sh"])
+    os.close(its_end)
+    shown_until_it_stays_up(terminal)
+    process.kill()
+    wait_until(lambda: not demo.left(), timeout=60, what="the end of all that it had started")
+    os.close(terminal)
+
+
 def test_on_a_terminal_it_stays_up_with_flower_until_ctrl_c(demo):
     terminal, its_end = os.openpty()
     process = demo(stdout=its_end)
     os.close(its_end)
-    shown = ""
-    while "Ctrl-C ends everything" not in shown:
-        shown += os.read(terminal, 4096).decode(errors="replace")
+    shown = shown_until_it_stays_up(terminal)
     assert "Every mail ended as it should" in shown
     flower = re.search(r"Flower shows the tasks at (http://127.0.0.1:\d+)", shown)[1]
     with urllib.request.urlopen(flower, timeout=10) as page:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -17,14 +18,14 @@ import pytest
 from celery import Celery
 
 from mailtasks.errors import SettingsError
-from mailtasks.flower import MAX_TASKS, _configure, _demand_login, run_flower
+from mailtasks.flower import MAX_TASKS, RECONNECT, _configure, _demand_login, _hear, run_flower
 from mailtasks.local.processes import Child
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
 from mailtasks.publish import NORMAL_QUEUE
 from mailtasks.settings import Settings
-from mailtasks.testing import CatchingServer
+from mailtasks.testing import CatchingServer, LocalRedis
 from mailtasks.testing import wait_until as wait_until_within
 
 pytest.importorskip("flower", reason="Flower isn't installed; pip install 'mailtasks[flower]'")
@@ -179,6 +180,42 @@ def test_a_deferred_mail_is_shown_as_a_retry_and_nothing_private_with_it(
     shown = get(port, "/api/tasks", LOGIN)[1] + get(port, f"/task/{id}", LOGIN)[1]
     assert id in shown
     assert "hush" not in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_good_order_while_redis_is_away(
+    own_redis: LocalRedis, tmp_path: Path, number: int
+) -> None:
+    flowers = Flowers(own_redis.url, tmp_path)
+    with flowers.flower(port=free_port()) as flower:
+        wait_until(lambda: flowers.said("flower.log").count("Inspect method") == 4, what="four answers")
+        own_redis.kill()
+        # Twice takes longer than the 5 s after which a thread that has been connected waits for Redis.
+        wait_until(lambda: flowers.said("flower.log").count("no events can be heard") == 2)
+        before = flowers.said("flower.log")
+        flower.signal(number)
+        assert flower.wait(10) == 0
+    assert "Traceback" not in flowers.said("flower.log").removeprefix(before)
+
+
+def test_it_listens_again_at_a_steady_pace(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            raise SystemExit
+
+    def connection() -> None:
+        raise OSError("Connection refused")
+
+    monkeypatch.setattr("mailtasks.flower.time.sleep", pause)
+    with pytest.raises(SystemExit):
+        _hear(SimpleNamespace(capp=SimpleNamespace(connection=connection)))
+    assert pauses == [RECONNECT] * 5
+    assert caplog.messages[-1] == "no events can be heard (Connection refused); trying again in 5 s"
 
 
 def test_without_a_login_it_binds_to_loopback_only(flowers: Flowers) -> None:

@@ -31,7 +31,7 @@ from mailtasks.errors import AddressError
         ('Ann <"a<b>"@example.com>', "Ann", '"a<b>"@example.com'),
         ("ann@[192.0.2.1]", "", "ann@[192.0.2.1]"),
         ("ann@[IPv6:2001:db8::1]", "", "ann@[IPv6:2001:db8::1]"),
-        ("a" * 242 + "@example.com", "", "a" * 242 + "@example.com"),
+        ("a" * 64 + "@" + "b." * 93 + "com", "", "a" * 64 + "@" + "b." * 93 + "com"),  # 254 octets
     ],
 )
 def test_takes(text, name, address):
@@ -58,8 +58,17 @@ def test_leaves_a_name_alone_that_only_looks_encoded():
             "'ann@example..com' is no mail address: An email address cannot have two periods in a row",
         ),
         (
-            "a" * 243 + "@example.com",
+            "a" * 64 + "@" + "b." * 93 + "come",
             f"'{'a' * 57}...' is no mail address: The email address is too long (1 character too many)",
+        ),
+        (
+            "a" * 65 + "@example.com",
+            f"'{'a' * 57}...' is no mail address: 65 octets stand before the @, and RFC 5321 allows 64",
+        ),
+        (
+            "ö" * 33 + "@example.com",
+            f"'{'ö' * 33}@example.com' is no mail address: 66 octets stand before the @, "
+            "and RFC 5321 allows 64",
         ),
         (
             "ann@example.com, bob@example.com",

@@ -294,7 +294,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
     assert caught.value.code == 2
     assert capsys.readouterr().err == (
         "mailtasks: lease (environment MAILTASKS_LEASE): 'soon' is wrong; expected seconds, at least 1, "
-        'as a number or a text such as "90s", "15m", "2h" or "5d"\n'
+        'at most 3650 days, as a number or a text such as "90s", "15m", "2h" or "5d"\n'
     )
 
 

@@ -20,6 +20,7 @@ REDIS = RedisUrl(("redis", "unix"))
         (DURATION, "15m", 900),
         (DURATION, "2h", 7200),
         (DURATION, "0.5d", 43200.0),
+        (DURATION, "3650d", 315_360_000),
         (Flag(), True, True),
         (Flag(), "Yes", True),
         (Flag(), "0", False),
@@ -57,6 +58,8 @@ def test_a_relay_is_read_to_itself():
         (WHOLE, "9" * 5000),
         (WHOLE, None),
         (DURATION, 0.4),
+        (DURATION, "3651d"),
+        (DURATION, 315_360_001),
         (DURATION, "-1s"),
         (DURATION, ""),
         (DURATION, "s"),
@@ -100,7 +103,7 @@ def test_refuse(kind, given):
 def test_what_is_expected():
     assert WHOLE.expected == "a whole number from 0 to 1000"
     assert Whole(1).expected == "a whole number of at least 1"
-    assert DURATION.expected.startswith("seconds, at least 0.5, ")
+    assert DURATION.expected.startswith("seconds, at least 0.5, at most 3650 days, as ")
     assert Choice(("a", "b")).expected == '"a" or "b"'
     assert REDIS.expected == "a URL such as redis://:PASSWORD@HOST:6379/0 (redis:// or unix://)"
 

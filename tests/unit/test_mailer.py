@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default as modern
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -180,13 +181,21 @@ def test_no_sender(redis_url: str) -> None:
         assert mailer.stats().accepted == 0
 
 
+def test_what_is_no_message(mailer: Mailer) -> None:
+    nothing: Any = "foo"
+    with pytest.raises(MessageError) as caught:
+        mailer.send_many([ann(), nothing])
+    assert str(caught.value) == "'foo' is no message: make it a mailtasks.Message"
+    assert mailer.stats().accepted == 0
+
+
 def test_over_the_size_limit(redis_url: str) -> None:
     with Mailer(Settings(broker_url=redis_url, default_from="a@example.com", size_limit=2048)) as mailer:
         with pytest.raises(MessageTooLarge) as caught:
             mailer.send(Message(to="ann@example.com", text="x" * 3000))
         assert re.fullmatch(
             r"the composed message has 3,\d+ bytes, the size limit is 2,048: "
-            r"make its attachments smaller, link to them, or raise `size_limit`",
+            r"make it shorter, or raise `size_limit`",
             str(caught.value),
         )
         assert mailer.stats().accepted == 0
@@ -214,9 +223,9 @@ def test_a_typo_in_a_keyword() -> None:
 
 
 @pytest.mark.parametrize(
-    "id", ["", "nonsense", "0" * 27, "0" * 27 + ".0", "0" * 27 + ".x", "../../etc/passwd", "ä" * 27]
+    "id", ["", "nonsense", "0" * 27, "0" * 27 + ".0", "0" * 27 + ".x", "../../etc/passwd", "ä" * 27, None, 5]
 )
-def test_an_id_that_nobody_knows(mailer: Mailer, id: str) -> None:
+def test_an_id_that_nobody_knows(mailer: Mailer, id: Any) -> None:
     for ask in (mailer.status, mailer.cancel, mailer.retry):
         with pytest.raises(UnknownMessage) as caught:
             ask(id)

@@ -14,6 +14,7 @@ from mailtasks.errors import AddressError, AttachmentError, MessageError
 from mailtasks.message import PRIORITIES, Attachment, Message, Priority
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+LIVE = "give a timedelta or a number of seconds, more than 0 and at most 3650 days"
 
 
 def full() -> Message:
@@ -184,20 +185,36 @@ def test_survives_being_copied(copied):
         ),
         ({"send_at": "noon"}, MessageError, "send_at must be a datetime, not 'noon'"),
         (
+            {"send_at": datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-5)))},
+            MessageError,
+            "send_at=9999-12-31T23:59:59-05:00 is out of range: give a time from 1970 on and before 2100",
+        ),
+        (
+            {"send_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))},
+            MessageError,
+            "send_at=0001-01-01T00:00:00+05:00 is out of range: give a time from 1970 on and before 2100",
+        ),
+        (
             {"expires_after": 0},
             MessageError,
-            "expires_after=0 is no time to live: give a positive timedelta or number of seconds",
+            f"expires_after=0 is no time to live: {LIVE}",
+        ),
+        ({"expires_after": True}, MessageError, f"expires_after=True is no time to live: {LIVE}"),
+        ({"expires_after": 1e300}, MessageError, f"expires_after=1e+300 is no time to live: {LIVE}"),
+        (
+            {"expires_after": timedelta(days=3650, seconds=1)},
+            MessageError,
+            f"expires_after=3650 days, 0:00:01 is no time to live: {LIVE}",
         ),
         (
             {"expires_after": float("nan")},
             MessageError,
-            "expires_after=nan is no time to live: give a positive timedelta or number of seconds",
+            f"expires_after=nan is no time to live: {LIVE}",
         ),
         (
             {"expires_after": timedelta(seconds=-1)},
             MessageError,
-            "expires_after=-1 day, 23:59:59 is no time to live: give a positive timedelta "
-            "or number of seconds",
+            f"expires_after=-1 day, 23:59:59 is no time to live: {LIVE}",
         ),
         (
             {"idempotency_key": ""},
@@ -211,6 +228,8 @@ def test_survives_being_copied(copied):
         ),
         ({"tags": "orders"}, MessageError, "tags must be a list, not 'orders': put a single one in brackets"),
         ({"tags": [""]}, MessageError, "a tag is empty: give it a name or leave it out"),
+        ({"metadata": None}, MessageError, "metadata must map names to strings, not be 'None' (NoneType)"),
+        ({"headers": None}, MessageError, "headers must map names to strings, not be 'None' (NoneType)"),
         ({"metadata": {"order": 4711}}, MessageError, "metadata: order must be a string, not int"),
         (
             {"attachments": ["no/such/file.pdf"]},

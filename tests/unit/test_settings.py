@@ -195,7 +195,7 @@ def test_a_typo_that_resembles_nothing():
 def test_a_wrong_value_is_named_with_its_source():
     assert refusal({"MAILTASKS_LEASE": "soon"}) == (
         "lease (environment MAILTASKS_LEASE): 'soon' is wrong; expected seconds, at least 1, "
-        'as a number or a text such as "90s", "15m", "2h" or "5d"'
+        'at most 3650 days, as a number or a text such as "90s", "15m", "2h" or "5d"'
     )
 
 
@@ -206,7 +206,8 @@ def test_a_wrong_value_that_a_stronger_source_overrides_is_refused_all_the_same(
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [  # the line's beginning; the whole of what a kind expects is tested with the kinds
-        ({"lease": 0}, "lease (keyword): 0 is wrong; expected seconds, at least 1, as a number"),
+        ({"lease": 0}, "lease (keyword): 0 is wrong; expected seconds, at least 1, at most 3650 days, as"),
+        ({"max_age": "999999999d"}, "max_age (keyword): '999999999d' is wrong; expected seconds, at least"),
         ({"window_bulk": 0}, "window_bulk (keyword): 0 is wrong; expected a whole number of at least 1"),
         ({"flower_port": 65536}, "flower_port (keyword): 65536 is wrong; expected a whole number from 1"),
         ({"doubt_bulk": "drop"}, "doubt_bulk (keyword): 'drop' is wrong; expected \"resend\" or \"hold\""),

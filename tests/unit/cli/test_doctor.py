@@ -7,6 +7,7 @@ from mailtasks.cli.doctor import Facts, Level
 from mailtasks.local.redis import LocalRedis, free_port
 from mailtasks.relay import Relay
 from mailtasks.settings import Settings
+from mailtasks.testing.scripted import HANG, ScriptedRelay
 
 GOOD = {
     "version": "7.2.4",
@@ -90,10 +91,13 @@ def test_secrecy(url, level, found):
     assert (finding.level, finding.found) == (level, found)
 
 
-@pytest.mark.parametrize(("ends", "level"), [(14.5, "ok"), (13.9, "warn"), (0.5, "warn")])
-def test_the_days_that_a_certificate_has_left(ends, level):
+@pytest.mark.parametrize(
+    ("ends", "level", "days"),
+    [(14.5, "ok", "14 more days"), (13.9, "warn", "13 more days"), (1.5, "warn", "1 more day")],
+)
+def test_the_days_that_a_certificate_has_left(ends, level, days):
     finding = doctor.judge_certificate(1e9 + ends * DAY, 1e9)
-    assert (finding.level, finding.found) == (level, f"good for {int(ends)} more days")
+    assert (finding.level, finding.found) == (level, f"good for {days}")
 
 
 def test_pipelining():
@@ -197,6 +201,24 @@ def test_a_relay_that_is_not_there():
     assert (finding.subject, finding.level) == ("relay", Level.FAIL)
     assert "connection refused" in finding.found
     assert finding.advice == doctor.ADVICE[doctor.Stage.CONNECT]
+
+
+@pytest.mark.parametrize(
+    ("replies", "stage", "advice"),
+    [
+        ({"CONNECT": HANG}, "greeting", "check the port: one that is for TLS from the first byte, often 465"),
+        ({"EHLO": HANG}, "ehlo", "give it longer with --timeout; if it stays silent, tell the relay's oper"),
+        ({"AUTH": HANG}, "auth", "give it longer with --timeout; if it stays silent, tell the relay's oper"),
+        ({"CONNECT": "554 go away"}, "greeting", "ask the relay's operator whether this machine may send"),
+        ({"AUTH": "535 5.7.8 no"}, "auth", "check user and password in the relay's URL"),
+    ],
+)
+def test_advice_for_a_silent_relay_is_not_that_for_one_that_refuses(replies, stage, advice):
+    with ScriptedRelay(replies, extensions=["AUTH PLAIN"]) as server:
+        relay = Relay.parse(f"smtp://ann:secret@127.0.0.1:{server.port}")
+        (finding,) = doctor.relay_findings(relay, None, 0.3)
+    assert f": {stage}: " in finding.found
+    assert finding.advice.startswith(advice)
 
 
 def test_a_relay_without_tls_that_should_have_it(sink):

@@ -111,6 +111,8 @@ def test_the_same_key_for_another_mail_is_refused(live):
         ),
         (("--id", "4711"), "'4711' is no message id; give the one that the error printed"),
         (("--expires-after", "0"), "'0' is no duration"),
+        (("--expires-after", "999999999d"), "write one such as 90s, 15m or 2h, of at most 3650 days"),
+        (("--send-at", "9999-12-31T23:59:59-05:00"), "give a time from 1970 on and before 2100"),
         (("--send-at", "tomorrow"), "'tomorrow' is no time; write one such as 2030-01-31T09:00+01:00"),
         (("--expires-after", "soon"), "'soon' is no duration; write one such as 90s, 15m or 2h"),
         (("--header", "X-Campaign"), "'X-Campaign' is not NAME:VALUE"),
@@ -131,8 +133,20 @@ def test_what_can_not_be_mailed_is_wrong_use(live, tmp_path, options, sentence):
     assert live("stats", "--json").json["accepted"] == 0
 
 
+def test_an_empty_mail_is_sent_only_on_purpose(live, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("in vain"))
+    ran = live("send", "--to", "ann@example.com", "--subject", "Hello")
+    assert (ran.code, ran.out, ran.err) == (
+        2,
+        "",
+        "mailtasks: The mail would be empty: give --text, --text-file (- is standard input), --html or "
+        "--attach, or --text '' if it should be. See `mailtasks send --help`.\n",
+    )
+    assert live("send", "--to", "ann@example.com", "--text", "").code == 0
+
+
 def test_no_recipient(live):
-    ran = live("send", "--subject", "Hello")
+    ran = live("send", "--subject", "Hello", "--text", "It works")
     assert ran.code == 2
     assert "at least one recipient" in ran.err
 

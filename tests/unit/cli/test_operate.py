@@ -5,7 +5,7 @@ from mailtasks.state import State
 
 
 def send(live, *options):
-    return live("send", "--to", "ann@example.com", *options).out.strip()
+    return live("send", "--to", "ann@example.com", "--text", "It works", *options).out.strip()
 
 
 def test_stats(live, settle):

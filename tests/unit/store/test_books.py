@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -207,6 +207,20 @@ def test_a_damaged_batch_hides_no_other(
     assert str(raised.value).startswith(f"the records of batch {ids[1]} can't be read (")
     assert str(raised.value).endswith("); were they changed?")
     assert str(raised.value) in caplog.text
+
+
+@pytest.mark.parametrize("field", ["a", "w", "x", "f"])
+@pytest.mark.parametrize(("milliseconds", "year"), [(10**18, 9999), (-(10**18), 1970)])
+def test_a_time_that_no_calendar_has_breaks_no_listing(
+    bench: Bench, field: str, milliseconds: int, year: int
+) -> None:
+    odd, other = bench.accept(), bench.accept()
+    bench.redis.hset(bench.keys.batch(odd)[0], field, milliseconds)
+    found = {message.id: message for message in bench.books.find("0@example.com")}
+    assert set(found) == {f"{odd}.0", f"{other}.0"}
+    message = found[f"{odd}.0"]
+    times = (message.accepted_at, message.send_at, message.expires_at, message.finished_at)
+    assert year in {time.astimezone(timezone(timedelta(hours=14))).year for time in times if time}
 
 
 def test_a_damaged_batch_does_not_stop_the_queue(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -61,9 +62,11 @@ GOOD = "0" * 27
         f"{GOOD}.x",
         f"{GOOD}.-1",
         f"{GOOD}.1.2",
+        None,
+        5,
     ],
 )
-def test_what_is_no_id_is_refused(wrong: str) -> None:
+def test_what_is_no_id_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match=f"^{wrong!r} is not a message id$".replace("(", "\\(")):
         split_id(wrong)
 
