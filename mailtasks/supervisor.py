@@ -34,7 +34,7 @@ IN_GOOD_ORDER: Final = (DONE, -signal.SIGTERM)  # the latter if it was still sta
 STEADY: Final = 10.0  # seconds after which a process counts as having started well
 LONGEST_PAUSE: Final = 30.0  # seconds before a process that dies at once is started again
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last unless `nohup` ignores it
 
 
 @dataclass(slots=True)
@@ -96,6 +96,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Keep the processes running until SIGTERM, SIGINT or SIGHUP; to be called in the main thread.
+
+        What `nohup` has asked for, that a closed terminal (SIGHUP) be of no concern, stays so.
 
         The first of these signals lets the processes finish what they are sending, within `grace`; the
         second kills them.
@@ -192,7 +194,8 @@ class Supervisor:
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """Signals are put into a queue, so that nothing but `_listen` is ever interrupted by one."""
-        numbers = (*STOP_SIGNALS, signal.SIGCHLD)
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+        numbers = {*STOP_SIGNALS, signal.SIGCHLD} - ignored
         before = {number: signal.signal(number, self._hear) for number in numbers}
         try:
             yield
@@ -218,10 +221,37 @@ def roles(processes: int, namespace: str = "mailtasks") -> dict[str, tuple[str, 
 def celery_command(app: str, name: str, queues: Sequence[str], options: Sequence[str]) -> tuple[str, ...]:
     """The command line of one worker process.
 
+    Our process id is in its name, since another supervisor on this host has processes of the same roles.
     Mingle and gossip are left out: they ask every other worker at the start, and need none of the answers.
     """
-    celery = (sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{name}@%h", "-Q", ",".join(queues))
+    node = f"{name}-{os.getpid()}@%h"
+    celery = (sys.executable, "-m", "celery", "-A", app, "worker", "-n", node, "-Q", ",".join(queues))
     return (*celery, "--without-mingle", "--without-gossip", *options)
+
+
+def check_app(app: str, environment: Mapping[str, str]) -> None:
+    """Load an app as the processes will, in one that ends at once.
+
+    Raises:
+        SettingsError: it can't be loaded. Celery would say so at length, in every process.
+    """
+    tried = subprocess.run(  # noqa: S603  # a list of words, no shell
+        [sys.executable, "-c", _LOAD, app], env=environment, capture_output=True, text=True, check=False
+    )
+    if tried.returncode:
+        reason = tried.stdout.strip().rpartition("\n")[2] or f"exit code {tried.returncode}"
+        raise SettingsError(f"the Celery app {app!r} can't be loaded ({reason}); expected as for celery -A")
+
+
+_LOAD: Final = """
+import sys
+from celery.app.utils import find_app
+try:
+    find_app(sys.argv[1])
+except BaseException as error:
+    print("", type(error).__name__ + ":", *str(error).split())
+    sys.exit(1)
+"""
 
 
 def pause_before(failures: int) -> float:

@@ -25,7 +25,14 @@ CONCURRENCY: Final = click.option(
 @PROCESSES
 @CONCURRENCY
 @click.option("-A", "--app", default="mailtasks", show_default=True, help="The Celery app, as for celery -A.")
-@click.option("-l", "--log-level", default="INFO", show_default=True, help="As for celery -l.")
+@click.option(
+    "-l",
+    "--log-level",
+    type=click.Choice(("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), case_sensitive=False),
+    default="INFO",
+    show_default=True,
+    help="As for celery -l.",
+)
 @pass_context
 def worker(context: Context, processes: int, concurrency: int, app: str, log_level: str) -> None:
     """Send mail: run worker processes, and one more for urgent and normal mail only.
@@ -33,10 +40,12 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
     A process that dies is started again. Ctrl-C or SIGTERM lets them finish what they are sending; a
     second one kills them.
     """
-    from mailtasks.supervisor import Supervisor
+    from mailtasks.supervisor import Supervisor, check_app
 
+    settings = context.settings
+    check_app(app, context.environment)
     supervisor = Supervisor(
-        context.settings,
+        settings,
         processes=processes,
         concurrency=concurrency,
         app=app,

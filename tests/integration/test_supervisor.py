@@ -89,11 +89,12 @@ class Team:
         self._app.send_task("work", args=[seconds], queue=NORMAL_QUEUE, retry=False)
 
     def processes(self) -> dict[str, int]:
-        """The pid of each worker process by its name."""
+        """The pid of each worker process by its role."""
         supervisor = self.supervisor.pid
         pids = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
         words = {int(pid): Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids}
-        return {line[line.index("-n") + 1]: pid for pid, line in words.items() if "-n" in line}
+        names = {line[line.index("-n") + 1]: pid for pid, line in words.items() if "-n" in line}
+        return {name.removesuffix(f"-{supervisor}@%h"): pid for name, pid in names.items()}
 
     def wait_until_ready(self, times: int = 2) -> None:
         wait_until(lambda: self.said().count(" ready.") >= times, what="the workers' being ready")
@@ -123,15 +124,15 @@ def test_processes_are_started_started_again_and_stopped_in_good_order(start: Ca
     team = start()
     team.wait_until_ready()
     first = team.processes()
-    assert set(first) == {"urgent@%h", "worker1@%h"}
+    assert set(first) == {"urgent", "worker1"}
     assert team.said().count("exchange=mailtasks(direct) key=mailtasks-1-urgent") == 2
     assert team.said().count("exchange=mailtasks(direct) key=mailtasks-3-bulk") == 1
 
-    os.kill(first["urgent@%h"], signal.SIGKILL)
+    os.kill(first["urgent"], signal.SIGKILL)
     team.wait_until_ready(3)
     second = team.processes()
-    assert second["urgent@%h"] != first["urgent@%h"]
-    assert second["worker1@%h"] == first["worker1@%h"]
+    assert second["urgent"] != first["urgent"]
+    assert second["worker1"] == first["worker1"]
     assert "mailtasks: urgent was ended by SIGKILL; " in team.said()
     assert "starting it again" in team.sentences()[-1]
 

@@ -118,6 +118,8 @@ local function load(id, first)
       and batch.lapses and batch.hints and batch.next_due and #(batch.states or '') == size) then
     error('mailtasks damaged: the records of batch ' .. id .. ' are damaged; mend them, or delete its keys')
   end
+  -- Accepted before the clock was set back, and not planned for later: it may go now.
+  if batch.not_before == batch.accepted then batch.not_before = math.min(batch.not_before, now) end
   return batch
 end
 

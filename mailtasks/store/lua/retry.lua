@@ -41,6 +41,7 @@ if retried == 0 then return { retried, bodiless } end
 local from = math.max(now, batch.not_before)
 batch.expires = from + batch.expires - batch.not_before
 batch.not_before = from
+for code in pairs(WITH) do list_under(batch, code) end -- anew, since it is kept for longer now
 set_field(batch, 'w', integer(batch.not_before))
 set_field(batch, 'x', integer(batch.expires))
 set_field(batch, 'z', 0)

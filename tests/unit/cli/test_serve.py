@@ -113,14 +113,18 @@ def supervised(monkeypatch):
             return 1
 
     monkeypatch.setattr(mailtasks.supervisor, "Supervisor", Supervisor)
+    monkeypatch.setattr(
+        mailtasks.supervisor, "check_app", lambda app, environment: asked.update(checked=(app, environment))
+    )
     return asked
 
 
 def test_worker_hands_its_options_on(cli, supervised):
-    ran = cli("--set", "lease=2s", "worker", "-c", "4", "--processes", "3", "-A", "shop", "-l", "DEBUG")
+    ran = cli("--set", "lease=2s", "worker", "-c", "4", "--processes", "3", "-A", "shop", "-l", "debug")
     assert ran.code == 1
     assert supervised["settings"].lease == 2
     assert supervised["environment"]["MAILTASKS_LEASE"] == "2s"
+    assert supervised["checked"] == ("shop", supervised["environment"])
     options = ("processes", "concurrency", "app", "log_level")
     assert [supervised[name] for name in options] == [3, 4, "shop", "DEBUG"]
 
@@ -130,7 +134,16 @@ def test_worker_with_a_wrong_setting_does_not_start(cli, supervised):
     assert not supervised
 
 
-@pytest.mark.parametrize("option", [("-c", "0"), ("--processes", "0"), ("-c", "many")])
+def test_worker_of_an_app_that_isnt_there(cli):
+    ran = cli("worker", "-A", "nosuch")
+    assert ran.code == 2
+    assert ran.err == (
+        "mailtasks: the Celery app 'nosuch' can't be loaded (ModuleNotFoundError: No module named 'nosuch'); "
+        "expected as for celery -A\n"
+    )
+
+
+@pytest.mark.parametrize("option", [("-c", "0"), ("--processes", "0"), ("-c", "many"), ("-l", "NOPE")])
 def test_worker_used_wrongly(cli, supervised, option):
     assert cli("worker", *option).code == 2
     assert not supervised
@@ -167,7 +180,7 @@ def answers(url):
 def test_up_runs_everything_and_leaves_nothing_running(program, cli, tmp_path, monkeypatch, wait_until):
     process = program("--set", f"flower_port={free_port()}", "up", "--processes", "1", "-c", "2")
     flower = read_until(process.stdout, r"Flower  (http://\S+)")[1]
-    ready = {read_until(process.stderr, r"(\w+)@\S+ ready\.")[1] for _ in range(2)}
+    ready = {read_until(process.stderr, r"(\w+)-\d+@\S+ ready\.")[1] for _ in range(2)}
     assert ready == {"urgent", "worker1"}
     assert read_until(process.stdout, r"Flower shows the tasks at (\S+)\.$")[1] == flower
     for name in ("MAILTASKS_BROKER_URL", "MAILTASKS_RELAY"):

@@ -127,12 +127,15 @@ def test_the_debris_of_a_child_that_was_stopped_is_left_to_its_parent(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_told_to_end_catches_the_signal_and_puts_the_handlers_back(number):
-    before = signal.getsignal(number)
-    with told_to_end() as told:
-        assert not told.is_set()
-        os.kill(os.getpid(), number)
-        assert told.wait(5)
-    assert signal.getsignal(number) is before
+    before = signal.signal(number, signal.SIG_DFL)  # under `nohup` SIGHUP would be ignored
+    try:
+        with told_to_end() as told:
+            assert not told.is_set()
+            os.kill(os.getpid(), number)
+            assert told.wait(5)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def test_what_nohup_asked_for_stays_so():
