@@ -229,31 +229,6 @@ def celery_command(app: str, name: str, queues: Sequence[str], options: Sequence
     return (*celery, "--without-mingle", "--without-gossip", *options)
 
 
-def check_app(app: str, environment: Mapping[str, str]) -> None:
-    """Load an app as the processes will, in one that ends at once.
-
-    Raises:
-        SettingsError: it can't be loaded. Celery would say so at length, in every process.
-    """
-    tried = subprocess.run(  # noqa: S603  # a list of words, no shell
-        [sys.executable, "-c", _LOAD, app], env=environment, capture_output=True, text=True, check=False
-    )
-    if tried.returncode:
-        reason = tried.stdout.strip().rpartition("\n")[2] or f"exit code {tried.returncode}"
-        raise SettingsError(f"the Celery app {app!r} can't be loaded ({reason}); expected as for celery -A")
-
-
-_LOAD: Final = """
-import sys
-from celery.app.utils import find_app
-try:
-    find_app(sys.argv[1])
-except BaseException as error:
-    print("", type(error).__name__ + ":", *str(error).split())
-    sys.exit(1)
-"""
-
-
 def pause_before(failures: int) -> float:
     """Seconds to wait before a process is started again that died so often in a row before it was steady."""
     return float(min(LONGEST_PAUSE, 2 ** (failures - 1))) if failures else 0.0

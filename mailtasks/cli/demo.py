@@ -162,8 +162,7 @@ def _conclude(wrong: Sequence[str]) -> None:
     if not wrong:
         print_line("Every mail ended as it should: the ledger and the catching server's book agree.")
         return
-    print_line(
-        f"{counted(len(wrong), 'difference')} between what should be, the ledger and the catching server's book:"
-    )
+    found = counted(len(wrong), "difference")
+    print_line(f"{found} between what should be, the ledger and the catching server's book:")
     for sentence in wrong[:SHOWN]:
         print_line(f"  {sentence}")

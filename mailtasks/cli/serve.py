@@ -40,12 +40,10 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
     A process that dies is started again. Ctrl-C or SIGTERM lets them finish what they are sending; a
     second one kills them.
     """
-    from mailtasks.supervisor import Supervisor, check_app
+    from mailtasks.supervisor import Supervisor
 
-    settings = context.settings
-    check_app(app, context.environment)
     supervisor = Supervisor(
-        settings,
+        context.settings,
         processes=processes,
         concurrency=concurrency,
         app=app,

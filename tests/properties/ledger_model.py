@@ -30,6 +30,7 @@ class Recipient:
 class Batch:
     priority: Priority
     sizes: Sequence[int]  # recipients of each message
+    accepted: int
     not_before: int
     expires: int
     recipients: list[Recipient] = field(default_factory=list)
@@ -234,10 +235,15 @@ class Model:
             for index in message
         ]
 
+    def begins(self, batch: Batch) -> int:
+        """At once, whatever has become of the clock, unless it is planned for later."""
+        at_once = batch.not_before == batch.accepted
+        return min(batch.not_before, self.now) if at_once else batch.not_before
+
     def is_sendable(self, batch: Batch, index: int) -> bool:
         recipient = batch.recipients[index]
         if recipient.state is State.QUEUED:
-            return batch.not_before <= self.now
+            return self.begins(batch) <= self.now
         return recipient.state is State.DEFERRED and recipient.due <= self.now
 
     def renew(self, id: str, token: str) -> bool:
@@ -262,8 +268,9 @@ class Model:
             batch.recipients[index].state = State.QUEUED
             batch.recipients[index].attempts = batch.recipients[index].due = 0
         if indices:
-            begins = max(self.now, batch.not_before)
-            batch.expires += begins - batch.not_before
+            before = self.begins(batch)
+            begins = max(self.now, before)
+            batch.expires += begins - before
             batch.not_before, batch.lapses = begins, 0
 
     def counts(self) -> Counter[str]:

@@ -164,7 +164,7 @@ class Machine(RuleBasedStateMachine):
         waits = self.redis.zscore(self.keys.gate("pause", priority), id) is not None
         assert waits is bool(self.model.paused & {"all", priority})
         start = self.model.now + later * 1000
-        self.model.batches[id] = Batch(priority, sizes, start, start + int(LIFETIME * 1000))
+        self.model.batches[id] = Batch(priority, sizes, self.model.now, start, start + int(LIFETIME * 1000))
         self.promises[id] = Promise(new)
 
     # Workers
@@ -385,10 +385,7 @@ class Machine(RuleBasedStateMachine):
         windows = {id: set(batch.window) for id, batch in self.model.batches.items()}
         before = self.states()
         self.model.look(due)
-        for id in due:
-            batch = self.model.batches[id]
-            if batch.token:  # cut short, if the clock was set back
-                self.promises[id].leases[batch.token] = batch.lease
+        self.note_leases(due)
         hints = self.ledger.look(due, dict.fromkeys(PRIORITIES, 60.0 if busy else 0.0))
         assert len({hint.batch for hint in hints}) == len(hints)
         for hint in hints:
@@ -403,6 +400,13 @@ class Machine(RuleBasedStateMachine):
             doubted = {index for index in changed if before[id][index] == State.SENDING.code}
             assert doubted <= windows[id], "more doubt than the window"
             assert not (changed and self.model.is_quiet), "time has jumped, yet something lapsed or expired"
+
+    def note_leases(self, due: Sequence[str]) -> None:
+        """After a look: those that were written before the clock was set back are cut short."""
+        for id in due:
+            batch = self.model.batches[id]
+            if batch.token:
+                self.promises[id].leases[batch.token] = batch.lease
 
     # The laws
 
@@ -484,6 +488,7 @@ class Machine(RuleBasedStateMachine):
                 self.ledger.open("rate", priority, len(self.promises))
             due = self.ledger.due()
             self.model.look(due)
+            self.note_leases(due)
             for hint in self.ledger.look(due, {}):
                 self.deliver(hint.batch)
         assert not any(batch.unfinished for batch in self.model.batches.values())

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
 from mailtasks.errors import SettingsError
 from mailtasks.guard import LEASH
 from mailtasks.settings import Settings
-from mailtasks.supervisor import Supervisor, celery_command, check_app, pause_before, roles
+from mailtasks.supervisor import Supervisor, celery_command, pause_before, roles
 
 
 def test_one_process_is_for_urgent_and_normal_mail_only() -> None:
@@ -61,32 +60,3 @@ def test_what_nohup_asked_for_stays_so(asked_for: signal.Handlers) -> None:
         assert signal.getsignal(signal.SIGHUP) is asked_for
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.parametrize(
-    ("app", "reason"),
-    [
-        ("nosuch", "ModuleNotFoundError: No module named 'nosuch'"),
-        ("json", "AttributeError: module 'json' has no attribute 'celery'"),
-        ("broken", "RuntimeError: in two lines"),
-        ("ending", "SystemExit: 0"),
-    ],
-)
-def test_an_app_that_cant_be_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: str, reason: str
-) -> None:
-    (tmp_path / "broken.py").write_text("print('words'); raise RuntimeError('in\\ntwo lines')")
-    (tmp_path / "ending.py").write_text("raise SystemExit(0)")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError) as refusal:
-        check_app(app, os.environ)
-    assert str(refusal.value) == (
-        f"the Celery app {app!r} can't be loaded ({reason}); expected as for celery -A"
-    )
-
-
-def test_an_app_that_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "shop.py").write_text("from celery import Celery; shop = Celery()")
-    monkeypatch.chdir(tmp_path)
-    for app in ("mailtasks", "shop", "shop:shop", "shop.shop"):
-        check_app(app, os.environ)

@@ -113,9 +113,6 @@ def supervised(monkeypatch):
             return 1
 
     monkeypatch.setattr(mailtasks.supervisor, "Supervisor", Supervisor)
-    monkeypatch.setattr(
-        mailtasks.supervisor, "check_app", lambda app, environment: asked.update(checked=(app, environment))
-    )
     return asked
 
 
@@ -124,7 +121,6 @@ def test_worker_hands_its_options_on(cli, supervised):
     assert ran.code == 1
     assert supervised["settings"].lease == 2
     assert supervised["environment"]["MAILTASKS_LEASE"] == "2s"
-    assert supervised["checked"] == ("shop", supervised["environment"])
     options = ("processes", "concurrency", "app", "log_level")
     assert [supervised[name] for name in options] == [3, 4, "shop", "DEBUG"]
 
@@ -132,15 +128,6 @@ def test_worker_hands_its_options_on(cli, supervised):
 def test_worker_with_a_wrong_setting_does_not_start(cli, supervised):
     assert cli("--set", "lease=soon", "worker").code == 2
     assert not supervised
-
-
-def test_worker_of_an_app_that_isnt_there(cli):
-    ran = cli("worker", "-A", "nosuch")
-    assert ran.code == 2
-    assert ran.err == (
-        "mailtasks: the Celery app 'nosuch' can't be loaded (ModuleNotFoundError: No module named 'nosuch'); "
-        "expected as for celery -A\n"
-    )
 
 
 @pytest.mark.parametrize("option", [("-c", "0"), ("--processes", "0"), ("-c", "many"), ("-l", "NOPE")])
