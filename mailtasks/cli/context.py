@@ -32,7 +32,12 @@ class Context:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For processes that read the settings themselves: they come to the same ones."""
+        """For processes that read the settings themselves: they come to the same ones.
+
+        Raises:
+            SettingsError: a setting is wrong.
+        """
+        _ = self.settings  # before names are looked up, which may be those of no setting
         named = {"MAILTASKS_CONFIG": self.file} if self.file else {}
         changed = {SETTINGS[name].variable: value for name, value in self.changes.items()}
         return {**os.environ, **named, **changed}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from mailtasks.cli.context import as_json
-from mailtasks.cli.output import print_json, print_line, print_table
+from mailtasks.cli.output import counted, print_json, print_line, print_table
 from mailtasks.state import UNFINISHED, State
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ def _conclude(wrong: Sequence[str]) -> None:
     if not wrong:
         print_line("Every mail ended as it should: the ledger and the catching server's book agree.")
         return
-    print_line(f"{len(wrong)} differences between what should be, the ledger and the catching server's book:")
+    differences = counted(len(wrong), "difference")
+    print_line(f"{differences} between what should be, the ledger and the catching server's book:")
     for sentence in wrong[:SHOWN]:
         print_line(f"  {sentence}")

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
+from mailtasks.cli.output import counted
 from mailtasks.relay import Relay, is_loopback, mask_url
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.settings import Settings, redis_py_url
@@ -391,7 +392,7 @@ def _reception_findings(reception: Reception) -> Iterator[Finding]:
 def judge_certificate(ends: float, now: float) -> Finding:
     """How long the certificate is still good for."""
     days = int((ends - now) // 86400)
-    found = f"good for {days} more days"
+    found = f"good for {counted(days, 'more day')}"
     if days >= CERTIFICATE_DAYS:
         return Finding("relay: certificate", Level.OK, found)
     return Finding("relay: certificate", Level.WARN, found, "have it renewed: workers refuse an expired one")

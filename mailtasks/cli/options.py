@@ -72,8 +72,11 @@ def message_id(context: click.Context, parameter: click.Parameter, given: str | 
 
 def folder(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path | None:
     """A folder to write into, made if it isn't there."""
-    if given is None or context.resilient_parsing:
-        return None
+    return None if given is None or context.resilient_parsing else made(given)
+
+
+def made(given: Path) -> Path:
+    """The same for a command that wants it later, once it knows of nothing else that is wrong."""
     try:
         given.mkdir(parents=True, exist_ok=True)
     except OSError as error:

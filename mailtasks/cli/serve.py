@@ -10,6 +10,7 @@ import click
 
 from mailtasks.cli.context import Context, pass_context
 from mailtasks.cli.options import folder as writable
+from mailtasks.cli.options import made
 from mailtasks.cli.output import print_line
 
 PROCESSES: Final = click.option(
@@ -92,7 +93,6 @@ def sink(host: str, port: int, save: Path | None, faults: str | None) -> None:
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    callback=writable,
     default=".mailtasks",
     show_default=True,
     help="For Redis' data and the caught mail.",
@@ -106,18 +106,21 @@ def up(context: Context, processes: int, concurrency: int, folder: Path, flower:
     """
     from mailtasks.local.up import Everything
 
-    everything = Everything(folder, environment=context.environment, flower=flower, report=print_line)
+    environment = context.environment
+    everything = Everything(made(folder), environment=environment, flower=flower, report=print_line)
     with everything:
         code = everything.run(
             processes=processes,
             concurrency=concurrency,
-            when_ready=lambda: _tell_producers(everything.started),
+            when_ready=lambda: _tell_producers(everything.started, everything.flower),
         )
     click.get_current_context().exit(code)
 
 
-def _tell_producers(started: Mapping[str, str]) -> None:
+def _tell_producers(started: Mapping[str, str], flower: str) -> None:
     print_line("")
+    if flower:
+        print_line(f"Flower shows the tasks at {flower}.")
     print_line("To send mail from another terminal:")
     for variable, value in started.items():
         print_line(f"  export {variable}={value}")

@@ -123,8 +123,8 @@ class Book:
             self._waiting -= 1
         if not reached:
             raise TimeoutError(
-                f"{len(self.messages)} of {messages} messages were caught within {timeout} s; "
-                f"{len(self.refusals)} recipients were refused or deferred"
+                f"messages caught within {timeout} s: {len(self.messages)} of {messages}; "
+                f"recipients refused or deferred: {len(self.refusals)}"
             )
         return list(self.messages)
 

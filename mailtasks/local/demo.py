@@ -156,9 +156,9 @@ def differences(messages: Sequence[MessageStatus], accepted: Mapping[tuple[str, 
             if recipient.state is not wanted:
                 yield f"{recipient.address} is {recipient.state} ({recipient.reply}), not {wanted}"
             if caught != (wanted is State.SENT):
-                yield f"{recipient.address} was caught {caught} times, being {recipient.state}"
+                yield f"{recipient.address} was caught {caught}×, being {recipient.state}"
     for (message_id, address), times in unknown.items():
-        yield f"{address} was caught {times} times with {message_id or 'no Message-ID'}, which nobody sent"
+        yield f"{address} was caught {times}× with {message_id or 'no Message-ID'}, which nobody sent"
 
 
 _ORDERS: Final = Orders()

@@ -258,7 +258,7 @@ def main(
     with told_to_end() as told, server:
         _tell(f"{READY}{server.host}:{server.port}")
         told.wait()
-    _tell(f"caught {len(server.messages)} messages, refused or deferred {len(server.refusals)} recipients")
+    _tell(f"messages caught: {len(server.messages)}, recipients refused or deferred: {len(server.refusals)}")
 
 
 def _tell(line: str) -> None:

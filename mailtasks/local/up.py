@@ -2,7 +2,8 @@
 
 A part that the settings name is used and not started: a Redis or a relay of yours stays yours. What is
 started here ends when this does, however that comes about. Redis' data and the caught mail are kept in
-a folder, so that what was accepted and not yet sent is sent the next time.
+a folder, so that what was accepted and not yet sent is sent the next time; so are the ports, if they are
+free then: what another terminal was told stays right.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from mailtasks.supervisor import Supervisor
 
 FOLDER: Final = Path(".mailtasks")
 FLOWER_LOG: Final = "flower.log"
+REDIS_PORT: Final = "redis.port"
+RELAY_PORT: Final = "relay.port"
 LOOK: Final = 0.5  # seconds that workers get to say that they are there, and between two such looks
 
 
@@ -108,6 +111,8 @@ class Everything:
             self._start()
         except BaseException:
             self._stack.close()
+            with suppress(OSError):  # it holds something, or isn't there
+                self.folder.rmdir()
             raise
         return self
 
@@ -129,7 +134,10 @@ class Everything:
             self._start_flower(settings.flower_port)
 
     def _start_redis(self) -> None:
-        server = self._stack.enter_context(LocalRedis(folder=self.folder / "redis"))
+        file = self.folder / REDIS_PORT
+        server = LocalRedis(folder=self.folder / "redis", port=_last_port(file))
+        self._stack.enter_context(server)
+        file.write_text(str(server.port))
         self._parts["Redis"] = server
         self._use("broker_url", server.url)
         self._report(f"Redis   {server.url} keeps its data in {server.folder}")
@@ -137,7 +145,10 @@ class Everything:
     def _start_sink(self) -> None:
         folder = self.folder / "mail"
         folder.mkdir(exist_ok=True)
-        sink = self._stack.enter_context(CatchingProcess(folder=folder, save=True))
+        file = self.folder / RELAY_PORT
+        sink = CatchingProcess(folder=folder, save=True, port=_last_port(file) or 0)
+        self._stack.enter_context(sink)
+        file.write_text(str(sink.port))
         self._parts["the catching server"] = sink
         self._use("relay", sink.url)
         self._report(f"Relay   {sink.url} catches all mail in {folder}")
@@ -167,6 +178,14 @@ def _await(settings: Settings, workers: int, ended: threading.Event, then: Calla
                 then()
                 return
         ended.wait(LOOK)
+
+
+def _last_port(file: Path) -> int | None:
+    """The port that was used the last time, if it is free."""
+    with suppress(FileNotFoundError, ValueError, OverflowError):
+        port = int(file.read_text())
+        return port if _is_free(port) else None
+    return None
 
 
 def _is_free(port: int) -> bool:

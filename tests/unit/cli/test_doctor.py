@@ -91,10 +91,13 @@ def test_secrecy(url, level, found):
     assert (finding.level, finding.found) == (level, found)
 
 
-@pytest.mark.parametrize(("ends", "level"), [(14.5, "ok"), (13.9, "warn"), (0.5, "warn")])
-def test_the_days_that_a_certificate_has_left(ends, level):
+@pytest.mark.parametrize(
+    ("ends", "level", "days"),
+    [(14.5, "ok", "14 more days"), (13.9, "warn", "13 more days"), (1.5, "warn", "1 more day")],
+)
+def test_the_days_that_a_certificate_has_left(ends, level, days):
     finding = doctor.judge_certificate(1e9 + ends * DAY, 1e9)
-    assert (finding.level, finding.found) == (level, f"good for {int(ends)} more days")
+    assert (finding.level, finding.found) == (level, f"good for {days}")
 
 
 def test_pipelining():

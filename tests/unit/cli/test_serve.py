@@ -60,7 +60,7 @@ def test_sink_catches_and_saves(program, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=10)
     assert (process.returncode, err) == (0, "")
-    assert out == "caught 1 messages, refused or deferred 0 recipients\n"
+    assert out == "messages caught: 1, recipients refused or deferred: 0\n"
     (saved,) = (tmp_path / "mail").glob("*.eml")
     assert b"It works" in saved.read_bytes()
 
@@ -169,6 +169,7 @@ def test_up_runs_everything_and_leaves_nothing_running(program, cli, tmp_path, m
     flower = read_until(process.stdout, r"Flower  (http://\S+)")[1]
     ready = {read_until(process.stderr, r"(\w+)@\S+ ready\.")[1] for _ in range(2)}
     assert ready == {"urgent", "worker1"}
+    assert read_until(process.stdout, r"Flower shows the tasks at (\S+)\.$")[1] == flower
     for name in ("MAILTASKS_BROKER_URL", "MAILTASKS_RELAY"):
         monkeypatch.setenv(name, read_until(process.stdout, rf"export {name}=(\S+)")[1])
     ran = cli("send", "--from", "shop@example.com", "--to", "ann@example.com", "--text", "It works", "--json")
@@ -202,6 +203,21 @@ def test_up_in_a_folder_that_can_not_be_made(cli):
     assert ran.code == 2
     assert "'/dev/null/data' can't be made: Not a directory" in ran.err
     assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (("--set", "lease=soon"), (), "lease (keyword): 'soon' is wrong"),
+        (("--set", "leese=5"), (), "leese (keyword): there is no such setting; did you mean lease?"),
+        ((), ("--processes", "0"), "0 is not in the range"),
+    ],
+)
+def test_up_that_fails_leaves_no_folder(cli, tmp_path, before, after, sentence):
+    ran = cli(*before, "up", *after)
+    assert ran.code == 2
+    assert sentence in ran.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_up_twice_in_one_folder(program, cli):

@@ -92,6 +92,4 @@ def test_waiting_in_vain_says_what_was_there():
         book.refuse("ann@example.com", ["no@example.com"], None, "550 5.1.1 no such user")
         with pytest.raises(TimeoutError) as caught:
             book.wait_for(2, timeout=0.01)
-    assert str(caught.value) == (
-        "0 of 2 messages were caught within 0.01 s; 1 recipients were refused or deferred"
-    )
+    assert str(caught.value) == ("messages caught within 0.01 s: 0 of 2; recipients refused or deferred: 1")

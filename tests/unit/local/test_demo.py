@@ -86,11 +86,11 @@ def test_what_a_mail_must_end_as_is_told_by_its_address(address, state):
     [
         ("ann@example.com", State.SENT, 1, []),
         ("refuse@example.com", State.FAILED, 0, []),
-        ("ann@example.com", State.SENT, 2, ["ann@example.com was caught 2 times, being sent"]),
-        ("ann@example.com", State.SENT, 0, ["ann@example.com was caught 0 times, being sent"]),
+        ("ann@example.com", State.SENT, 2, ["ann@example.com was caught 2×, being sent"]),
+        ("ann@example.com", State.SENT, 0, ["ann@example.com was caught 0×, being sent"]),
         ("ann@example.com", State.FAILED, 1, ["ann@example.com is failed (no), not sent"]),
         ("refuse@example.com", State.DEFERRED, 0, ["refuse@example.com is deferred (no), not failed"]),
-        ("refuse@example.com", State.FAILED, 1, ["refuse@example.com was caught 1 times, being failed"]),
+        ("refuse@example.com", State.FAILED, 1, ["refuse@example.com was caught 1×, being failed"]),
     ],
 )
 def test_differences_are_told(address, state, caught, sentences):
@@ -100,7 +100,7 @@ def test_differences_are_told(address, state, caught, sentences):
 
 def test_what_nobody_sent_is_a_difference():
     [sentence] = differences([], {("", "eve@example.com"): 1})
-    assert sentence == "eve@example.com was caught 1 times with no Message-ID, which nobody sent"
+    assert sentence == "eve@example.com was caught 1× with no Message-ID, which nobody sent"
 
 
 def test_a_file_that_is_not_there(tmp_path):

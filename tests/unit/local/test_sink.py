@@ -172,7 +172,7 @@ def test_the_program_ends_when_told_to_and_says_what_it_caught(number):
     with Child(command, output=subprocess.PIPE) as child:
         send(int(child.stdout.readline().rpartition(":")[2]), "bob@example.com", "refuse@example.com")
         child.signal(number)
-        assert child.stdout.readline() == "caught 1 messages, refused or deferred 1 recipients\n"
+        assert child.stdout.readline() == "messages caught: 1, recipients refused or deferred: 1\n"
         assert child.wait(10) == 0
 
 

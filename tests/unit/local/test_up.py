@@ -77,6 +77,47 @@ def test_what_was_accepted_is_there_the_next_time(everything):
             mailer.status("0" * len(id))
 
 
+def test_what_another_terminal_was_told_stays_right(everything):
+    with everything() as running:
+        told = running.started
+    with everything() as again:
+        assert again.started == told
+
+
+def test_a_port_that_is_taken_the_next_time_is_not_waited_for(everything):
+    with everything() as running:
+        told = running.started
+        taken = int(told["MAILTASKS_RELAY"].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", taken)), everything() as again:
+        assert again.started["MAILTASKS_RELAY"] != told["MAILTASKS_RELAY"]
+
+
+@pytest.mark.parametrize("written", ["", "soon", "99999999"])
+def test_a_port_that_cant_be_read_is_none(everything, tmp_path, written):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / up.REDIS_PORT).write_text(written)
+    with everything() as running:
+        assert running.started
+
+
+def test_what_has_ended_by_itself_is_known(everything, wait_until):
+    with everything() as running:
+        assert running.ended() == []
+        os.kill(next(child.pid for child in living() if "mailtasks.local.sink" in child.command), 9)
+        wait_until(lambda: running.ended() == ["the catching server"])
+
+
+def test_without_a_redis_to_start_no_empty_folder_is_left(everything, tmp_path, monkeypatch):
+    monkeypatch.setattr(up, "LocalRedis", refuse)
+    with pytest.raises(SettingsError, match="no"):
+        everything().__enter__()
+    assert not (tmp_path / "data").exists()
+
+
+def refuse(**options):
+    raise SettingsError("no")
+
+
 def test_what_the_settings_name_is_not_started(everything, lines):
     given = {
         "MAILTASKS_BROKER_URL": "redis://:hunter2@redis.example.com/0",
@@ -93,9 +134,6 @@ def test_what_the_settings_name_is_not_started(everything, lines):
 
 
 def test_if_one_part_can_not_be_started_the_others_end(everything, monkeypatch):
-    def refuse(**options):
-        raise SettingsError("no")
-
     monkeypatch.setattr(up, "CatchingProcess", refuse)
     before = living()
     with pytest.raises(SettingsError, match="no"):
