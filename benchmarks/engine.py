@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
+from mailtasks.local.redis import free_port
 from mailtasks.relay import Relay
 from mailtasks.reply import How
 from mailtasks.smtp import Envelope, Pool
@@ -189,12 +190,6 @@ def running_proxy(port: int, seconds: float) -> Iterator[int]:
         assert proxy.stdout
         yield int(proxy.stdout.readline())
         proxy.stdin.close()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def wait_for(port: int, seconds: float = 5) -> None:

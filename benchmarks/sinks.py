@@ -10,13 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mailtasks.local.redis import free_port
 from mailtasks.local.sink import CatchingServer
-
-
-def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -104,7 +104,14 @@ class Mailer:
         return self.send_many([message], ids=[id] if id else None)[0]
 
     async def asend(self, message: Message, *, id: str | None = None) -> str:
-        """As `send`, in a thread: never blocks the event loop."""
+        """As `send`, in a thread: never blocks the event loop.
+
+        An await that is cancelled may have accepted the mail all the same, and its id is lost: to be able
+        to try again without a second mail, give the message an idempotency key.
+
+        Raises:
+            As `send`.
+        """
         return await asyncio.to_thread(self.send, message, id=id)
 
     def send_many(self, messages: Iterable[Message], *, ids: Sequence[str] | None = None) -> list[str]:
@@ -164,11 +171,20 @@ class Mailer:
         return message
 
     def find(self, recipient: str) -> Iterator[MessageStatus]:
-        """Every message to an address that is still kept. Reads the whole ledger: slow if that is large."""
+        """Every message to an address that is still kept. Reads the whole ledger: slow if that is large.
+
+        Raises:
+            AddressError: the recipient is no address.
+            StoreUnavailable: Redis is away; as it is read bit by bit, this may come between two messages.
+        """
         return self.books.find(address.parse(recipient).address)
 
     def failed(self) -> Iterator[MessageStatus]:
-        """Every message of which a recipient failed, expired or is in doubt; the latest batches first."""
+        """Every message of which a recipient failed, expired or is in doubt; the latest batches first.
+
+        Raises:
+            StoreUnavailable: Redis is away; as it is read bit by bit, this may come between two messages.
+        """
         listings = [self.books.listed(state) for state in LISTED_STATES]
         told: set[str] = set()
         for snapshot in heapq.merge(*listings, key=_last_tried, reverse=True):
@@ -177,11 +193,19 @@ class Mailer:
                 yield from filter(_is_listed, snapshot.messages())
 
     def stats(self) -> Stats:
-        """Counts by state, rates and response times."""
+        """Counts by state, rates and response times.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
         return self.books.stats()
 
     def queue(self) -> list[QueueStatus]:
-        """What is unfinished, by priority."""
+        """What is unfinished, by priority.
+
+        Raises:
+            StoreUnavailable: Redis is away: the ledger's or the broker's.
+        """
         return [self.books.queue(priority, self.publisher.waiting(priority)) for priority in PRIORITIES]
 
     # Steer
@@ -271,15 +295,28 @@ class Mailer:
 
         Args:
             what: "all" or a priority. What is being sent right now is finished.
+
+        Raises:
+            SettingsError: it is neither.
+            StoreUnavailable: Redis is away.
         """
         self.ledger.pause(_steerable(what))
 
     def resume(self, what: str = "all") -> bool:
-        """End a pause; "all" ends those of single priorities, too. Returns whether there was one."""
+        """End a pause; "all" ends those of single priorities, too. Returns whether there was one.
+
+        Raises:
+            SettingsError: it is neither "all" nor a priority.
+            StoreUnavailable: Redis is away.
+        """
         return self.ledger.resume(_steerable(what))
 
     def paused(self) -> Mapping[str, datetime]:
-        """What is paused, and since when."""
+        """What is paused, and since when.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
         return self.books.paused()
 
     # Life

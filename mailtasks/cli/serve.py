@@ -87,6 +87,7 @@ def sink(host: str, port: int, save: Path | None, faults: str | None) -> None:
     """Catch mail instead of sending it: an SMTP server for development.
 
     Words in a recipient's address order what it is answered; see the table in mailtasks.local.faults.
+    With --save the folder gets a journal of JSON lines, too: what each recipient was answered.
     """
     from mailtasks.local.faults import Faults
     from mailtasks.local.sink import main

@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -25,7 +28,7 @@ from mailtasks.mailer import Mailer
 from mailtasks.message import Message
 from mailtasks.publish import NORMAL_QUEUE
 from mailtasks.settings import Settings
-from mailtasks.testing import CatchingServer, LocalRedis
+from mailtasks.testing import CatchingServer, LocalRedis, program
 from mailtasks.testing import wait_until as wait_until_within
 
 pytest.importorskip("flower", reason="Flower isn't installed; pip install 'mailtasks[flower]'")
@@ -216,6 +219,32 @@ def test_it_listens_again_at_a_steady_pace(
         _hear(SimpleNamespace(capp=SimpleNamespace(connection=connection)))
     assert pauses == [RECONNECT] * 5
     assert caplog.messages[-1] == "no events can be heard (Connection refused); trying again in 5 s"
+
+
+def in_a_browser(port: int, path: str, profile: Path) -> str:
+    """The page as it is once its scripts have run."""
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=5000")
+    quiet = ("--disable-background-networking", "--disable-breakpad", f"--user-data-dir={profile}")
+    browser = [program("chromium"), *options, *quiet, "--dump-dom", f"http://127.0.0.1:{port}{path}"]
+    return subprocess.run(browser, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+@pytest.mark.needs("chromium")
+def test_a_browser_shows_a_mails_task_and_nothing_private(
+    road: Callable[..., Any], own_redis: LocalRedis, tmp_path: Path
+) -> None:
+    flowers, port, way = Flowers(own_redis.url, tmp_path), free_port(), road()
+    with flowers.flower(port=port):
+        wait_until(lambda: "Connected to redis" in flowers.said("flower.log"), what="its connection")
+        way.start_worker("-E")
+        (id,) = way.send(Message(to="Hush <hush@example.com>", subject="Whisper", text="A secret"))
+        way.wait_for_end().agree()
+        wait_until(lambda: "SUCCESS" in get(port, f"/task/{id}")[1], what="the task")
+        for path in ("/tasks", f"/task/{id}"):
+            page = in_a_browser(port, path, tmp_path / "profile")
+            assert "mailtasks.deliver" in page
+            assert id in page
+            assert not re.search("hush|whisper|secret", page, re.IGNORECASE)
 
 
 def test_without_a_login_it_binds_to_loopback_only(flowers: Flowers) -> None:

@@ -23,6 +23,7 @@ from mailtasks.settings import PREFIX, Settings
 from mailtasks.state import State
 from mailtasks.testing import CatchingServer
 from mailtasks.testing import wait_until as wait_until_within
+from tests.pages import fences
 
 wait_until = partial(wait_until_within, timeout=45)  # seconds; other tests may run beside these
 
@@ -32,11 +33,6 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 KEEP_ENVIRONMENT = """
 python -c 'import json, os; json.dump(dict(os.environ), open(os.environ["AFTER"], "w"))'
 """
-
-
-def fences(page: Path) -> list[tuple[str, str]]:
-    """Language and code of each block."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def typed(page: Path, beginning: str) -> str:

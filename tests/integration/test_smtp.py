@@ -14,6 +14,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 
+from mailtasks.local.redis import free_port
 from mailtasks.relay import Relay
 from mailtasks.reply import How, Stage
 from mailtasks.smtp import ConnectFailed, Envelope, Pool, Session, Timeouts
@@ -44,11 +45,6 @@ class Box:
     async def handle_DATA(self, server, session, envelope):
         self.mail.append((envelope.mail_from, tuple(envelope.rcpt_tos), envelope.content))
         return "250 2.0.0 taken"
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @contextmanager

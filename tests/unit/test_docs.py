@@ -7,6 +7,7 @@ import importlib
 import re
 import runpy
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import pytest
 
 import mailtasks
 from mailtasks.cli import COMMANDS, group
+from mailtasks.mailer import Mailer
 from mailtasks.settings import SETTINGS
+from tests.pages import fences
 
 ROOT = Path(mailtasks.__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -27,10 +30,9 @@ NO_MODULES = {"mailtasks.deliver", "mailtasks.attempts", "mailtasks.toml", "mail
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def fences(page: Path, *languages: str) -> list[str]:
+def blocks(page: Path, *languages: str) -> list[str]:
     """The blocks of code in these languages."""
-    found = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [code for language, code in found if language in languages]
+    return [code for language, code in fences(page) if language in languages]
 
 
 def prose(page: Path) -> str:
@@ -57,7 +59,7 @@ def anchors(page: Path) -> set[str]:
 
 def command_lines(page: Path) -> Iterator[list[str]]:
     """Every call of a program, from blocks for a shell and from backticks, split into words."""
-    text = re.sub(r"\\\n", " ", "\n".join(fences(page, "sh", "console")))
+    text = re.sub(r"\\\n", " ", "\n".join(blocks(page, "sh", "console")))
     lines = [line.removeprefix("$ ") for line in text.splitlines()]
     lines += [span for span in spans(page) if re.match(r"(mailtasks|make|python -m) ", span)]
     for line in lines:
@@ -149,7 +151,7 @@ def _check_call(words: list[str]) -> None:
 
 @each_page
 def test_python_blocks_can_be_read(page):
-    for code in fences(page, "python"):
+    for code in blocks(page, "python"):
         ast.parse(code)
 
 
@@ -158,6 +160,26 @@ def test_the_first_thirty_lines_of_the_readme():
     text = "\n".join(head)
     for what in ("guarantee", "limit", "in_doubt", "send(", "`make demo`", "Don't use it", "The road"):
         assert what in text, f"{what!r} comes too late"
+
+
+def test_every_room_of_the_house_has_its_floor():
+    configured = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    house = next(it for it in configured["tool"]["importlinter"]["contracts"] if it["type"] == "layers")
+    floors = prose(ROOT / "CONTRIBUTING.md").partition("| floor |")[2].partition("\n\n")[0]
+    rooms = re.findall(r"`mailtasks/(\w+)(?:\.py)?`", floors)
+    assert sorted(rooms) == sorted(re.findall(r"\w+", " ".join(house["layers"])))
+
+
+def test_the_readme_and_the_settings_name_the_sources_alike():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Settings")[2].partition(";")[0]
+    words = re.sub(r"\(.*?\)", "", text).lower()
+    sources = re.findall("keyword|environment|framework|file|default", words)
+    assert " > ".join(sources) in (mailtasks.settings.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", [name for name in vars(Mailer) if not name.startswith("_")])
+def test_each_method_says_what_it_raises(name):
+    assert name == "close" or "Raises:" in getattr(Mailer, name).__doc__
 
 
 def test_every_decision_is_in_the_index():

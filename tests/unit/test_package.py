@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,7 @@ import mailtasks
 from mailtasks.errors import SettingsError
 from mailtasks.testing import wait_until
 
+ROOT = Path(mailtasks.__file__).parents[1]
 FRAMEWORKS = {
     *("celery", "kombu", "redis", "django", "flask", "rich", "click", "flower", "tornado", "jinja2"),
     *("asyncio", "ssl", "multiprocessing"),
@@ -21,16 +27,54 @@ PROBE = """
 import sys, threading
 import mailtasks
 mailtasks.Message(to="ann@example.com", text="hi")
-print(*{name.partition(".")[0] for name in sys.modules}, *(t.name for t in threading.enumerate()))
+print(*{name.partition(".")[0] for name in sys.modules})
+print(*(thread.name for thread in threading.enumerate()))
 """
 
 
 def test_importing_it_starts_nothing_and_imports_no_framework() -> None:
     ran = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
-    loaded = set(ran.stdout.split())
+    modules, threads = ran.stdout.splitlines()
+    loaded = set(modules.split())
     assert "mailtasks" in loaded
     assert loaded & FRAMEWORKS == set()
+    assert threads == "MainThread"
     assert ran.stderr == ""
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    base = set(map(distribution, project["dependencies"]))
+    optional = {distribution(line) for name in ("cli", "flower", "embedded") for line in extras[name]}
+    distributions = packages_distributions()
+    imported = {
+        distribution(name)
+        for module in imported_modules()
+        for name in distributions.get(module, ())
+        if module != "mailtasks"
+    }
+    assert imported <= base | optional
+    assert (base | optional) - imported == {"hiredis"}, "hiredis is what redis-py reads answers with"
+
+
+def distribution(requirement: str) -> str:
+    """Its name, in the one spelling that all of its spellings stand for."""
+    match = re.match(r"[\w.-]+", requirement)
+    assert match
+    return re.sub(r"[-_.]+", "-", match[0]).lower()
+
+
+def imported_modules() -> set[str]:
+    """The first part of each module that the package imports, wherever in a file it does."""
+    names: list[str] = []
+    for path in (ROOT / "mailtasks").glob("**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names.append(node.module or "")
+    return {name.partition(".")[0] for name in names}
 
 
 def test_every_public_name_is_there() -> None:
