@@ -2,7 +2,7 @@
 
 `celery -A mailtasks worker -P threads` reads it if it can be imported (from the working directory, for
 one). Everything here is what mailtasks sets by itself; a line that you delete changes nothing. The broker
-is not here: it is the setting `broker_url` of mailtasks (MAILTASKS_BROKER_URL).
+can't stand here: it is the setting `broker_url` of mailtasks (MAILTASKS_BROKER_URL).
 
 A process that has Celery and not mailtasks can use it, too: `app.config_from_object("celeryconfig")`, then
 `app.send_task("mailtasks.send_mail", kwargs={"to": ..., "subject": ..., "text": ...})`.

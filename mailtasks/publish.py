@@ -118,9 +118,10 @@ def producing_app(settings: Settings) -> Celery:
 class Publisher:
     """Publishes hints through a Celery app.
 
-    A broker that is away holds up a caller for at most `redis_connect_timeout + redis_timeout`, 7 seconds
-    with the defaults, and 5 seconds more if other threads have all producers. After a failure nothing is
-    published for twice as long as that took, so of many calls in a row one in a while waits, and no more.
+    A broker that is away holds up a caller for at most 7 seconds with the defaults, which is
+    `redis_connect_timeout + redis_timeout` (in an app that sets a longer one, `broker_connection_timeout`),
+    and 5 more if other threads have all producers. After a failure nothing is published for twice as long
+    as that took, so of many calls in a row one in a while waits, and no more.
 
     Args:
         app: the app, or what makes it when the first hint is published.
