@@ -12,10 +12,10 @@ The rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -25,6 +25,7 @@ from redis.retry import Retry
 from mailtasks.errors import IllegalMove, StoreError, StoreUnavailable
 from mailtasks.relay import mask_url
 from mailtasks.store import scripts
+from mailtasks.store.line import Command, Line
 
 Client: TypeAlias = Any
 """A `redis.Redis` that returns bytes. Its own annotations can't tell bytes from text, so they help nobody."""
@@ -150,49 +151,41 @@ class Scripts:
     """
 
     def __init__(self, redis: Client, clock_key: str | None = None) -> None:
-        self._redis = redis
+        self._line = Line(redis)
         self._texts = {name: scripts.text(name, clock_key) for name in scripts.NAMES}
         self._digests = {name: sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324 (Redis' own choice)
 
     def run(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """One call, one answer."""
-        return self._insist(name, lambda: self._evaluate(self._redis, name, keys, arguments))
+        return self.run_many(name, [(keys, arguments)])[0]
 
     def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """Many calls of one script in one round trip. If Redis had lost the script, all are called again."""
-        return cast(list[Any], self._insist(name, lambda: self._pipelined(name, calls)))
-
-    def _insist(self, name: str, call: Callable[[], Any]) -> Any:
-        """Call, and once more if a connection that was open broke."""
+        digest = self._digests[name]
+        commands = [("EVALSHA", digest, len(keys), *keys, *arguments) for keys, arguments in calls]
         try:
-            return self._call(name, call)
+            return self._load_and_ask(name, commands)
         except ConnectionError as broken:
             if _refusal(broken):
                 raise
-            try:
-                return self._call(name, call)
+            try:  # once more: it may be the connection that was open
+                return self._load_and_ask(name, commands)
             except (ConnectionError, TimeoutError):
                 # The first error is the one that tells whether something may have been written.
                 raise broken from None
 
-    def _call(self, name: str, call: Callable[[], Any]) -> Any:
+    def _load_and_ask(self, name: str, commands: Sequence[Command]) -> list[Any]:
         try:
-            return call()
+            return self._ask(commands)
         except NoScriptError:
-            self._redis.script_load(self._texts[name])
-            return call()
+            self._ask([("SCRIPT", "LOAD", self._texts[name])])
+            return self._ask(commands)
 
-    def _evaluate(self, redis: Client, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        return redis.evalsha(self._digests[name], len(keys), *keys, *arguments)
-
-    def _pipelined(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for keys, arguments in calls:
-            self._evaluate(pipeline, name, keys, arguments)
-        answers = pipeline.execute(raise_on_error=False)
+    def _ask(self, commands: Sequence[Command]) -> list[Any]:
+        answers = self._line.ask(commands)
         if errors := [answer for answer in answers if isinstance(answer, Exception)]:
             raise _error_of_many(errors, len(answers))
-        return cast(list[Any], answers)
+        return answers
 
 
 def _error_of_many(errors: Sequence[Exception], calls: int) -> Exception:

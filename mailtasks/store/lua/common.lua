@@ -260,9 +260,9 @@ local function next_look(batch)
 end
 
 local function leave_gates(batch)
-  redis.call('ZREM', GATE_PAUSE[batch.priority], batch.id)
-  redis.call('ZREM', GATE_ASIDE[batch.priority], batch.id)
-  redis.call('ZREM', GATE_RATE[batch.priority], batch.id)
+  local kinds = { GATE_PAUSE[batch.priority], GATE_ASIDE[batch.priority], GATE_RATE[batch.priority] }
+  if redis.call('EXISTS', unpack(kinds)) == 0 then return end
+  for _, gate in ipairs(kinds) do redis.call('ZREM', gate, batch.id) end
 end
 
 -- A body goes when every recipient of its message is sent; all the rest when the retention ends.

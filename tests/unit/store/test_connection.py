@@ -342,20 +342,14 @@ def test_what_is_refused_altogether_says_why() -> None:
 
 
 def run_many(*answers: list[object]) -> list[object]:
-    class Pipeline:
-        def evalsha(self, *_: object) -> None: ...
-
-        def execute(self, raise_on_error: bool) -> list[object]:
-            return left.pop(0)
-
-    class Fake:
-        def pipeline(self, transaction: bool) -> Pipeline:
-            return Pipeline()
-
-        def script_load(self, text: str) -> None: ...
+    class Line:
+        def ask(self, commands: list[tuple[object, ...]]) -> list[object]:
+            return [b"digest"] if commands[0][0] == "SCRIPT" else left.pop(0)
 
     left = list(answers)
-    return Scripts(Fake()).run_many("accept", [([], []), ([], [])])
+    scripts = Scripts(connect("redis://", timeout=1, connect_timeout=1))
+    scripts._line = Line()  # type: ignore[assignment]
+    return scripts.run_many("accept", [([], []), ([], [])])
 
 
 @pytest.mark.parametrize(

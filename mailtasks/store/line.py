@@ -1,0 +1,138 @@
+"""One connection for all threads of a process: what they ask while an answer is awaited goes out together.
+
+A round trip costs the process more than the answer does: system calls on both sides, and a thread that
+has to be woken. Eight threads that share them drain a quarter to a third more mail than eight with a
+connection each (benchmarks/drain.py).
+
+The rules:
+
+1. One thread talks, for all who have asked by then. The others wait for the one lock there is, and find
+   their answers when they have it.
+2. An answer is given to who asked, or to nobody: whatever breaks off closes the connection.
+3. Redis' hanging costs nobody more than one time-out: who asked meanwhile is told so, too.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from copy import copy
+from typing import Any, Final, TypeAlias
+from weakref import WeakSet
+
+from hiredis import pack_command
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
+
+Command: TypeAlias = tuple[Any, ...]
+"""Words of text, bytes or numbers."""
+
+_LEFT: Final = "the thread that talked to Redis was interrupted"
+
+
+class _Call:
+    """Commands of one caller, and what became of them."""
+
+    __slots__ = ("answers", "commands", "error", "packed")
+
+    def __init__(self, commands: Sequence[Command]) -> None:
+        self.commands = len(commands)
+        self.packed = b"".join([pack_command(command) for command in commands])
+        self.answers: list[Any] = []
+        self.error: RedisError | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its caller may go on."""
+        return self.error is not None or len(self.answers) == self.commands
+
+
+class Line:
+    """A connection to Redis, lent to nobody and used by all.
+
+    Args:
+        redis: the client whose pool it is taken from, at the first call.
+    """
+
+    def __init__(self, redis: Any) -> None:
+        self._pool = redis.connection_pool
+        self._restart()
+        _lines.add(self)
+
+    def _restart(self) -> None:
+        """Begin anew. Also in the child of a fork, where a lock that was held would be so for ever."""
+        self._talking = threading.Lock()
+        self._asked: deque[_Call] = deque()
+
+    def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands, in one go.
+
+        Returns:
+            Their answers, in order; where Redis answered with an error, a `ResponseError`.
+
+        Raises:
+            RedisError: there is no connection, it broke off, or an answer took longer than the client's
+                time-out. Then some of the commands may have been carried out.
+        """
+        call = _Call(commands)
+        self._asked.append(call)
+        try:
+            with self._talking:
+                if not call.is_over:
+                    self._talk()
+        except BaseException:
+            with suppress(ValueError):  # an interrupted caller wants nothing any more
+                self._asked.remove(call)
+            raise
+        if call.error is not None:
+            raise copy(call.error)  # each caller's own: a traceback is written into it
+        return call.answers
+
+    def _talk(self) -> None:
+        calls, connection = self._all_asked(), None
+        try:
+            connection = self._pool.get_connection()
+            connection.send_packed_command([b"".join([call.packed for call in calls])])
+            for call in calls:
+                while not call.is_over:
+                    call.answers.append(_answer(connection))
+        except BaseException as error:
+            if connection is not None:
+                connection.disconnect()
+            # And those in the pool: redis-py puts one back into it whose handshake was interrupted.
+            self._pool.disconnect(inuse_connections=False)
+            if isinstance(error, TimeoutError):
+                calls += self._all_asked()
+            for call in calls:
+                if not call.is_over:
+                    call.error = error if isinstance(error, RedisError) else ConnectionError(_LEFT)
+            if not isinstance(error, RedisError):
+                raise
+        finally:
+            if connection is not None:
+                self._pool.release(connection)
+
+    def _all_asked(self) -> list[_Call]:
+        return [self._asked.popleft() for _ in range(len(self._asked))]
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except (ConnectionError, TimeoutError):
+        raise
+    except RedisError as refused:
+        return refused
+
+
+_lines: WeakSet[Line] = WeakSet()
+
+
+def _restart_all() -> None:
+    for line in _lines:
+        line._restart()
+
+
+os.register_at_fork(after_in_child=_restart_all)

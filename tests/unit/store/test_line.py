@@ -1,0 +1,184 @@
+"""One connection, many threads: everybody gets their own answers, whatever happens to the connection."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from redis import Connection
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+
+from mailtasks.local.redis import LocalRedis, free_port
+from mailtasks.store.connection import connect
+from mailtasks.store.line import Line
+from mailtasks.testing import wait_until
+from mailtasks.testing.proxy import Proxy
+
+TIMEOUT = 0.5
+ROUND_TRIP = 0.2
+
+
+@pytest.fixture
+def line(server: LocalRedis) -> Iterator[Line]:
+    with made(server.port) as made_line:
+        yield made_line
+
+
+@pytest.fixture
+def slow(server: LocalRedis) -> Iterator[tuple[Line, Proxy]]:
+    """Redis is some way off."""
+    with Proxy("127.0.0.1", server.port, round_trip=ROUND_TRIP) as proxy, made(proxy.port, timeout=5) as far:
+        far.ask([("PING",)])
+        yield far, proxy
+
+
+@contextmanager
+def made(port: int, timeout: float = TIMEOUT) -> Iterator[Line]:
+    redis = connect(f"redis://127.0.0.1:{port}/0", timeout=timeout, connect_timeout=timeout)
+    yield Line(redis)
+    redis.close()
+
+
+def in_threads(calls: int, ask: Callable[[int], Any]) -> list[Any]:
+    with ThreadPoolExecutor(calls) as threads:
+        return list(threads.map(ask, range(calls)))
+
+
+def outcome(line: Line, *command: str) -> Any:
+    try:
+        return line.ask([command])
+    except (RedisError, KeyboardInterrupt) as error:
+        return error
+
+
+def test_answers_come_in_order(line: Line) -> None:
+    assert line.ask([("ECHO", "one"), ("ECHO", b"two"), ("ECHO", 3)]) == [b"one", b"two", b"3"]
+    assert line.ask([]) == []
+
+
+def test_a_refused_command_is_answered_in_its_place(line: Line) -> None:
+    first, refused, last = line.ask([("ECHO", "one"), ("NOSUCH",), ("ECHO", "two")])
+    assert (first, last) == (b"one", b"two")
+    assert isinstance(refused, ResponseError)
+
+
+def test_everybody_gets_their_own(line: Line) -> None:
+    def ask(thread: int) -> bool:
+        mine = [f"{thread}:{number}" for number in range(3)]
+        wanted = [text.encode() for text in mine]
+        return all(line.ask([("ECHO", text) for text in mine]) == wanted for _ in range(100))
+
+    assert all(in_threads(8, ask))
+
+
+def test_what_is_asked_meanwhile_goes_out_together(slow: tuple[Line, Proxy]) -> None:
+    line, _ = slow
+    began = time.monotonic()
+    answers = in_threads(20, lambda thread: line.ask([("ECHO", str(thread))]))
+    assert answers == [[str(thread).encode()] for thread in range(20)]
+    assert time.monotonic() - began < 5 * ROUND_TRIP
+
+
+def test_a_cut_is_told_to_who_waited_and_the_next_call_connects_again(slow: tuple[Line, Proxy]) -> None:
+    line, proxy = slow
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(outcome, line, "BLPOP", "nothing", "60")
+        wait_until(line._talking.locked)
+        proxy.cut()
+        assert isinstance(waiting.result(), ConnectionError)
+    assert line.ask([("ECHO", "again")]) == [b"again"]
+
+
+def test_nobody_listens() -> None:
+    with made(free_port()) as line:
+        for told in in_threads(4, lambda _: outcome(line, "PING")):
+            assert isinstance(told, ConnectionError)
+            assert "refused" in str(told)
+
+
+def test_one_that_hangs_costs_nobody_more_than_one_timeout(own_redis: LocalRedis) -> None:
+    with made(own_redis.port) as line:
+        line.ask([("PING",)])
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            told = in_threads(8, lambda _: outcome(line, "PING"))
+            took = time.monotonic() - began
+        finally:
+            os.kill(own_redis.pid, signal.SIGCONT)
+        assert all(isinstance(each, TimeoutError) for each in told)
+        assert took < 2 * TIMEOUT
+        assert line.ask([("ECHO", "again")]) == [b"again"]
+
+
+def test_each_has_an_error_of_their_own() -> None:
+    """A traceback is written into an exception as it passes through a thread."""
+    with made(free_port()) as line:
+        told = in_threads(8, lambda _: outcome(line, "PING"))
+    assert len({id(error) for error in told}) == 8
+
+
+def test_who_talks_is_interrupted_and_the_others_are_told(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        with line._talking:
+            both = [threads.submit(outcome, line, "PING") for _ in range(2)]
+            wait_until(lambda: len(line._asked) == 2)
+            monkeypatch.setattr(Connection, "read_response", interrupted)
+        told = sorted((each.result() for each in both), key=str)
+    monkeypatch.undo()
+    assert isinstance(told[0], KeyboardInterrupt)
+    assert isinstance(told[1], ConnectionError)
+    assert str(told[1]) == "the thread that talked to Redis was interrupted"
+    assert line.ask([("ECHO", "again")]) == [b"again"]
+
+
+def interrupted(*_: object, **__: object) -> object:
+    raise KeyboardInterrupt
+
+
+def test_who_waits_is_interrupted_and_nothing_is_asked_for_them(line: Line) -> None:
+    def interrupt() -> None:
+        wait_until(lambda: len(line._asked) == 1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with line._talking, ThreadPoolExecutor(1) as thread:
+        thread.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            line.ask([("SET", "unwanted", "1")])
+        assert not line._asked
+
+
+def test_a_fork_begins_anew(server: LocalRedis) -> None:
+    """A web server that makes its mailer, then forks while another thread talks."""
+    run = subprocess.run(
+        [sys.executable, "-c", FORK, server.url], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert run.stdout.split() == ["child", "parent"]
+
+
+FORK = """
+import os, sys
+from mailtasks.store.connection import connect
+from mailtasks.store.line import Line
+
+line = Line(connect(sys.argv[1], timeout=5, connect_timeout=5))
+line.ask([("PING",)])
+line._talking.acquire()
+child = os.fork()
+if child == 0:
+    print(line.ask([("ECHO", "child")])[0].decode(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+line._talking.release()
+print(line.ask([("ECHO", "parent")])[0].decode())
+"""
