@@ -13,6 +13,7 @@ from mailtasks.cli.options import folder as writable
 from mailtasks.cli.options import made
 from mailtasks.cli.output import print_line
 
+OWN_APP: Final = "mailtasks"
 PROCESSES: Final = click.option(
     "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Processes for all mail."
 )
@@ -24,7 +25,7 @@ CONCURRENCY: Final = click.option(
 @click.command()
 @PROCESSES
 @CONCURRENCY
-@click.option("-A", "--app", default="mailtasks", show_default=True, help="The Celery app, as for celery -A.")
+@click.option("-A", "--app", default=OWN_APP, show_default=True, help="The Celery app, as for celery -A.")
 @click.option(
     "-l",
     "--log-level",
@@ -42,15 +43,26 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
     """
     from mailtasks.supervisor import Supervisor
 
+    settings, environment = context.settings, context.environment
+    if app != OWN_APP:  # ours can be loaded, since the settings can
+        _refuse_unloadable(app, environment)
     supervisor = Supervisor(
-        context.settings,
+        settings,
         processes=processes,
         concurrency=concurrency,
         app=app,
         log_level=log_level,
-        environment=context.environment,
+        environment=environment,
     )
     click.get_current_context().exit(supervisor.run())
+
+
+def _refuse_unloadable(app: str, environment: Mapping[str, str]) -> None:
+    """One sentence, where every process that can't load its app would show Celery's usage."""
+    from mailtasks.local.app_check import why_not
+
+    if why := why_not(app, environment):
+        raise click.UsageError(f"The Celery app {app!r} can't be loaded ({why}); name it as for celery -A")
 
 
 @click.command()
