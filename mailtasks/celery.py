@@ -131,12 +131,13 @@ def _make() -> Celery:
     app = Celery("mailtasks", set_as_current=False)
     try:
         # In one piece, since what Celery calls `add_defaults` is stronger than a configuration.
-        app.config_from_object(configuration(Settings.load()) | _WORKER_DEFAULTS | _celeryconfig())
+        settings = Settings.load()
+        app.config_from_object(configuration(settings) | _WORKER_DEFAULTS | _celeryconfig())
     except SettingsError as error:
         if "celery" in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name):  # also `python -m celery`
             guard.refuse(str(error))  # Celery would show a traceback
         raise
-    return install(app)
+    return install(app, settings)
 
 
 def _celeryconfig() -> dict[str, Any]:

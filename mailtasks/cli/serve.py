@@ -13,7 +13,6 @@ from mailtasks.cli.options import folder as writable
 from mailtasks.cli.options import made
 from mailtasks.cli.output import print_line
 
-OWN_APP: Final = "mailtasks"
 PROCESSES: Final = click.option(
     "--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Processes for all mail."
 )
@@ -25,7 +24,7 @@ CONCURRENCY: Final = click.option(
 @click.command()
 @PROCESSES
 @CONCURRENCY
-@click.option("-A", "--app", default=OWN_APP, show_default=True, help="The Celery app, as for celery -A.")
+@click.option("-A", "--app", default="mailtasks", show_default=True, help="The Celery app, as for celery -A.")
 @click.option(
     "-l",
     "--log-level",
@@ -41,7 +40,7 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
     A process that dies is started again. Ctrl-C or SIGTERM lets them finish what they are sending; a
     second one kills them.
     """
-    from mailtasks.supervisor import Supervisor
+    from mailtasks.supervisor import OWN_APP, Supervisor
 
     settings, environment = context.settings, context.environment
     if app != OWN_APP:  # ours can be loaded, since the settings can

@@ -14,7 +14,6 @@ import mailtasks
 import mailtasks.flower
 import mailtasks.supervisor
 from mailtasks.local.redis import free_port
-from mailtasks.testing import wait_until
 
 ROOT = Path(mailtasks.__file__).parents[1]
 
@@ -166,7 +165,7 @@ def test_worker_with_an_app_that_cant_be_loaded_says_so_once(cli, supervised, ap
     assert not supervised
 
 
-def test_looking_at_an_app_ends_with_who_looks(program, tmp_path):
+def test_looking_at_an_app_ends_with_who_looks(program, tmp_path, wait_until):
     (tmp_path / "slow.py").write_text(
         "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n"
     )
@@ -237,7 +236,12 @@ def test_up_runs_everything_and_leaves_nothing_running(program, cli, tmp_path, m
 
 
 def test_up_uses_what_the_settings_name(program, redis_url, sink):
-    process = program("up", "--no-flower", MAILTASKS_BROKER_URL=redis_url, MAILTASKS_RELAY=sink.url)
+    process = program(
+        *("up", "--no-flower"),
+        MAILTASKS_BROKER_URL=redis_url,
+        MAILTASKS_RELAY=sink.url,
+        CELERY_BROKER_URL=f"redis://127.0.0.1:{free_port()}/0",  # for another app
+    )
     assert process.stdout.readline() == f"Redis   {redis_url} is yours and is used as it is\n"
     relay = f"127.0.0.1:{sink.port}"
     assert process.stdout.readline() == f"Relay   {relay} is yours: mail will really be sent\n"
