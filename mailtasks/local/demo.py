@@ -188,11 +188,9 @@ class Demo:
 
     def __enter__(self) -> Self:
         self._people = list(read(self._recipients))
-        try:
+        with self._stack as stack:  # which ends what was started, if not all could be
             self._start()
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -324,7 +322,7 @@ class Demo:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Ours without any setting of mailtasks or broker of Celery's: the demo's come from a file in `folder`."""
+    """Ours without any setting of mailtasks or broker of Celery's; the demo's come from a file there."""
     file = folder / "mailtasks.toml"
     # A port of its own for Flower: another demo may be about to take the usual one.
     file.write_text(f"{SETTINGS}flower_port = {free_port()}\n")
