@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass
 from mailtasks.local.redis import free_port
 from mailtasks.relay import Relay
 from mailtasks.reply import How
-from mailtasks.smtp import Envelope, Pool
+from mailtasks.smtp import Envelope, Pool, Timeouts
 
 SENDER, RECIPIENT = "sender@example.com", "recipient@example.org"
 HEADER = b"From: sender@example.com\r\nTo: recipient@example.org\r\nSubject: benchmark\r\n\r\n"
@@ -86,7 +86,14 @@ def with_smtplib(load: Load) -> float:
 
 def with_mailtasks(load: Load) -> float:
     """Mails a second with our pool, each window on a connection lent for it."""
-    pool = Pool(Relay.parse(f"smtp://127.0.0.1:{load.port}"), size=load.threads, max_messages=10**9)
+    pool = Pool(
+        Relay.parse(f"smtp://127.0.0.1:{load.port}"),
+        size=load.threads,
+        max_messages=10**9,
+        lifetime=300,
+        idle=20,
+        timeouts=Timeouts(),
+    )
 
     def work(_: int) -> None:
         for start in range(0, load.messages, load.window):

@@ -20,7 +20,15 @@ from mailtasks.mailer import Mailer
 from mailtasks.message import Attachment, Message, Priority
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.status import MessageStatus, QueueStatus, RecipientStatus, ResponseTimes, RetryReport, Stats
+from mailtasks.status import (
+    MessageStatus,
+    QueueStatus,
+    RecipientStatus,
+    ResponseTimes,
+    RetryReport,
+    SetAside,
+    Stats,
+)
 from mailtasks.tasks import SendMail
 
 PAGE: Final = Path(__file__).parent / "reference" / "python.md"
@@ -42,10 +50,10 @@ TASK: Final = """\
 
 FUNCTIONS: Final = ("send", "asend", "send_many", "status", "cancel", "retry", "default_mailer")
 METHODS: Final = (
-    *("send", "asend", "send_many", "status", "find", "failed", "stats", "queue"),
+    *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue"),
     *("cancel", "retry", "pause", "resume", "paused", "close"),
 )
-RECORDS: Final = (MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, RetryReport)
+RECORDS: Final = (MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, RetryReport)
 ENUMS: Final = (Priority, State)
 
 

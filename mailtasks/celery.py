@@ -90,7 +90,7 @@ def _complete(sender: Celery, **_: Any) -> None:
 
 @celeryd_init.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types
 def _refuse_unknown_queues(instance: Any, options: Mapping[str, Any], **_: Any) -> None:
-    """A typo in `-Q`: Celery would show a traceback, or make a queue that nobody fills."""
+    """A typo in `-Q` or `-X`: Celery would show a traceback, make a queue that nobody fills, or be silent."""
     if not isinstance(getattr(instance.app, "mailtasks", None), Installation):
         return
     with suppress(SettingsError):  # said by a bootstep
@@ -99,7 +99,8 @@ def _refuse_unknown_queues(instance: Any, options: Mapping[str, Any], **_: Any) 
         known = [queue.name for queue in queues(namespace)] if made.create_missing else list(made)
         # An app that makes queues as they are asked for may be meant to make any, except one of our names.
         judged = f"{namespace}-" if made.create_missing else ""
-        for name in str_to_list(options.get("queues") or []):
+        taken, left_out = (str_to_list(options.get(name) or []) for name in ("queues", "exclude_queues"))
+        for name in (*taken, *left_out):
             if name.startswith(judged) and name not in known:
                 guard.refuse(f"there is no queue {name!r}; expected {', '.join(known)}")
 
@@ -130,12 +131,13 @@ def _make() -> Celery:
     app = Celery("mailtasks", set_as_current=False)
     try:
         # In one piece, since what Celery calls `add_defaults` is stronger than a configuration.
-        app.config_from_object(configuration(Settings.load()) | _WORKER_DEFAULTS | _celeryconfig())
+        settings = Settings.load()
+        app.config_from_object(configuration(settings) | _WORKER_DEFAULTS | _celeryconfig())
     except SettingsError as error:
         if "celery" in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name):  # also `python -m celery`
             guard.refuse(str(error))  # Celery would show a traceback
         raise
-    return install(app)
+    return install(app, settings)
 
 
 def _celeryconfig() -> dict[str, Any]:

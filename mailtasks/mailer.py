@@ -27,7 +27,7 @@ from mailtasks.policy.verdict import HARD_BOUNCES
 from mailtasks.publish import Publisher, producing_app
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.status import MessageStatus, QueueStatus, RetryReport, Stats
+from mailtasks.status import MessageStatus, QueueStatus, RetryReport, SetAside, Stats
 from mailtasks.store.books import Books, Snapshot
 from mailtasks.store.connection import connect
 from mailtasks.store.events import Events
@@ -182,6 +182,8 @@ class Mailer:
     def failed(self) -> Iterator[MessageStatus]:
         """Every message of which a recipient failed, expired or is in doubt; the latest batches first.
 
+        What was set aside before it could come to that is told by `aside`.
+
         Raises:
             StoreUnavailable: Redis is away; as it is read bit by bit, this may come between two messages.
         """
@@ -191,6 +193,14 @@ class Mailer:
             if snapshot.id not in told:
                 told.add(snapshot.id)
                 yield from filter(_is_listed, snapshot.messages())
+
+    def aside(self) -> list[SetAside]:
+        """The batches that were set aside: nothing is done about them until somebody retries their messages.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        return [batch for priority in PRIORITIES for batch in self.books.set_aside(priority)]
 
     def stats(self) -> Stats:
         """Counts by state, rates and response times.
@@ -251,7 +261,7 @@ class Mailer:
         """
         if not (ids or reason or code):
             raise MessageError("retry what? Give ids, a reason or a code")
-        states = {*RETRYABLE, *([State.IN_DOUBT] if force else []), *([] if dry_run else [State.QUEUED])}
+        states = {*RETRYABLE, State.QUEUED, *([State.IN_DOUBT] if force else [])}
         report, hints = RetryReport(), []
         for snapshot, indices in self._wanted(ids, states):
             chosen = {
@@ -259,7 +269,8 @@ class Mailer:
             }
             hard = {index for index in chosen if not force and _is_hard_bounce(snapshot, index)}
             wanted = {index: state for index, state in chosen.items() if index not in hard}
-            retried, bodiless = (len(wanted), 0) if dry_run else self.ledger.retry(snapshot.id, wanted)
+            retry = self._rehearse if dry_run else self.ledger.retry
+            retried, bodiless = retry(snapshot.id, wanted)
             report = RetryReport(
                 retried=report.retried + max(retried, 0),
                 bodiless=report.bodiless + bodiless,
@@ -271,14 +282,22 @@ class Mailer:
             self.publisher.hint(hints)
         return report
 
+    def _rehearse(self, batch: str, wanted: Mapping[int, State]) -> tuple[int, int]:
+        """What the ledger's `retry` would return; what is queued counts in a batch that is set aside only."""
+        queued = sum(state is State.QUEUED for state in wanted.values())
+        is_aside = queued and any(split_id(it.id)[0] == batch for it in self.aside())
+        return len(wanted) - (0 if is_aside else queued), 0
+
     def _wanted(self, ids: Sequence[str], states: Set[State]) -> Iterable[tuple[Snapshot, Sequence[int]]]:
         if not ids:
             return self._all_over()
         found = [(id, *self._snapshot(id)) for id in ids]  # all are known, before the first is retried
-        return [
-            (snapshot, [i for i in _indices(snapshot, index, id) if snapshot.states[i] in states])
-            for id, snapshot, index in found
-        ]
+        # Each batch once: the first retry brings back one that was set aside, and its rest is queued then.
+        batches: dict[str, tuple[Snapshot, list[int]]] = {}
+        for id, snapshot, index in found:
+            _, wanted = batches.setdefault(snapshot.id, (snapshot, []))
+            wanted += [i for i in _indices(snapshot, index, id) if snapshot.states[i] in states]
+        return batches.values()
 
     def _all_over(self) -> Iterator[tuple[Snapshot, Sequence[int]]]:
         """The batches of which recipients failed or expired, as they are read: there may be very many."""

@@ -31,6 +31,10 @@ DELIVER: Final = "mailtasks.deliver"
 SEND_MAIL: Final = "mailtasks.send_mail"
 """The task that users call."""
 
+CELERYS_BROKER: Final = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
+"""Environment variables that to Celery are stronger than what an app is configured with. They are meant for a
+user's own app: where mail goes by ours, its broker is that of our settings."""
+
 _HINTS_AT_ONCE: Final = 500  # published in one round trip
 _POOL_TIMEOUT: Final = 5.0  # seconds to wait for a producer that other threads have
 _QUIET: Final = 2.0  # times as long as a failure took: nothing is published then, since it would fail, too
@@ -108,9 +112,19 @@ def transport_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+class ProducingApp(Celery):  # type: ignore[misc]  # Celery ships no types
+    """Knows one broker, that of our settings, though Celery takes `CELERYS_BROKER` for stronger."""
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        """A connection to the broker, whatever the URL that Celery comes with."""
+        return super().connection_for_write(self.conf["broker_url"], **options)
+
+    connection_for_read = connection_for_write
+
+
 def producing_app(settings: Settings) -> Celery:
     """A Celery app that only publishes; never the current app, so that a user's own is left alone."""
-    app = Celery("mailtasks-producer", set_as_current=False)
+    app = ProducingApp("mailtasks-producer", set_as_current=False)
     app.conf.update(configuration(settings))
     return app
 
@@ -194,7 +208,7 @@ class Publisher:
                 with connection.channel() as channel:
                     return _length(channel, self._queues[priority].name)
         except Exception as error:  # whatever a transport raises
-            broker = mask_url(str(self.app.conf.broker_url))
+            broker = mask_url(self.app.connection_for_write().as_uri(include_password=True))
             raise StoreUnavailable(
                 f"the broker {broker} can't be asked ({error}); is it running and reachable?"
             ) from error

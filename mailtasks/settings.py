@@ -174,7 +174,7 @@ class Settings:
         Text(r"[A-Za-z0-9.-]+|\[[A-Za-z0-9.:]+\]", "a host name or an address in brackets"),
         "What a worker calls itself in EHLO; by default this machine's name.",
     )
-    timeout_connect: float = _seconds(30, "How long a TCP connection to the relay may take.")
+    timeout_connect: float = _seconds(20, "How long a TCP connection to the relay may take.")
     timeout_greeting: float = _seconds(300, "How long the greeting may take (RFC 5321 4.5.3.2.1).")
     timeout_command: float = _seconds(
         300, "How long the answer to EHLO, AUTH, MAIL or RCPT may take (RFC 5321 4.5.3.2.2 and .3)."

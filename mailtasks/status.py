@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from mailtasks.message import Priority
 from mailtasks.state import State, summarise
@@ -114,6 +114,39 @@ class QueueStatus:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return _plain_dict(asdict(self))
+
+
+LAPSES_BEFORE_ASIDE: Final = 3
+"""Claims of a batch that lapse one after the other until it is set aside, as lua/common.lua has it."""
+
+_SET_ASIDE: Final = {
+    True: (
+        f"after {LAPSES_BEFORE_ASIDE} lapsed claims, the last workers that took it having died or hung",
+        "mend the cause",
+    ),
+    False: ("because its records can't be read", "mend what the workers' log says of it"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A batch that isn't tried again by itself, since it may kill whoever tries, or can't be read."""
+
+    id: str  # of its first message that isn't finished: to `retry` that brings back the whole batch
+    priority: Priority
+    set_aside_at: datetime
+    lapses: int  # claims of it that lapsed one after the other; fewer than three: it can't be read
+
+    @property
+    def reply(self) -> str:
+        """Why, and what to do, where a message has the relay's last words."""
+        why, what = _SET_ASIDE[self.lapses >= LAPSES_BEFORE_ASIDE]
+        return f"set aside {why}; {what}, then `mailtasks retry {self.id}`"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, in which it stands among messages; whose they are may not be readable."""
+        told = {"id": self.id, "state": "set_aside", "reply": self.reply, "recipients": ()}
+        return _plain_dict(told | asdict(self))
 
 
 @dataclass(frozen=True, slots=True)

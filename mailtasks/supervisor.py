@@ -25,8 +25,10 @@ from typing import Final
 from mailtasks.errors import SettingsError
 from mailtasks.guard import FAILED, GRACE, LEASH, WRONG_USE, say
 from mailtasks.message import PRIORITIES, Priority
-from mailtasks.publish import queue_name
+from mailtasks.publish import CELERYS_BROKER, queue_name
 from mailtasks.settings import Settings
+
+OWN_APP: Final = "mailtasks"  # the default for `celery -A`: mailtasks.celery.own_app
 
 DONE: Final = 0
 IN_GOOD_ORDER: Final = (DONE, -signal.SIGTERM)  # the latter if it was still starting when it was told to stop
@@ -60,7 +62,8 @@ class Supervisor:
         app: what `celery -A` gets.
         log_level: what `celery -l` gets.
         grace: seconds that the processes have to finish what they are sending, once told to stop.
-        environment: the processes' environment; ours if it is None.
+        environment: the processes' environment; ours if it is None. To our own app no broker is named by it
+            but that of the settings.
         report: takes each sentence about what happens; by default it goes to stderr.
 
     Raises:
@@ -73,7 +76,7 @@ class Supervisor:
         *,
         processes: int = 2,
         concurrency: int = 8,
-        app: str = "mailtasks",
+        app: str = OWN_APP,
         log_level: str = "INFO",
         grace: float = GRACE,
         environment: Mapping[str, str] | None = None,
@@ -88,7 +91,9 @@ class Supervisor:
             for name, queues in roles(processes, settings.namespace).items()
         ]
         self._grace = grace
-        self._environment = os.environ if environment is None else environment
+        self._environment = dict(os.environ if environment is None else environment)
+        for name in CELERYS_BROKER if app == OWN_APP else ():
+            self._environment.pop(name, None)
         self._report = report or say
         self._heard: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stops = 0

@@ -35,7 +35,7 @@ from mailtasks.errors import (
     TemporaryFailure,
 )
 from mailtasks.installation import installation_of
-from mailtasks.message import PRIORITIES, Attachment, Message, Priority
+from mailtasks.message import MOMENTS, PRIORITIES, Attachment, Message, Priority
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.rate import parse_rate
 from mailtasks.publish import DELIVER, SEND_MAIL, priority_of, queue_name
@@ -180,20 +180,21 @@ class SendMail(PolicyTask):
             eta: the moment, before which it isn't sent.
             expires: seconds from the moment it may be sent, or the moment after which it is not.
             queue: one of the three; its priority is taken, if the message has none.
-            **options: `priority`, if it is one of ours, is taken as well; what should be called afterwards
-                (`link`, `chain`, …) is refused. Celery's others, its numeric priority too, mean nothing here.
+            **options: `priority`, if it is one of ours, is taken as well. Celery's others, its numeric
+                priority too, mean nothing here and change nothing, except those that would promise what
+                isn't kept: `OPTIONS` has them all.
 
         Returns:
             An AsyncResult whose id is the message's.
 
         Raises:
-            As `Mailer.send`.
+            As `Mailer.send`; MessageError also for an option that is refused or that Celery doesn't have.
         """
         _refuse_positional(args)
-        _refuse_callbacks(options)
+        _refuse_options(options)
         given = dict(kwargs or {})
         if countdown is not None:
-            given["send_at"] = datetime.now(UTC) + timedelta(seconds=countdown)
+            given["send_at"] = _from_now(countdown)
         if eta is not None:
             given["send_at"] = eta
         if expires is not None:
@@ -246,16 +247,45 @@ class SendMail(PolicyTask):
         return fields
 
 
-_CALLED_AFTERWARDS: Final = ("link", "link_error", "chain", "chord")
+_NO_RESULT: Final = (
+    "would never be called, since what becomes of a mail is no task's result; "
+    "let send_mail be the end of a chain, and ask status(id)"
+)
+_NO_ROUTE: Final = "would lead nowhere, since mail goes to the queue of its priority; give priority or queue"
+_NO_LIMIT: Final = "would limit nothing; the settings timeout_dot and its like say how long a relay may take"
+_NO_OPTION: Final = "is no option of apply_async; a mail's fields are given in kwargs={…}"
+
+_HARMLESS: Final = (
+    *("priority",),  # taken, if it is one of ours
+    # How a message travels: no mail travels, only a hint, which may be lost.
+    *("producer", "publisher", "connection", "router", "route_name", "retry", "retry_policy"),
+    *("serializer", "compression", "content_type", "content_encoding", "delivery_mode", "declare"),
+    *("mandatory", "immediate", "timeout", "confirm_timeout", "event_dispatcher", "exchange_type"),
+    # How a task is shown, and what it belongs to: what canvases pass on. The result's id is the message's.
+    *("shadow", "argsrepr", "kwargsrepr", "origin", "task_type", "stamped_headers", "create_sent_event"),
+    *("root_id", "parent_id", "group_id", "group_index", "add_to_parent", "replaced_task_nesting", "retries"),
+    # Where a result goes: there is none.
+    *("ignore_result", "result_cls", "reply_to", "correlation_id"),
+)
+
+OPTIONS: Final[Mapping[str, str | None]] = {
+    **dict.fromkeys(_HARMLESS),
+    **dict.fromkeys(("link", "link_error", "chain", "chord", "callbacks", "errbacks"), _NO_RESULT),
+    **dict.fromkeys(("exchange", "routing_key"), _NO_ROUTE),
+    **dict.fromkeys(("time_limit", "soft_time_limit"), _NO_LIMIT),
+    "expiration": "would expire nothing; give expires",
+    "headers": "would be a task's, which no mail has; give the mail's own in kwargs={'headers': {…}}",
+}
+"""What Celery's `apply_async` takes beside what ours names: None if it changes nothing here, else why it is
+refused."""
 
 
-def _refuse_callbacks(options: Mapping[str, Any]) -> None:
-    for name in _CALLED_AFTERWARDS:
-        if options.get(name):
-            raise MessageError(
-                f"send_mail: {name} would never be called, since what becomes of a mail is no task's result; "
-                "let send_mail be the end of a chain, and ask status(id)"
-            )
+def _refuse_options(options: Mapping[str, Any]) -> None:
+    stamps = options.get("stamped_headers") or ()
+    for name, value in options.items():
+        why = None if name in stamps else OPTIONS.get(name, _NO_OPTION)
+        if why and value:
+            raise MessageError(f"send_mail: {name} {why}")
 
 
 def _refuse_positional(args: Any) -> None:
@@ -326,13 +356,26 @@ def _moment(name: str, text: str) -> datetime:
         raise MessageError(f"{name} {text!r} is no time; expected ISO 8601 with an offset") from None
 
 
+def _from_now(countdown: float) -> datetime:
+    try:
+        return datetime.now(UTC) + timedelta(seconds=countdown)
+    except (TypeError, ValueError, OverflowError):
+        raise MessageError(
+            f"countdown={countdown} is out of range: "
+            f"give a number of seconds that ends before {MOMENTS[1].year}"
+        ) from None
+
+
 def _expires_after(expires: float | datetime, send_at: datetime | str | None) -> float | timedelta:
     if not isinstance(expires, datetime):
         return expires
     if expires.tzinfo is None:
         raise MessageError(f"expires {expires} has no time zone; give an aware datetime, or seconds")
     since = _moment("send_at", send_at) if isinstance(send_at, str) else send_at
-    return expires - (since or datetime.now(UTC))
+    try:
+        return expires - (since or datetime.now(UTC))
+    except TypeError:
+        raise MessageError(f"expires can't count from {excerpt(since)}; give an aware datetime") from None
 
 
 def register(app: Celery) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -14,7 +14,7 @@ from mailtasks.cli.output import counted, print_json, print_line, print_pairs, p
 from mailtasks.state import State
 
 if TYPE_CHECKING:
-    from mailtasks.status import MessageStatus, RetryReport
+    from mailtasks.status import MessageStatus, RetryReport, SetAside
 
 NOT_MEANT: Final = "isn't meant by --reason and --code"
 IDLE: Final = {
@@ -146,22 +146,30 @@ def find(context: Context, address: str, as_json: bool) -> None:
 @as_json
 @pass_context
 def failed(context: Context, limit: int, as_json: bool) -> None:
-    """List the mails that failed, expired or are in doubt, the latest first."""
+    """List the mails that failed, expired or are in doubt, the latest first.
+
+    Before them stand the batches that were set aside, which nobody sends until they are retried.
+    """
     with context.mailer() as mailer:
-        found = list(islice(mailer.failed(), limit))
+        listed: Iterable[MessageStatus | SetAside] = chain(mailer.aside(), mailer.failed())
+        found = list(islice(listed, limit))
     _print_messages(found, as_json, empty="nothing failed")
 
 
-def _print_messages(messages: Iterable[MessageStatus], as_json: bool, *, empty: str) -> None:
+def _print_messages(messages: Iterable[MessageStatus | SetAside], as_json: bool, *, empty: str) -> None:
     if as_json:
         print_json([message.as_dict() for message in messages])
         return
     columns = ("id", "state", "accepted", "to", "subject", "reply")
-    rows = (
-        (it.id, it.state, it.accepted_at, [to.address for to in it.recipients], it.subject, it.reply)
-        for it in messages
-    )
-    print_table(columns, rows, empty=empty)
+    print_table(columns, map(_row, messages), empty=empty)
+
+
+def _row(it: MessageStatus | SetAside) -> Sequence[Any]:
+    from mailtasks.status import MessageStatus
+
+    if isinstance(it, MessageStatus):
+        return it.id, it.state, it.accepted_at, [to.address for to in it.recipients], it.subject, it.reply
+    return it.id, "set_aside", None, None, None, it.reply
 
 
 @click.command()

@@ -40,17 +40,28 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
     A process that dies is started again. Ctrl-C or SIGTERM lets them finish what they are sending; a
     second one kills them.
     """
-    from mailtasks.supervisor import Supervisor
+    from mailtasks.supervisor import OWN_APP, Supervisor
 
+    settings, environment = context.settings, context.environment
+    if app != OWN_APP:  # ours can be loaded, since the settings can
+        _refuse_unloadable(app, environment)
     supervisor = Supervisor(
-        context.settings,
+        settings,
         processes=processes,
         concurrency=concurrency,
         app=app,
         log_level=log_level,
-        environment=context.environment,
+        environment=environment,
     )
     click.get_current_context().exit(supervisor.run())
+
+
+def _refuse_unloadable(app: str, environment: Mapping[str, str]) -> None:
+    """One sentence, where every process that can't load its app would show Celery's usage."""
+    from mailtasks.local.app_check import why_not
+
+    if why := why_not(app, environment):
+        raise click.UsageError(f"The Celery app {app!r} can't be loaded ({why}); name it as for celery -A")
 
 
 @click.command()

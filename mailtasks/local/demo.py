@@ -38,7 +38,7 @@ from mailtasks.local.redis import free_port
 from mailtasks.local.up import Everything
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
-from mailtasks.publish import producing_app
+from mailtasks.publish import CELERYS_BROKER, producing_app
 from mailtasks.settings import PREFIX, Settings
 from mailtasks.state import UNFINISHED, State
 from mailtasks.status import MessageStatus, Stats
@@ -188,11 +188,9 @@ class Demo:
 
     def __enter__(self) -> Self:
         self._people = list(read(self._recipients))
-        try:
+        with self._stack as stack:  # which ends what was started, if not all could be
             self._start()
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -324,11 +322,12 @@ class Demo:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Ours without any setting of mailtasks: the demo's own come from a file in `folder`."""
+    """Ours without any setting of mailtasks or broker of Celery's; the demo's come from a file there."""
     file = folder / "mailtasks.toml"
     # A port of its own for Flower: another demo may be about to take the usual one.
     file.write_text(f"{SETTINGS}flower_port = {free_port()}\n")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    ours = {name for name in os.environ if name.startswith(PREFIX)}
+    inherited = {name: os.environ[name] for name in os.environ.keys() - ours - {*CELERYS_BROKER}}
     return {**inherited, f"{PREFIX}CONFIG": str(file)}
 
 

@@ -25,7 +25,7 @@ from typing import Final
 from mailtasks.errors import PoolTimeout, RelayError
 from mailtasks.relay import Relay
 from mailtasks.smtp.loop import Loop
-from mailtasks.smtp.session import DEFAULT_TIMEOUTS, Session, Timeouts
+from mailtasks.smtp.session import Session, Timeouts
 
 SPREAD: Final = 0.1
 """Lifetimes differ by this much either way, so that connections opened together don't all end together."""
@@ -105,10 +105,10 @@ class Pool:
         relay: Relay,
         *,
         size: int,
-        max_messages: int = 1000,
-        lifetime: float = 600,
-        idle: float = 60,
-        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        max_messages: int,
+        lifetime: float,
+        idle: float,
+        timeouts: Timeouts,
         hello_name: str | None = None,
         connect: Callable[[], Session] | None = None,
     ) -> None:

@@ -33,13 +33,13 @@ def _always() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long to wait for what, in seconds; the defaults are RFC 5321 4.5.3.2's where it has one."""
+    """How long to wait for what, in seconds; the defaults are the settings', or RFC 5321 4.5.3.2's."""
 
-    connect: float = 30  # all of the host's addresses together
+    connect: float = 20  # all of the host's addresses together
     greeting: float = 300  # 4.5.3.2.1
     ehlo: float = 300
     tls: float = 30  # the answer to STARTTLS, and again the handshake
-    auth: float = 60  # each step
+    auth: float = 300  # each step
     mail: float = 300  # 4.5.3.2.2
     rcpt: float = 300  # 4.5.3.2.3
     data: float = 120  # 4.5.3.2.4

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from mailtasks.errors import StoreError
 from mailtasks.message import PRIORITIES, Priority
-from mailtasks.state import BY_CODE, State
-from mailtasks.status import MessageStatus, QueueStatus, RecipientStatus, ResponseTimes, Stats
+from mailtasks.state import BY_CODE, UNFINISHED, State
+from mailtasks.status import MessageStatus, QueueStatus, RecipientStatus, ResponseTimes, SetAside, Stats
 from mailtasks.store import records
 from mailtasks.store.connection import Client, available
 from mailtasks.store.keys import Keys
@@ -39,7 +39,6 @@ _CHUNK: Final = 100  # batches read in one round trip
 _SAMPLE: Final = 1000  # batches among which the oldest is sought
 _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-_GATES: Final = ("pause", "aside", "rate")
 TALLIES: Final = ("doubts", "abandoned", "resends", "lapses", "duplicates", "late_evidence")
 """What `counts` holds beside the states, in the order in which it is shown."""
 
@@ -148,6 +147,29 @@ class Books:
             ids = self.redis.zrevrange(self.keys.listed(state), 0, -1)
         return self.batches(id.decode() for id in ids)
 
+    def set_aside(self, priority: Priority) -> list[SetAside]:
+        """The batches of a priority that were set aside, the longest first; also such as can't be read."""
+        with available(self.redis):
+            waiting = self.redis.zrange(self.keys.gate("aside", priority), 0, -1, withscores=True)
+        pipeline = self.redis.pipeline(transaction=False)
+        for id, _ in waiting:
+            key, states, _ = self.keys.batch(id.decode())
+            pipeline.exists(key).hget(key, "z").get(states)
+        with available(self.redis):
+            answers = pipeline.execute(raise_on_error=False)
+        return [
+            SetAside(
+                id=f"{id.decode()}.{_first_unfinished(states)}",
+                priority=priority,
+                set_aside_at=_moment(since / 1000),
+                lapses=int(lapses) if isinstance(lapses, bytes) and lapses.isdigit() else 0,
+            )
+            for (id, since), is_there, lapses, states in zip(
+                waiting, answers[::3], answers[1::3], answers[2::3], strict=True
+            )
+            if is_there  # else a hand has deleted it, as it may
+        ]
+
     def find(self, address: str) -> Iterator[MessageStatus]:
         """Every message to an address that is still kept. Reads all batches: there is no index by address.
 
@@ -191,10 +213,11 @@ class Books:
         pipeline.zcard(due)
         pipeline.zcount(due, "-inf", int(now * 1000))
         pipeline.zrange(due, 0, _SAMPLE - 1, withscores=True)
-        for gate in _GATES:
+        for gate in ("pause", "rate"):
             pipeline.zcard(self.keys.gate(gate, priority))
         with available(self.redis):
-            recipients, batches, ready, sample, *waiting = pipeline.execute()
+            recipients, batches, ready, sample, held, limited = pipeline.execute()
+        waiting = {"pause": held, "aside": len(self.set_aside(priority)), "rate": limited}
         return QueueStatus(
             priority=priority,
             recipients=int(recipients or 0),
@@ -204,7 +227,7 @@ class Books:
             oldest=self._oldest([id.decode() for id, _ in sample]),
             hints=hints,
             paused="all" in paused or priority in paused,
-            waiting={gate: count for gate, count in zip(_GATES, waiting, strict=True) if count},
+            waiting={gate: count for gate, count in waiting.items() if count},
         )
 
     def _oldest(self, ids: Sequence[str]) -> datetime | None:
@@ -274,6 +297,12 @@ def _unpacked(id: str, fields: list[Any], states: bytes, tries: list[bytes]) -> 
             for index, packed in zip(tries[::2], tries[1::2], strict=True)
         },
     )
+
+
+def _first_unfinished(states: Any) -> int:
+    """The index of the first recipient that a retry would act upon; 0, if the states can't be read."""
+    codes = states.decode(errors="replace") if isinstance(states, bytes) else ""
+    return next((index for index, code in enumerate(codes) if BY_CODE.get(code) in UNFINISHED), 0)
 
 
 def _numbers(answer: Mapping[bytes, bytes]) -> Counter[str]:

@@ -124,11 +124,9 @@ class Run:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        try:
+        with self._stack as stack:  # which ends what was started, if not all could be
             self._start()
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -282,6 +282,12 @@ def test_a_typo_in_q(tmp_path: Path, redis_url: str) -> None:
     assert refused(tmp_path, redis_url, "-P", "threads", "-Q", "mailtasks-1-urgnt") == QUEUE_TYPO
 
 
+def test_a_typo_in_x(tmp_path: Path, redis_url: str, shop: str) -> None:
+    for app in ("mailtasks", shop):
+        typo = ["-P", "threads", "-X", "mailtasks-3-bulk,mailtasks-1-urgnt"]
+        assert refused(tmp_path, redis_url, *typo, app=app) == QUEUE_TYPO
+
+
 def test_a_typo_in_q_of_a_users_app(tmp_path: Path, redis_url: str, shop: str) -> None:
     typo = ["-P", "threads", "-Q", "orders,mailtasks-1-urgnt"]
     assert refused(tmp_path, redis_url, *typo, app=shop) == QUEUE_TYPO

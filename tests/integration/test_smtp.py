@@ -284,9 +284,14 @@ def test_far_away_a_message_costs_one_round_trip():
         assert 0.55 < time.monotonic() - start < 1.0  # six, where one command at a time takes twenty
 
 
+def pool_to(port, size):
+    relay = Relay.parse(f"smtp://127.0.0.1:{port}")
+    return Pool(relay, size=size, max_messages=100, lifetime=300, idle=20, timeouts=PATIENT)
+
+
 def test_a_pool_notices_that_its_relay_restarted():
     with serving() as (port, _):
-        pool = Pool(Relay.parse(f"smtp://127.0.0.1:{port}"), size=2, timeouts=PATIENT)
+        pool = pool_to(port, size=2)
         with pool.lend(5) as session:
             assert sent(session, envelope())
         again = Controller(box := Box(), hostname="127.0.0.1", port=port)
@@ -320,7 +325,7 @@ def smtp_sink(*options):
 def test_smtp_sink_takes_all_from_many_threads(options, wait_until):
     with smtp_sink(*options) as port:
         wait_until(lambda: listening(port))
-        pool = Pool(Relay.parse(f"smtp://127.0.0.1:{port}"), size=3, max_messages=100, timeouts=PATIENT)
+        pool = pool_to(port, size=3)
         taken = []
 
         def work():

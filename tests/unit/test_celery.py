@@ -59,6 +59,17 @@ def test_our_own_app_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {DELIVER, SEND_MAIL} <= set(app.tasks)
 
 
+def test_celery_and_we_are_told_of_two_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILTASKS_BROKER_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://127.0.0.1:2/0")  # or `celery --broker`
+    with pytest.raises(SettingsError) as caught:
+        send_mail.delay(to="ann@example.com", text="hi")
+    assert str(caught.value) == (
+        "broker_url (environment MAILTASKS_BROKER_URL): redis://127.0.0.1:1/0 is not the Celery app's "
+        "broker, redis://127.0.0.1:2/0; give both the same, or leave it out of the settings"
+    )
+
+
 def test_a_celeryconfig_is_stronger_than_our_defaults(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from mailtasks.mailer import Mailer
 from mailtasks.message import Attachment, Message, Priority
 from mailtasks.settings import Settings
 from mailtasks.state import State
+from mailtasks.status import RetryReport
 from mailtasks.store.ledger import Claim, Refusal, Released, Result
 from mailtasks.testing import LocalRedis
 from mailtasks.testing.proxy import Proxy
@@ -520,6 +521,27 @@ def test_retry_brings_back_what_was_cancelled(mailer: Mailer) -> None:
     mailer.cancel(id)
     assert mailer.retry(id).retried == 1
     assert mailer.status(id).state is State.QUEUED
+
+
+def set_aside(mailer: Mailer, id: str) -> None:
+    """As three workers that died while they had its batch leave it."""
+    batch = id.partition(".")[0]
+    mailer.redis.hset(mailer.ledger.keys.batch(batch)[0], "z", 3)
+    assert isinstance(mailer.ledger.claim(batch, "w"), Released)
+
+
+def test_several_messages_of_a_batch_that_was_set_aside_are_counted(mailer: Mailer) -> None:
+    ids = mailer.send_many([ann(), ann(), ann(cc="bob@example.com"), ann()])
+    set_aside(mailer, ids[0])
+    [batch] = mailer.aside()
+    assert (batch.id, batch.priority) == (ids[0], Priority.NORMAL)
+    wanted = (ids[0], ids[2], ids[0])  # one of them twice
+    assert mailer.retry(*wanted, dry_run=True).retried == 3
+    hints = mailer.queue()[1].hints
+    assert mailer.retry(*wanted).retried == 3
+    assert mailer.queue()[1].hints == hints + 1
+    assert (mailer.aside(), mailer.queue()[1].waiting) == ([], {})
+    assert mailer.retry(*wanted, dry_run=True) == mailer.retry(*wanted) == RetryReport()
 
 
 def test_one_unknown_id_and_nothing_is_retried(mailer: Mailer, failures: dict[str, str]) -> None:

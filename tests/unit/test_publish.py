@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.exceptions import QueueNotFound
 
+from mailtasks import celery as celery_module
+from mailtasks.celery import install
 from mailtasks.errors import StoreUnavailable
 from mailtasks.local.redis import free_port
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.publish import (
     BULK_QUEUE,
+    CELERYS_BROKER,
     NORMAL_QUEUE,
     URGENT_QUEUE,
     Publisher,
@@ -131,6 +135,24 @@ def test_an_app_is_made_once_and_never_becomes_the_current_one(redis_url: str) -
     assert made == []
     assert publisher.app is publisher.app is made[0]
     assert current_app._get_current_object() is not made[0]
+
+
+def test_our_broker_is_stronger_than_celerys_variables(
+    publisher: Publisher, redis_server: LocalRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's variable is for the user's app."""
+    monkeypatch.setattr(celery_module, "_installed", None)
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    for name in CELERYS_BROKER:
+        monkeypatch.setenv(name, nowhere)
+    assert publisher.hint([(BATCH, Priority.BULK)])
+    assert len(waiting(redis_server, BULK_QUEUE)) == publisher.waiting(Priority.BULK) == 1
+    for connect in (publisher.app.connection, publisher.app.connection_for_read):  # Flower, control
+        with connect() as connection:
+            connection.ensure_connection(max_retries=1)
+    users = Publisher(install(Celery("shop", set_as_current=False)))
+    with pytest.raises(StoreUnavailable, match=f"the broker {nowhere} can't be asked"):
+        users.waiting(Priority.BULK)
 
 
 def test_a_typo_in_a_queue_name(publisher: Publisher) -> None:

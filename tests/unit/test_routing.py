@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from mailtasks import routing
+from mailtasks.guard import GRACE
 from mailtasks.reply import Stage
 from mailtasks.routing import FIRST_PAUSE, LONGEST_PAUSE, Route, open_route
 from mailtasks.settings import Settings
+from mailtasks.smtp import Timeouts
 from mailtasks.testing import CatchingServer
 
 
@@ -66,6 +68,17 @@ def test_one_connection_ends_the_growth(route: Route, clock: Clock) -> None:
     pauses(route, clock, 5)
     route.worked()
     assert pauses(route, clock, 1) == [1]
+
+
+def test_the_defaults_of_a_session_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Timeouts] = []
+    monkeypatch.setattr(routing, "Pool", lambda *_, timeouts, **__: made.append(timeouts))
+    open_route(Settings(), threads=1)
+    assert made == [Timeouts()]
+
+
+def test_a_relay_that_cant_be_reached_is_given_up_before_a_worker_that_stops_is_killed() -> None:
+    assert Settings().timeout_connect < GRACE
 
 
 def test_the_settings_reach_the_pool(sink: CatchingServer) -> None:

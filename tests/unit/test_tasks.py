@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from celery import Celery, chord, group
+from celery import Celery, Task, chord, group
+from celery.app.amqp import AMQP
 from celery.app.trace import get_log_policy, log_policy_expected
 from celery.exceptions import Reject, Retry
-from kombu import Queue
+from kombu import Producer, Queue
 
 import mailtasks
 from mailtasks import celery as celery_module
@@ -36,7 +39,7 @@ from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.publish import DELIVER, SEND_MAIL, configuration
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.tasks import rate_of, retry_policy_of
+from mailtasks.tasks import SendMail, rate_of, retry_policy_of
 from mailtasks.testing import CatchingServer
 
 Make = Callable[..., Celery]
@@ -188,6 +191,110 @@ def test_nothing_is_called_after_a_mail(app: Celery) -> None:
         assert str(caught.value) == CALLED_AFTERWARDS.format(name)
     with pytest.raises(MessageError, match="link would never be called"):
         group([mail.clone().set(link=after)]).apply_async()
+    assert mailer(app).stats().accepted == 0
+
+
+def test_every_option_that_celery_has_is_decided_upon() -> None:
+    ours = {*signature(SendMail.apply_async).parameters, "name", "body", "properties", "now", "timezone"}
+    for theirs in (Task.apply_async, Celery.send_task, AMQP.as_task_v2, Producer.publish):
+        assert not {*signature(theirs).parameters} - ours - {*tasks.OPTIONS}, theirs
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"routing_key": "mail"}, "routing_key would lead nowhere, since mail goes to the queue of its prio"),
+        (
+            {"exchange": "mail"},
+            "exchange would lead nowhere, since mail goes to the queue of its priority; give p",
+        ),
+        (
+            {"time_limit": 60},
+            "time_limit would limit nothing; the settings timeout_dot and its like say how long ",
+        ),
+        ({"expiration": 60}, "expiration would expire nothing; give expires"),
+        (
+            {"headers": {"X-Shop": "7"}},
+            "headers would be a task's, which no mail has; give the mail's own in kw",
+        ),
+        (
+            {"subject": "Hello"},
+            "subject is no option of apply_async; a mail's fields are given in kwargs={…}",
+        ),
+        ({"countdwn": 60}, "countdwn is no option of apply_async; a mail's fields are given in kwargs={…}"),
+    ],
+)
+def test_an_option_that_would_promise_what_isnt_kept(app: Celery, option: dict[str, Any], why: str) -> None:
+    with pytest.raises(MessageError) as caught:
+        app.tasks[SEND_MAIL].apply_async(kwargs=ANN, **option)
+    assert str(caught.value).startswith(f"send_mail: {why}")
+    assert mailer(app).stats().accepted == 0
+
+
+def test_an_option_that_means_nothing_here_changes_nothing(app: Celery) -> None:
+    harmless = {name: 1 for name, why in tasks.OPTIONS.items() if why is None} | {"stamped_headers": ["shop"]}
+    id = app.tasks[SEND_MAIL].apply_async(kwargs=ANN, **harmless, shop="7").id
+    assert mailer(app).status(id).state is State.QUEUED
+
+
+def test_a_stamped_mail(app: Celery) -> None:
+    mail = app.tasks[SEND_MAIL].s(**ANN)
+    mail.stamp(shop="7")
+    assert mail.apply_async().id
+    group([mail]).apply_async()
+    assert mailer(app).stats().accepted == 2
+
+
+FAR = datetime(9999, 12, 31, 23, tzinfo=timezone(-timedelta(hours=12)))
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (
+            {"countdown": 1e12},
+            "countdown=1000000000000.0 is out of range: give a number of seconds that ends befor",
+        ),
+        (
+            {"countdown": 3e11},
+            "countdown=300000000000.0 is out of range: give a number of seconds that ends befor",
+        ),
+        (
+            {"countdown": math.nan},
+            "countdown=nan is out of range: give a number of seconds that ends before 2100",
+        ),
+        (
+            {"countdown": "soon"},
+            "countdown=soon is out of range: give a number of seconds that ends before 2100",
+        ),
+        (
+            {"eta": FAR},
+            "send_at=9999-12-31T23:00:00-12:00 is out of range: give a time from 1970 on and before 2100",
+        ),
+        (
+            {"eta": FAR, "expires": FAR},
+            "send_at=9999-12-31T23:00:00-12:00 is out of range: give a time from 1970",
+        ),
+        (
+            {"expires": 1e12},
+            "expires_after=1000000000000.0 is no time to live: give a timedelta or a number of sec",
+        ),
+        (
+            {"expires": math.inf},
+            "expires_after=inf is no time to live: give a timedelta or a number of seconds, mor",
+        ),
+        ({"expires": FAR}, "expires_after="),
+        (
+            {"eta": datetime(2030, 1, 1), "expires": FAR},
+            "expires can't count from '2030-01-01 00:00:00' (datetime); give an aware datetime",
+        ),
+    ],
+    ids=str,
+)
+def test_a_time_that_is_no_time(app: Celery, option: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(MessageError) as caught:
+        app.tasks[SEND_MAIL].apply_async(kwargs=ANN, **option)
+    assert str(caught.value).startswith(sentence)
     assert mailer(app).stats().accepted == 0
 
 

@@ -1,9 +1,11 @@
 import io
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mailtasks.errors import StoreError
 from mailtasks.mailer import Mailer
 from mailtasks.state import State
 
@@ -246,6 +248,42 @@ def test_failed(live, settle):
     assert {it["id"] for it in live("failed", "--json").json} == {first, second}
     assert len(live("failed", "--limit", "1", "--json").json) == 1
     assert SPAM in live("failed").out
+
+
+def test_failed_lists_first_what_was_set_aside(live, settle):
+    lapsed, damaged, failed = sent(live), sent(live, "--priority", "bulk"), sent(live)
+    with Mailer() as mailer:
+        for id, field, value in ((lapsed, "z", "3"), (damaged, "r", "x")):
+            key = mailer.ledger.keys.batch(id.partition(".")[0])[0]
+            mailer.redis.hset(key, field, value)
+            with suppress(StoreError):
+                mailer.ledger.claim(id.partition(".")[0], "a worker")
+    settle(failed, State.FAILED, SPAM)
+    lapses = (
+        "set aside after 3 lapsed claims, the last workers that took it having died or hung; "
+        f"mend the cause, then `mailtasks retry {lapsed}`"
+    )
+    records = (
+        "set aside because its records can't be read; mend what the workers' log says of it, "
+        f"then `mailtasks retry {damaged}`"
+    )
+    _, *rows = live("failed").out.splitlines()
+    for row, id, why in zip(rows, (lapsed, damaged, failed), (lapses, records, SPAM), strict=True):
+        assert row.startswith(id)
+        assert row.endswith(why)
+    told = live("failed", "--json").json
+    assert [(it["id"], it["state"], it["reply"]) for it in told] == [
+        (lapsed, "set_aside", lapses),
+        (damaged, "set_aside", records),
+        (failed, "failed", SPAM),
+    ]
+    assert (told[0]["priority"], told[0]["lapses"], told[0]["recipients"]) == ("normal", 3, [])
+    assert [it["id"] for it in live("failed", "--limit", "1", "--json").json] == [lapsed]
+    assert live("retry", lapsed, "--dry-run").out == "would retry 1 recipient\n"
+    assert live("retry", lapsed).out == "retried 1 recipient\n"
+    assert [it["id"] for it in live("failed", "--json").json] == [damaged, failed]
+    waiting = {name: queue["waiting"] for name, queue in live("queue", "--json").json.items()}
+    assert waiting == {"urgent": {}, "normal": {}, "bulk": {"aside": 1}}
 
 
 # --- cancel, retry

@@ -41,6 +41,13 @@ def program(tmp_path):
         process.communicate()
 
 
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def read_until(stream, pattern):
     """The match in the first line that has one."""
     for line in stream:
@@ -116,6 +123,17 @@ def supervised(monkeypatch):
     return asked
 
 
+@pytest.fixture
+def shop(cli, tmp_path, monkeypatch):
+    """A folder with an app that can be loaded, and some modules that hold none."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (tmp_path / "shop.py").write_text("import celery\nprint('loaded')\napp = celery.Celery('shop')\n")
+    (tmp_path / "other.py").write_text("app = 'no app'")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "quits.py").write_text("import os\nos._exit(3)")
+
+
+@pytest.mark.usefixtures("shop")
 def test_worker_hands_its_options_on(cli, supervised):
     ran = cli("--set", "lease=2s", "worker", "-c", "4", "--processes", "3", "-A", "shop", "-l", "debug")
     assert ran.code == 1
@@ -123,6 +141,38 @@ def test_worker_hands_its_options_on(cli, supervised):
     assert supervised["environment"]["MAILTASKS_LEASE"] == "2s"
     options = ("processes", "concurrency", "app", "log_level")
     assert [supervised[name] for name in options] == [3, 4, "shop", "DEBUG"]
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize(
+    ("app", "why"),
+    [
+        ("nosuch", "No module named 'nosuch'"),
+        ("other", "'no app' is no Celery app"),
+        ("broken", "ZeroDivisionError: division by zero"),
+        ("quits", "loading it ended the process with exit code 3"),
+        ("mailtasks.smtp", "AttributeError: module 'mailtasks.smtp' has no attribute 'celery'"),
+    ],
+)
+def test_worker_with_an_app_that_cant_be_loaded_says_so_once(cli, supervised, app, why):
+    ran = cli("worker", "-A", app)
+    assert (ran.code, ran.out, ran.err) == (
+        2,
+        "",
+        f"mailtasks: The Celery app {app!r} can't be loaded ({why}); name it as for celery -A. "
+        "See `mailtasks worker --help`.\n",
+    )
+    assert not supervised
+
+
+def test_looking_at_an_app_ends_with_who_looks(program, tmp_path, wait_until):
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    process, file = program("worker", "-A", "slow"), tmp_path / "pid"
+    pid = int(wait_until(lambda: file.exists() and file.read_text()))
+    process.kill()
+    wait_until(lambda: not is_running(pid), what="the end of the process that loads the app")
 
 
 def test_worker_with_a_wrong_setting_does_not_start(cli, supervised):
@@ -186,7 +236,12 @@ def test_up_runs_everything_and_leaves_nothing_running(program, cli, tmp_path, m
 
 
 def test_up_uses_what_the_settings_name(program, redis_url, sink):
-    process = program("up", "--no-flower", MAILTASKS_BROKER_URL=redis_url, MAILTASKS_RELAY=sink.url)
+    process = program(
+        *("up", "--no-flower"),
+        MAILTASKS_BROKER_URL=redis_url,
+        MAILTASKS_RELAY=sink.url,
+        CELERY_BROKER_URL=f"redis://127.0.0.1:{free_port()}/0",  # for another app
+    )
     assert process.stdout.readline() == f"Redis   {redis_url} is yours and is used as it is\n"
     relay = f"127.0.0.1:{sink.port}"
     assert process.stdout.readline() == f"Relay   {relay} is yours: mail will really be sent\n"

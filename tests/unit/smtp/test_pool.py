@@ -8,6 +8,7 @@ import pytest
 from mailtasks.errors import PoolTimeout, RelayError
 from mailtasks.relay import Relay
 from mailtasks.smtp.pool import SPREAD, Pool
+from mailtasks.smtp.session import Timeouts
 
 RELAY = Relay.parse("smtp://127.0.0.1:2525")
 
@@ -54,7 +55,8 @@ def make(dial):
     pools = []
 
     def make(size=2, **options):
-        pools.append(Pool(RELAY, size=size, connect=dial, **options))
+        given = {"max_messages": 1000, "lifetime": 300, "idle": 20, "timeouts": Timeouts()} | options
+        pools.append(Pool(RELAY, size=size, connect=dial, **given))
         return pools[-1]
 
     yield make

@@ -94,6 +94,37 @@ def test_what_may_need_a_person_is_listed_latest_first(bench: Bench) -> None:
     assert list(bench.books.listed(State.EXPIRED)) == []
 
 
+def test_what_was_set_aside_is_told_with_what_a_retry_acts_upon(bench: Bench) -> None:
+    lapsed = bench.accept(*[1] * 40)
+    for _ in range(3):  # each leaves a window of eight in doubt
+        bench.claim(lapsed)
+        bench.pass_time(70)
+    damaged = bench.accept(1)
+    bench.redis.hdel(bench.keys.batch(damaged)[0], "r")
+    with pytest.raises(StoreError):
+        bench.ledger.claim(damaged, OWNER)
+    first, second = bench.books.set_aside(Priority.BULK)
+    assert (first.id, first.lapses, first.priority) == (f"{lapsed}.24", 3, Priority.BULK)
+    assert (second.id, second.lapses) == (f"{damaged}.0", 0)
+    assert first.set_aside_at < second.set_aside_at == datetime.fromtimestamp(bench.now / 1000, UTC)
+    assert bench.books.queue(Priority.BULK, 0).waiting == {"aside": 2}
+    assert bench.books.set_aside(Priority.URGENT) == []
+    bench.redis.delete(*bench.keys.batch(damaged))
+    assert [batch.id for batch in bench.books.set_aside(Priority.BULK)] == [f"{lapsed}.24"]
+    assert bench.books.queue(Priority.BULK, 0).waiting == {"aside": 1}
+
+
+@pytest.mark.parametrize("wrong", ["states", "batch"])
+def test_what_was_set_aside_is_told_whatever_its_records_are(bench: Bench, wrong: str) -> None:
+    id = bench.accept(1, 1)
+    bench.redis.zadd(bench.keys.gate("aside", Priority.BULK), {id: bench.now})
+    key = bench.keys.batch(id)[wrong == "states"]
+    bench.redis.delete(key)
+    bench.redis.lpush(key, "x")
+    [batch] = bench.books.set_aside(Priority.BULK)
+    assert (batch.id, batch.lapses) == (f"{id}.0", 0)
+
+
 def test_find_reads_every_batch_whatever_the_case(bench: Bench) -> None:
     ids = [bench.accept(1, 2) for _ in range(3)]
     other = Bench(bench.redis)
