@@ -188,7 +188,7 @@ class Delivery:
             raise
         if refused:
             self.limiter.give_back(allowed)
-            report.ended = self._hint_again(claim, refused).why
+            report.ended = self._conclude(claim, refused).why
             return report
         with self.keeper.keeping(claim):
             report.ended = self._work(claim, allowed, priority, report).why
@@ -207,12 +207,19 @@ class Delivery:
             self._record_events(settled)
             if released:
                 self.limiter.give_back(allowed)
-                return self._hint_again(claim, released)
+                return self._conclude(claim, released)
 
-    def _hint_again(self, claim: Claim, released: Released) -> Released:
+    def _conclude(self, claim: Claim, released: Released) -> Released:
+        """Say what somebody should know of, and hint what can go on."""
         if released.evidence:
             log.warning(
                 "%d recipients of batch %s were settled by late evidence", released.evidence, claim.batch
+            )
+        if released.why is Refusal.ASIDE:
+            log.error(
+                "batch %s is set aside, until somebody retries its messages: "
+                "its last claims lapsed one after the other",
+                claim.batch,
             )
         if released.hint and released.priority:
             self.publisher.hint([(claim.batch, released.priority)])
@@ -236,7 +243,7 @@ class Delivery:
                 return self.ledger.release(claim, self.owner, results, rated=rated)
             except StoreError as error:
                 away = isinstance(error, StoreUnavailable)
-                at_stake |= isinstance(error, StoreUnavailable) and error.unanswered
+                at_stake |= error.unanswered
                 if not at_stake:
                     raise
                 if stopping or not away:

@@ -89,7 +89,13 @@ class IllegalMove(MailtasksError):
 
 
 class StoreError(MailtasksError):
-    """Redis answered, but not with what was asked for."""
+    """Redis answered, but not with what was asked for.
+
+    Attributes:
+        unanswered: whether there was no answer, so that what was asked for may have been done all the same.
+    """
+
+    unanswered = False
 
 
 class StoreUnavailable(StoreError, ConnectionError):
@@ -99,7 +105,6 @@ class StoreUnavailable(StoreError, ConnectionError):
         ids: the messages whose acceptance is not known, because the connection broke or timed
             out after the request was written. Trying again with these ids (`send(message, id=…)`), or
             with idempotency keys, is safe; `status(id)` tells whether Redis took one.
-        unanswered: whether what was asked for may have been done all the same.
     """
 
     def __init__(self, message: str, ids: Sequence[str] = (), *, unanswered: bool = False) -> None:

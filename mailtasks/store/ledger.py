@@ -60,7 +60,8 @@ class Refusal(StrEnum):
 
     GONE = "gone"  # no such batch
     TAKEN = "taken"  # somebody else holds the lease
-    PARKED = "parked"  # paused, or set aside after three lapsed claims
+    PAUSED = "paused"  # it waits until that is ended
+    ASIDE = "aside"  # three claims of it lapsed, one after the other; it waits for a person
     NOTHING = "nothing"  # nothing of it can be sent now; the lease is given back
     STOPPING = "stopping"  # the worker is; somebody else is told
     LOST = "lost"  # the lease was over; what had been sent was taken as evidence
@@ -501,7 +502,7 @@ def _released(status: bytes, rest: list[Any]) -> Released:
             return Released(Refusal.NOTHING, bool(hint), priority=Priority(priority.decode()))
         case b"lost":
             return Released(Refusal.LOST, evidence=rest[0])
-        case b"gone" | b"taken" | b"parked":
+        case b"gone" | b"taken" | b"paused" | b"aside":
             return Released(Refusal(status.decode()))
     raise StoreError(
         f"the ledger answered {status!r}, which this version doesn't know; are all workers of one version?"

@@ -218,7 +218,7 @@ class Model:
             self.settle_the_rest(batch, repeated)
         if not batch.window and (self.is_paused(batch) or batch.lapses >= LAPSES_BEFORE_ASIDE):
             batch.token, batch.applied = "", (token, number)
-            return Refusal.PARKED
+            return Refusal.PAUSED if self.is_paused(batch) else Refusal.ASIDE
         for index in batch.window or self.choose(batch, most):
             batch.recipients[index].state = State.SENDING
         if not batch.window:

@@ -117,7 +117,20 @@ def test_what_is_finished_gone_or_taken_is_left_alone(bench: Callable[..., Bench
     one.mailer.ledger.claim(other.partition(".")[0], "somebody else")
     assert one.deliver(other).ended is Refusal.TAKEN
     one.mailer.pause()
-    assert one.deliver(one.send("eve@example.com")).ended is Refusal.PARKED
+    assert one.deliver(one.send("eve@example.com")).ended is Refusal.PAUSED
+
+
+def test_what_is_set_aside_is_said(bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
+    one = bench()
+    id = one.send("ann@example.com")
+    batch = id.partition(".")[0]
+    one.mailer.redis.hset(one.mailer.ledger.keys.batch(batch)[0], "z", 3)
+    assert one.deliver(id).ended is Refusal.ASIDE
+    [error] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert error == (
+        f"batch {batch} is set aside, until somebody retries its messages: "
+        "its last claims lapsed one after the other"
+    )
 
 
 def test_a_slice_ends_and_the_rest_is_hinted(bench: Callable[..., Bench]) -> None:

@@ -567,7 +567,7 @@ def test_pause_and_resume(mailer: Mailer, what: str, parked: set[str]) -> None:
     assert list(mailer.paused()) == [what]
     for priority, id in ids.items():
         got = mailer.ledger.claim(id.partition(".")[0], "w")
-        assert (isinstance(got, Released) and got.why is Refusal.PARKED) == (priority in parked)
+        assert (isinstance(got, Released) and got.why is Refusal.PAUSED) == (priority in parked)
     during = mailer.send(ann(priority="bulk"))
     [bulk] = (row for row in mailer.queue() if row.priority == "bulk")
     assert (bulk.paused, bulk.waiting) == (True, {"pause": 2})

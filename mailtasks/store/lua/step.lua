@@ -9,7 +9,8 @@
 --   'gone'                       no such batch
 --   'taken'                      somebody else holds the lease
 --   'lost'    evidence           the token's lease is over; what it sent was taken as evidence
---   'parked'  why                behind its priority's gate: 'paused', or 'aside' after three lapsed claims
+--   'paused'                     it waits behind its priority's gate
+--   'aside'                      it does so after three lapsed claims
 --   'released' hint (0 or 1), priority
 --                                the lease is given back; 1: hint it, it can go on now
 --   'claimed'  entries {{index, attempts, last basic code}, …}, messages {number, …}, bodies {body, …},
@@ -131,7 +132,7 @@ local function park_at(gate, why)
   drop_lease(batch)
   set_field(batch, 'u', this_step)
   park(batch, gate)
-  return { 'parked', why }
+  return { why }
 end
 
 -- The first digits of what was said last: a refusal that may have been a confusion is repeated once.

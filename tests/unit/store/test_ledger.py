@@ -484,7 +484,7 @@ def test_three_lapses_set_a_batch_aside_until_it_is_retried(bench: Bench) -> Non
         bench.claim(id)
         bench.pass_time(70)
     assert bench.waits(id) == {"aside"}
-    assert bench.refused(id) == Refusal.PARKED
+    assert bench.refused(id) == Refusal.ASIDE
     assert bench.due(id) == pytest.approx(LIFETIME - 210)
     assert bench.pass_time(HOUR) == []
     assert bench.ledger.retry(id, {39: State.QUEUED}) == (1, 0)
@@ -849,10 +849,10 @@ def test_a_pause_holds_what_is_accepted_looked_at_and_claimed(bench: Bench, what
     bench.ledger.pause(what)
     accepted = bench.new()
     assert bench.ledger.accept([accepted]) == [(Acceptance.NEW, False)]
-    assert bench.refused(claimed) == Refusal.PARKED
+    assert bench.refused(claimed) == Refusal.PAUSED
     released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
     assert released is not None
-    assert released.why is Refusal.PARKED
+    assert released.why is Refusal.PAUSED
     bench.later(10)
     assert bench.look() == []
     waiting = [looked, claimed, stepped, accepted.id]
@@ -866,7 +866,7 @@ def test_a_pause_holds_what_is_accepted_looked_at_and_claimed(bench: Bench, what
 
 def test_a_pause_of_one_priority_leaves_the_others(bench: Bench) -> None:
     bench.ledger.pause("bulk")
-    assert bench.refused(bench.accept()) == Refusal.PARKED
+    assert bench.refused(bench.accept()) == Refusal.PAUSED
     bench.claim(bench.accept(priority="urgent"))
 
 
