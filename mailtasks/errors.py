@@ -13,6 +13,8 @@
     ├── IllegalMove              a state can't become that state
     ├── StoreError               Redis didn't do what was asked
     │   └── StoreUnavailable     Redis is away, hangs, or is loading
+    │       ├── MemoryFull       it is fuller than `memory_ceiling` allows; nothing was accepted
+    │       └── BacklogFull      too much of that priority waits already; nothing was accepted
     ├── RelayError               a connection to a relay could not be had or kept
     │   ├── RelayUnavailable     no connection: DNS, refused, timed out, greeting, TLS, AUTH
     │   └── PoolTimeout          every connection was lent for too long
@@ -111,6 +113,30 @@ class StoreUnavailable(StoreError, ConnectionError):
         self.ids = tuple(ids)
         self.unanswered = unanswered
         super().__init__(message)
+
+
+class MemoryFull(StoreUnavailable):
+    """Redis is fuller than `memory_ceiling` allows, so nothing was accepted. Delivery goes on."""
+
+
+class BacklogFull(StoreUnavailable):
+    """More mail of one priority would wait than `backlog_PRIORITY` allows, so nothing was accepted.
+
+    Attributes:
+        priority: which.
+        waiting: recipients of it that aren't finished.
+        most: how many there may be.
+    """
+
+    def __init__(self, priority: str, waiting: int, wanted: int, most: int) -> None:
+        self.priority = priority
+        self.waiting = waiting
+        self.most = most
+        advice = "send fewer at once" if wanted > most else "try again later, or start more workers"
+        super().__init__(
+            f"{waiting:,} recipients of {priority} mail are waiting and {wanted:,} more would exceed "
+            f"backlog_{priority} = {most:,}, so nothing was accepted; {advice}"
+        )
 
 
 class RelayError(MailtasksError):
