@@ -73,13 +73,7 @@ class LocalPostgres:
 
     def __enter__(self) -> Self:
         try:
-            subprocess.run(
-                [*self._as_whom, str(self._programs / "initdb"), "-D", str(self.folder / "data")]
-                + ["-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions", "--locale=C"],
-                check=True,
-                capture_output=True,
-                cwd=self.folder,
-            )
+            self._make_cluster()
             return self.start()
         except BaseException:
             self.close()
@@ -87,6 +81,11 @@ class LocalPostgres:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _make_cluster(self) -> None:
+        options = ["-U", USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions", "--locale=C"]
+        command = [*self._as_whom, str(self._programs / "initdb"), "-D", str(self.folder / "data")]
+        subprocess.run([*command, *options], check=True, capture_output=True, cwd=self.folder)
 
     def start(self) -> Self:
         options = {**OPTIONS, "listen_addresses": HOST, "port": self.port, "unix_socket_directories": ""}

@@ -87,18 +87,20 @@ class Rows:
         """Take what waits, the oldest first, as much as goes in one round."""
         columns = self._table.c
         waits = (columns.state == RowState.WAITING) & columns.look_at.is_(None)
-        return self._take(connection, waits, columns.id)
+        return self._take(connection, waits)
 
     def due(self, connection: Connection, now: datetime) -> list[Row]:
         """Take what is accepted and due to be looked at."""
         columns = self._table.c
         due = (columns.state == RowState.ACCEPTED) & (columns.look_at <= now)
-        return self._take(connection, due, columns.look_at)
+        return self._take(connection, due)
 
-    def _take(self, connection: Connection, chosen: ColumnElement[bool], order: Any) -> list[Row]:
+    def _take(self, connection: Connection, chosen: ColumnElement[bool]) -> list[Row]:
         """Sizes first: a round must fit into memory, whatever the rows hold."""
         columns = self._table.c
-        sizes = select(columns.id, columns.size).where(chosen).order_by(order).limit(ROWS_A_ROUND)
+        # In the index's own order, also where `look_at` is always null, or PostgreSQL sorts the whole backlog.
+        order = columns.look_at, columns.id
+        sizes = select(columns.id, columns.size).where(chosen).order_by(*order).limit(ROWS_A_ROUND)
         found = connection.execute(sizes.with_for_update(skip_locked=True)).all()
         ids = list(_fitting((id, size) for id, size in found))
         return [_row(row) for row in connection.execute(self._whole(ids)).all()] if ids else []

@@ -210,9 +210,8 @@ def test_without_autobegin_a_transaction_must_have_begun(engine, mailer, ask):
 
 
 def test_what_is_wrong_with_a_message_is_said_at_once(session, redis_url, mailer):
-    with Mailer(broker_url=redis_url) as nameless:
-        with pytest.raises(MessageError, match="has no sender"):
-            on_commit(session, mail(), mailer=nameless)
+    with Mailer(broker_url=redis_url) as nameless, pytest.raises(MessageError, match="has no sender"):
+        on_commit(session, mail(), mailer=nameless)
     with pytest.raises(MessageError, match="is no message"):
         on_commit(session, "hello", mailer=mailer)
     session.commit()
@@ -222,7 +221,7 @@ def test_what_is_wrong_with_a_message_is_said_at_once(session, redis_url, mailer
 def test_what_is_no_session_is_refused(engine, mailer):
     with (
         engine.connect() as connection,
-        pytest.raises(MessageError, match="not Connection; .* use an Outbox"),
+        pytest.raises(MessageError, match=r"not Connection; .* use an Outbox"),
     ):
         on_commit(connection, mail(), mailer=mailer)
 
@@ -285,13 +284,17 @@ def test_redis_away_reaches_the_caller_of_commit_and_the_transaction_is_committe
 
 def test_the_same_in_a_with_block(engine):
     Base.metadata.create_all(engine)
+
+    def order():
+        with Session(engine) as session, session.begin():
+            session.add(Order(id=7))
+            on_commit(session, mail(), mailer=away)
+
     with Mailer(broker_url=f"redis://127.0.0.1:{free_port()}/0", default_from="shop@example.com") as away:
-        with pytest.raises(CommittedWithoutMail, match="with it: 1 mail;"):  # noqa: SIM117
-            with Session(engine) as session, session.begin():
-                session.add(Order(id=7))
-                on_commit(session, mail(), mailer=away)
-    with Session(engine) as session:
-        assert session.get(Order, 7)
+        with pytest.raises(CommittedWithoutMail, match="with it: 1 mail;"):
+            order()
+        with Session(engine) as session:
+            assert session.get(Order, 7)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -21,7 +21,7 @@ def test_none_is_none():
 
 
 def test_what_cant_be_mailed_is_said():
-    with pytest.raises(MessageError, match="'hello' is no message: make it a mailtasks.Message"):
+    with pytest.raises(MessageError, match=r"'hello' is no message: make it a mailtasks.Message"):
         composed(["hello"], SETTINGS)
     with pytest.raises(MessageError, match="has no sender"):
         composed([Message(to="ann@example.com")], Settings())

@@ -12,8 +12,10 @@ class Base(DeclarativeBase):
     pass
 
 
+outbox = Outbox(Base.metadata)
+
+
 def test_it_is_made_with_the_users_other_tables(engine):
-    outbox = Outbox(Base.metadata)
     Base.metadata.create_all(engine)
     found = inspect(engine)
     assert found.has_table("mailtasks_outbox")
