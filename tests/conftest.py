@@ -83,14 +83,12 @@ def own_postgres() -> Iterator[LocalPostgres]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         (tmp_path / "shop.db").touch()
-        yield f"sqlite:///{tmp_path / 'shop.db'}"
-    else:
-        server: LocalPostgres = request.getfixturevalue("postgres_server")
-        with server.database() as url:
-            yield url
+        return f"sqlite:///{tmp_path / 'shop.db'}"
+    server: LocalPostgres = request.getfixturevalue("postgres_server")
+    return server.empty()
 
 
 @pytest.fixture(scope="session")

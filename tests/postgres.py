@@ -7,14 +7,12 @@ folder that isn't on the PATH.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import pwd
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Self
 
@@ -28,6 +26,10 @@ HOST: Final = "127.0.0.1"
 USER: Final = "shop"
 DEBIAN: Final = "/usr/lib/postgresql"
 OPTIONS: Final = {"fsync": "off", "shared_buffers": "16MB", "max_connections": "40", "autovacuum": "off"}
+OTHERS: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE usename = current_user AND pid <> pg_backend_pid()"
+)
 
 
 def programs() -> Path | None:
@@ -63,7 +65,6 @@ class LocalPostgres:
         self.folder = Path(tempfile.mkdtemp(prefix="mailtasks-postgres-"))
         self.port = free_port()
         self._child: Child | None = None
-        self._numbers = itertools.count()
         self._as_whom: list[str] = []
         account = _account() if os.getuid() == 0 else None
         if account:
@@ -106,18 +107,17 @@ class LocalPostgres:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def url(self, database: str) -> str:
-        return f"postgresql+psycopg://{USER}@{HOST}:{self.port}/{database}"
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg://{USER}@{HOST}:{self.port}/postgres"
 
-    @contextlib.contextmanager
-    def database(self) -> Iterator[str]:
-        """A new database, and what SQLAlchemy calls it."""
-        name = f"test{next(self._numbers)}"
+    def empty(self) -> str:
+        """Drop whatever is there, whoever is connected; return the database's URL."""
         with self._connected() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        yield self.url(name)
-        with self._connected() as connection:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            connection.execute(OTHERS)
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return self.url
 
     def _connected(self) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(host=HOST, port=self.port, user=USER, dbname="postgres", autocommit=True)

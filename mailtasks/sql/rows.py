@@ -98,7 +98,7 @@ class Rows:
     def _take(self, connection: Connection, chosen: ColumnElement[bool]) -> list[Row]:
         """Sizes first: a round must fit into memory, whatever the rows hold."""
         columns = self._table.c
-        # In the index's own order, also where `look_at` is always null, or PostgreSQL sorts the whole backlog.
+        # The index's own order, though `look_at` may be null in all, or PostgreSQL sorts the whole backlog.
         order = columns.look_at, columns.id
         sizes = select(columns.id, columns.size).where(chosen).order_by(*order).limit(ROWS_A_ROUND)
         found = connection.execute(sizes.with_for_update(skip_locked=True)).all()

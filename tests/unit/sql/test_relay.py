@@ -103,7 +103,7 @@ def test_run_outlives_a_redis_that_is_away(outbox, engine, own_redis, write, run
 def test_run_outlives_a_database_that_is_away(own_postgres, mailer, running, monkeypatch, caplog):
     monkeypatch.setattr(module, "pause_after", lambda failures: 0.05)
     outbox = Outbox(settings=mailer.settings)
-    engine = create_engine(own_postgres.url("postgres"))
+    engine = create_engine(own_postgres.url)
     outbox.table.create(engine)
     own_postgres.stop()
     running(outbox.relay(engine, mailer, interval=0.05))
