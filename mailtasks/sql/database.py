@@ -118,13 +118,12 @@ def check_table(engine: Engine, table: Table) -> None:
     """Look whether the table is there.
 
     Raises:
-        SettingsError: it isn't.
-        DatabaseError: the database is away.
+        DatabaseError: it isn't, or the database is away.
     """
     with reachable(engine):
         found = inspect(engine).has_table(table.name, schema=table.schema)
     if not found:
-        raise SettingsError(
-            f"there is no table {table.fullname} in {where(engine)}; add `Outbox(...).table` to your "
-            "migrations, or name your table with --table"
+        raise DatabaseError(
+            f"there is no table {table.fullname} in {where(engine)}; run the migration that makes it, "
+            "or name your table with --table"
         )

@@ -46,10 +46,9 @@ class OutboxRelay:
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # may be rung by a signal's handler
 
     def run(self) -> None:
-        """Move rows until `stop` is called. Redis or the database being away is logged and waited for.
+        """Move rows until `stop` is called.
 
-        Raises:
-            SettingsError: there is no such table.
+        Redis or the database being away is logged and waited for, and so is a table that isn't there yet.
         """
         checked, failures = False, 0
         while not self._stopped:
@@ -75,8 +74,7 @@ class OutboxRelay:
             What was done, in rows.
 
         Raises:
-            SettingsError: there is no such table.
-            DatabaseError: the database is away.
+            DatabaseError: the database is away, or there is no such table.
             StoreUnavailable: Redis is away.
         """
         check_table(self._engine, self._table)

@@ -58,15 +58,15 @@ def write(engine: Engine, outbox: Outbox):
 
 @pytest.fixture
 def settle(mailer: Mailer):
-    """Give every recipient of a batch a state, as a worker would."""
+    """Give the recipients of a batch their states, as a worker would: one for all, or in turn."""
 
-    def settle(id, state):
+    def settle(id, *states):
         claim = mailer.ledger.claim(id.partition(".")[0], "a worker")
         mailer.ledger.release(
             claim,
             "a worker",
             [
-                Result(recipient.index, state, delay=3600, reply="so be it")
+                Result(recipient.index, states[recipient.index % len(states)], delay=3600, reply="so be it")
                 for message in claim.window
                 for recipient in message.recipients
             ],

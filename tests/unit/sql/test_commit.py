@@ -327,6 +327,22 @@ def test_an_async_session_sends_in_a_thread(database_url, mailer, ask, monkeypat
     assert threading.main_thread() not in threads
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_under_asyncio_redis_away_reaches_the_caller_of_commit(database_url):
+    async def main():
+        engine = create_async_engine(database_url.replace("sqlite:", "sqlite+aiosqlite:"))
+        async with AsyncSession(engine) as session:
+            on_commit(session, mail(), mailer=away)
+            await session.execute(text("CREATE TABLE t (id INTEGER)"))
+            with pytest.raises(CommittedWithoutMail):
+                await session.commit()
+            await session.execute(text("SELECT * FROM t"))
+        await engine.dispose()
+
+    with Mailer(broker_url=f"redis://127.0.0.1:{free_port()}/0", default_from="shop@example.com") as away:
+        asyncio.run(main())
+
+
 def test_a_session_joined_into_an_outer_transaction_is_the_outermost_that_it_knows(mailer, ask):
     engine = create_engine("sqlite://")
     with engine.connect() as connection, connection.begin() as outer:

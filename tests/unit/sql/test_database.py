@@ -75,7 +75,9 @@ def test_other_errors_pass(engine):
 
 def test_a_table_that_isnt_there(engine):
     table = Table("mail", MetaData())
-    with pytest.raises(SettingsError, match=r"^there is no table mail in \S+; add `Outbox\(...\).table` to"):
+    with pytest.raises(
+        DatabaseError, match=r"^there is no table mail in \S+; run the migration that makes it"
+    ):
         check_table(engine, table)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE mail (id INTEGER)"))

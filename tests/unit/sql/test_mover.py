@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, event
 
 from mailtasks.errors import DatabaseError, StoreError, StoreUnavailable
 from mailtasks.local.redis import free_port
@@ -110,6 +110,24 @@ def test_death_at_any_step(owner, step, before, keep, mover, mailer, write, rows
         pass
     assert accepted(mailer) == 3
     assert [row.state for row in rows()] == ([] if keep == "until_accepted" else ["accepted"] * 2)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_sqlite_is_free_while_redis_is_asked(database_url, outbox, mailer, write, rows, monkeypatch):
+    accept = Ledger.accept
+
+    def write_meanwhile(ledger, batches):
+        if len(batches) == 1:
+            write(mail(2), mail(3, priority="bulk"))  # would wait for five seconds, and fail
+        return accept(ledger, batches)
+
+    monkeypatch.setattr(Ledger, "accept", write_meanwhile)
+    eager = create_engine(database_url)
+    event.listen(eager, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    write(mail(1))
+    assert Mover(outbox.table, eager, mailer).move() == Moved(accepted=1)
+    assert len(rows()) == 2
+    eager.dispose()
 
 
 def test_the_age_counts_from_when_it_was_written(mover, mailer, write, clock):
@@ -247,6 +265,14 @@ def test_a_kept_row_stays_until_all_its_mail_is_final(mover, clock, keep, rows, 
 def test_what_isnt_final_stays(mover, clock, keep, rows, settle, state):
     [id] = keep()
     settle(id, state)
+    clock.go(SOONEST_LOOK)
+    assert mover.move() == Moved(pending=1)
+    assert len(rows()) == 1
+
+
+def test_one_recipient_that_isnt_final_is_enough_to_stay(mover, clock, keep, rows, settle):
+    [id] = keep(Message(to=["ann@example.com", "bob@example.com"], text="hi"))
+    settle(id, State.SENT, State.DEFERRED)
     clock.go(SOONEST_LOOK)
     assert mover.move() == Moved(pending=1)
     assert len(rows()) == 1

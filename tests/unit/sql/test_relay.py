@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from sqlalchemy import create_engine
 
-from mailtasks.errors import DatabaseError, SettingsError, StoreUnavailable
+from mailtasks.errors import DatabaseError, StoreUnavailable
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
@@ -28,7 +28,7 @@ def running():
     started = []
 
     def run(relay):
-        thread = threading.Thread(target=relay.run)
+        thread = threading.Thread(target=relay.run, daemon=True)
         thread.start()
         started.append((relay, thread))
 
@@ -62,11 +62,20 @@ def test_drain_says_what_is_away(outbox, engine, mailer, write):
         outbox.relay(create_engine(f"postgresql+psycopg://127.0.0.1:{free_port()}/x"), mailer).drain()
 
 
-@pytest.mark.parametrize("method", ["run", "drain"])
-def test_a_table_that_isnt_there_is_said_at_once(engine, mailer, method):
-    relay = Outbox(name="elsewhere").relay(engine, mailer)
-    with pytest.raises(SettingsError, match="there is no table elsewhere in "):
-        getattr(relay, method)()
+def test_drain_says_that_there_is_no_table(engine, mailer):
+    with pytest.raises(DatabaseError, match="there is no table elsewhere in "):
+        Outbox(name="elsewhere").relay(engine, mailer).drain()
+
+
+def test_run_waits_for_the_migration(engine, mailer, running, monkeypatch, caplog):
+    monkeypatch.setattr(module, "pause_after", lambda failures: 0.05)
+    outbox = Outbox(name="later", settings=mailer.settings)
+    running(outbox.relay(engine, mailer, interval=0.05))
+    wait_until(lambda: "the outbox later has to wait: there is no table later in " in caplog.text)
+    outbox.table.create(engine)
+    with engine.begin() as connection:
+        outbox.send(connection, mail())
+    wait_until(lambda: mailer.stats().accepted == 1)
 
 
 def test_run_moves_what_comes_until_it_is_stopped(outbox, engine, mailer, write, running):
