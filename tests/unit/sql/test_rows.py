@@ -59,7 +59,7 @@ def test_changes(engine, table, three, rows):
         assert table.due(connection, later) == []
     final, _ = rows()
     assert (final.state, final.outcome, final.look_at) == ("final", {"a.0": "sent"}, None)
-    assert final.final_at.replace(tzinfo=UTC) if final.final_at.tzinfo is None else final.final_at == later
+    assert (final.final_at if final.final_at.tzinfo else final.final_at.replace(tzinfo=UTC)) == later
 
 
 def test_a_row_that_was_changed_meanwhile_is_left_alone(engine, table, three, rows):
