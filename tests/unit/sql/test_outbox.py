@@ -133,6 +133,7 @@ def test_an_error_of_the_database_quotes_nothing_of_the_mail(engine):
     with engine.connect() as connection, pytest.raises(DBAPIError) as raised:
         outbox.send(connection, mail())
     assert "not_there" in str(raised.value)
+    assert "parameters hidden" in str(raised.value)
     assert "1234" not in str(raised.value)
 
 
