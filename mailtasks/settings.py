@@ -21,7 +21,19 @@ from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Self
 
 from mailtasks.errors import SettingsError
-from mailtasks.kinds import Choice, Duration, Flag, Kind, Login, MailAddress, RedisUrl, RelayUrl, Text, Whole
+from mailtasks.kinds import (
+    Choice,
+    DatabaseUrl,
+    Duration,
+    Flag,
+    Kind,
+    Login,
+    MailAddress,
+    RedisUrl,
+    RelayUrl,
+    Text,
+    Whole,
+)
 from mailtasks.relay import Relay, is_loopback, mask_url
 
 __all__ = [
@@ -144,6 +156,11 @@ class Settings:
         None,
         MailAddress(),
         "The sender of a message that names none; may hold a display name.",
+    )
+    database_url: str | None = _setting(
+        None,
+        DatabaseUrl(),
+        "The database whose outbox `mailtasks outbox` empties; nothing else reads it.",
     )
     namespace: str = _setting(
         "mailtasks",
