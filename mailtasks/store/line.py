@@ -10,6 +10,8 @@ The rules:
    their answers when they have it.
 2. An answer is given to who asked, or to nobody: whatever breaks off closes the connection.
 3. Redis' hanging costs nobody more than one time-out: who asked meanwhile is told so, too.
+4. A signal's handler may ask while its thread talks: the lock is one that a thread can take twice, and
+   the handler talks over another connection.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class Line:
 
     def _restart(self) -> None:
         """Begin anew. Also in the child of a fork, where a lock that was held would be so for ever."""
-        self._talking = threading.Lock()
+        self._talking = threading.RLock()
         self._asked: deque[_Call] = deque()
 
     def ask(self, commands: Sequence[Command]) -> list[Any]:
@@ -86,6 +88,8 @@ class Line:
             with suppress(ValueError):  # an interrupted caller wants nothing any more
                 self._asked.remove(call)
             raise
+        if not call.is_over:
+            raise ConnectionError(_LEFT)  # who took it was interrupted before there was anybody to tell
         if call.error is not None:
             raise copy(call.error)  # each caller's own: a traceback is written into it
         return call.answers
@@ -115,7 +119,11 @@ class Line:
                 self._pool.release(connection)
 
     def _all_asked(self) -> list[_Call]:
-        return [self._asked.popleft() for _ in range(len(self._asked))]
+        calls: list[_Call] = []
+        with suppress(IndexError):  # a signal's handler may have taken them meanwhile
+            while True:
+                calls.append(self._asked.popleft())
+        return calls
 
 
 def _answer(connection: Any) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 import pytest
@@ -52,6 +53,25 @@ def in_threads(calls: int, ask: Callable[[int], Any]) -> list[Any]:
         return list(threads.map(ask, range(calls)))
 
 
+@contextmanager
+def busy(line: Line) -> Iterator[None]:
+    """Another thread talks."""
+    talks, ends = Event(), Event()
+
+    def talk() -> None:
+        with line._talking:
+            talks.set()
+            ends.wait()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(talk)
+        talks.wait()
+        try:
+            yield
+        finally:
+            ends.set()
+
+
 def outcome(line: Line, *command: str) -> Any:
     try:
         return line.ask([command])
@@ -91,7 +111,7 @@ def test_a_cut_is_told_to_who_waited_and_the_next_call_connects_again(slow: tupl
     line, proxy = slow
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(outcome, line, "BLPOP", "nothing", "60")
-        wait_until(line._talking.locked)
+        wait_until(lambda: line._pool._in_use_connections)
         proxy.cut()
         assert isinstance(waiting.result(), ConnectionError)
     assert line.ask([("ECHO", "again")]) == [b"again"]
@@ -142,6 +162,27 @@ def test_who_talks_is_interrupted_and_the_others_are_told(
     assert line.ask([("ECHO", "again")]) == [b"again"]
 
 
+def test_who_talks_is_interrupted_before_anybody_is_told_of(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = line._all_asked
+
+    def take_and_be_interrupted() -> None:
+        take()
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as threads:
+        with line._talking:
+            both = [threads.submit(outcome, line, "PING") for _ in range(2)]
+            wait_until(lambda: len(line._asked) == 2)
+            monkeypatch.setattr(line, "_all_asked", take_and_be_interrupted)
+        told = sorted((each.result() for each in both), key=str)
+    assert isinstance(told[0], KeyboardInterrupt)
+    assert isinstance(told[1], ConnectionError)
+    assert line.ask([("ECHO", "again")]) == [b"again"]
+
+
 def interrupted(*_: object, **__: object) -> object:
     raise KeyboardInterrupt
 
@@ -151,11 +192,23 @@ def test_who_waits_is_interrupted_and_nothing_is_asked_for_them(line: Line) -> N
         wait_until(lambda: len(line._asked) == 1)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with line._talking, ThreadPoolExecutor(1) as thread:
+    with busy(line), ThreadPoolExecutor(1) as thread:
         thread.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):
             line.ask([("SET", "unwanted", "1")])
         assert not line._asked
+
+
+def test_a_handler_of_a_signal_asks_while_its_thread_talks(slow: tuple[Line, Proxy]) -> None:
+    line, _ = slow
+    heard: list[Any] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(line.ask([("ECHO", "handler")])))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, ROUND_TRIP / 2)
+        assert line.ask([("ECHO", "main")]) == [b"main"]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert heard == [[b"handler"]]
 
 
 def test_a_fork_begins_anew(server: LocalRedis) -> None:
@@ -167,18 +220,19 @@ def test_a_fork_begins_anew(server: LocalRedis) -> None:
 
 
 FORK = """
-import os, sys
+import os, sys, threading
 from mailtasks.store.connection import connect
 from mailtasks.store.line import Line
 
 line = Line(connect(sys.argv[1], timeout=5, connect_timeout=5))
 line.ask([("PING",)])
-line._talking.acquire()
+threading.Thread(target=line._talking.acquire).start()  # which ends with the lock in its hands
+while line._talking.acquire(blocking=False):
+    line._talking.release()
 child = os.fork()
 if child == 0:
     print(line.ask([("ECHO", "child")])[0].decode(), flush=True)
     os._exit(0)
 os.waitpid(child, 0)
-line._talking.release()
-print(line.ask([("ECHO", "parent")])[0].decode())
+print("parent")
 """
