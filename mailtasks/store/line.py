@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
 from hiredis import pack_command
-from redis.exceptions import ConnectionError, RedisError, TimeoutError
+from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, ResponseError, TimeoutError
 
 Command: TypeAlias = tuple[Any, ...]
 """Words of text, bytes or numbers."""
@@ -72,7 +72,7 @@ class Line:
         """Send commands, in one go.
 
         Returns:
-            Their answers, in order; where Redis answered with an error, a `ResponseError`.
+            Their answers, in order; where Redis refused one, a `ResponseError` or `BusyLoadingError`.
 
         Raises:
             RedisError: there is no connection, it broke off, or an answer took longer than the client's
@@ -128,10 +128,8 @@ class Line:
 
 def _answer(connection: Any) -> Any:
     try:
-        return connection.read_response()
-    except (ConnectionError, TimeoutError):
-        raise
-    except RedisError as refused:
+        return connection.read_response(disconnect_on_error=False)  # that is done by who catches it
+    except (ResponseError, BusyLoadingError) as refused:  # the latter is a broken connection to redis-py only
         return refused
 
 

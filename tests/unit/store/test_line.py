@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from redis import Connection
-from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, ResponseError, TimeoutError
 
 from mailtasks.local.redis import LocalRedis, free_port
 from mailtasks.store.connection import connect
@@ -88,6 +88,13 @@ def test_a_refused_command_is_answered_in_its_place(line: Line) -> None:
     first, refused, last = line.ask([("ECHO", "one"), ("NOSUCH",), ("ECHO", "two")])
     assert (first, last) == (b"one", b"two")
     assert isinstance(refused, ResponseError)
+
+
+def test_who_comes_while_redis_is_loading_says_nothing_of_others(line: Line) -> None:
+    loading = "return redis.error_reply('LOADING Redis is loading the dataset in memory')"
+    refused, other = line.ask([("EVAL", loading, 0), ("ECHO", "done")])
+    assert isinstance(refused, BusyLoadingError)
+    assert other == b"done"
 
 
 def test_everybody_gets_their_own(line: Line) -> None:
