@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, get_ident
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from redis import Connection
 from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, ResponseError, TimeoutError
 
 from mailtasks.local.redis import LocalRedis, free_port
+from mailtasks.store import line as line_module
 from mailtasks.store.connection import connect
 from mailtasks.store.line import Line
 from mailtasks.testing import wait_until
@@ -60,8 +61,11 @@ def busy(line: Line) -> Iterator[None]:
 
     def talk() -> None:
         with line._talking:
+            line._talker = get_ident()
             talks.set()
             ends.wait()
+            line._talker = None
+        line._wake_one()
 
     with ThreadPoolExecutor(1) as thread:
         thread.submit(talk)
@@ -114,6 +118,20 @@ def test_what_is_asked_meanwhile_goes_out_together(slow: tuple[Line, Proxy]) -> 
     assert time.monotonic() - began < 5 * ROUND_TRIP
 
 
+def test_nobody_waits_for_more_than_one_group_beside_their_own(slow: tuple[Line, Proxy]) -> None:
+    line, _ = slow
+
+    def longest(_: int) -> float:
+        took = []
+        for _ in range(6):
+            began = time.monotonic()
+            line.ask([("PING",)])
+            took.append(time.monotonic() - began)
+        return max(took)
+
+    assert max(in_threads(4, longest)) < 3 * ROUND_TRIP
+
+
 def test_a_cut_is_told_to_who_waited_and_the_next_call_connects_again(slow: tuple[Line, Proxy]) -> None:
     line, proxy = slow
     with ThreadPoolExecutor(1) as thread:
@@ -157,7 +175,7 @@ def test_who_talks_is_interrupted_and_the_others_are_told(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ThreadPoolExecutor(2) as threads:
-        with line._talking:
+        with busy(line):
             both = [threads.submit(outcome, line, "PING") for _ in range(2)]
             wait_until(lambda: len(line._asked) == 2)
             monkeypatch.setattr(Connection, "read_response", interrupted)
@@ -172,18 +190,19 @@ def test_who_talks_is_interrupted_and_the_others_are_told(
 def test_who_talks_is_interrupted_before_anybody_is_told_of(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = line._all_asked
+    take = line._take
 
-    def take_and_be_interrupted() -> None:
-        take()
+    def take_and_be_interrupted(calls: list[Any]) -> None:
+        take([])
         monkeypatch.undo()
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(line_module, "_PATIENCE", 0.1)
     with ThreadPoolExecutor(2) as threads:
-        with line._talking:
+        with busy(line):
             both = [threads.submit(outcome, line, "PING") for _ in range(2)]
             wait_until(lambda: len(line._asked) == 2)
-            monkeypatch.setattr(line, "_all_asked", take_and_be_interrupted)
+            monkeypatch.setattr(line, "_take", take_and_be_interrupted)
         told = sorted((each.result() for each in both), key=str)
     assert isinstance(told[0], KeyboardInterrupt)
     assert isinstance(told[1], ConnectionError)
@@ -228,14 +247,18 @@ def test_a_fork_begins_anew(server: LocalRedis) -> None:
 
 FORK = """
 import os, sys, threading
+from mailtasks.store import line as line_module
 from mailtasks.store.connection import connect
 from mailtasks.store.line import Line
 
 line = Line(connect(sys.argv[1], timeout=5, connect_timeout=5))
 line.ask([("PING",)])
-threading.Thread(target=line._talking.acquire).start()  # which ends with the lock in its hands
-while line._talking.acquire(blocking=False):
-    line._talking.release()
+def talk():
+    line._talking.acquire()
+    line._talker = threading.get_ident()
+talks = threading.Thread(target=talk)  # and never ends to
+talks.start()
+talks.join()
 child = os.fork()
 if child == 0:
     print(line.ask([("ECHO", "child")])[0].decode(), flush=True)
