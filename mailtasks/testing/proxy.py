@@ -156,7 +156,7 @@ class _Side(asyncio.Protocol):
             self.peer.say(self._waiting.popleft())
 
     def say(self, data: bytes) -> None:
-        """Write what the peer has read; at the end of that, and if there is nothing more to read here, close."""
+        """Write what the peer has read; at its end, close, if there is nothing more to read here either."""
         assert self._transport
         if data:
             self._transport.write(data)

@@ -76,16 +76,17 @@ def test_what_ends_in_good_order_is_closed_at_both_ends(echo, wait_until):
 
 
 def test_who_leaves_before_the_server_is_reached_leaves_nothing_behind(wait_until):
-    with socket.create_server(("127.0.0.1", 0)) as server:  # which accepts nobody
-        with Proxy("127.0.0.1", server.getsockname()[1]) as proxy:
-            for _ in range(3):
-                connect(proxy.port).close()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Proxy("127.0.0.1", server.getsockname()[1]) as proxy,
+    ):
+        for _ in range(3):
+            connect(proxy.port).close()
+        for _ in range(3):
             far, _ = server.accept()
-            assert far.recv(100) == b""
-            far.close()
-            for _ in range(2):
-                server.accept()[0].close()
-            wait_until(lambda: not proxy._sides)
+            with far:
+                assert far.recv(100) == b""
+        wait_until(lambda: not proxy._sides)
 
 
 def test_cut_ends_every_connection_and_new_ones_are_welcome(echo, wait_until):
