@@ -93,8 +93,8 @@ class Run:
         restarts: of Redis, by SIGKILL.
         hints: times that everything unfinished is hinted once more.
         workers: processes.
-        patience: seconds for everything to come to its end once the monkey has left; by default three minutes,
-            and a second for every five messages: a busy machine sends no more.
+        patience: seconds for everything to come to its end once the monkey has left; by default three
+            minutes, and a second for every five messages: a busy machine sends no more.
         app: what `celery -A` gets; for planted bugs a module in the run's folder.
         files: module name → text, put into that folder.
     """
