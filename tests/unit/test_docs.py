@@ -149,6 +149,26 @@ def _check_call(words: list[str]) -> None:
     assert {word for word in words if word.startswith("-")} <= known | {"--help"}, " ".join(words)
 
 
+SAID = [
+    ("README.md", "app that names no broker takes that of `MAILTASKS_BROKER_URL`"),
+    ("README.md", "From then on `send()`, `status()` and the others go through the app and its broker"),
+    (
+        "docs/how-to/existing-celery-app.md",
+        "if the key `CELERY_BROKER_URL` is missing) takes that of `MAILTASKS_BROKER_URL`",
+    ),
+    (
+        "docs/how-to/existing-celery-app.md",
+        "the functions of the module (`send()`, `status()` and the rest) go through your app and its broker",
+    ),
+]
+"""What newcomers looked for and didn't find, or misunderstood."""
+
+
+@pytest.mark.parametrize(("page", "sentence"), SAID)
+def test_what_newcomers_asked_is_answered(page, sentence):
+    assert sentence in " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
 @each_page
 def test_python_blocks_can_be_read(page):
     for code in blocks(page, "python"):
