@@ -62,8 +62,8 @@ def __getattr__(name: str) -> Any:
 def default_mailer() -> Mailer:
     """The mailer behind this module's functions, made on first use.
 
-    As with `send_mail`, it is that of the Celery app that was installed last, so that both know the same mail;
-    without such an app, one from environment and file.
+    As with `send_mail`, it is that of the Celery app that was installed last, so that both know the same
+    mail; without such an app, one from environment and file.
 
     Raises:
         SettingsError: environment or file hold a wrong setting.

@@ -165,6 +165,40 @@ def test_worker_with_an_app_that_cant_be_loaded_says_so_once(cli, supervised, ap
     assert not supervised
 
 
+@pytest.mark.parametrize("command", ["worker", "up"])
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            "task_annotations = {'mailtasks.deliver': {'rate_limit': '2/x'}}",
+            "task_annotations: rate_limit '2/x' is no rate; expected a text such as ",
+        ),
+        ("task_annotations = {", "celeryconfig.py can't be imported (SyntaxError: '{' was never closed ("),
+    ],
+)
+def test_a_mistake_in_a_celeryconfig_is_said_once_and_nothing_starts(
+    program, tmp_path, command, config, sentence
+):
+    (tmp_path / "celeryconfig.py").write_text(config)
+    process = program(command)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"mailtasks: {sentence}"), err
+    assert not (tmp_path / ".mailtasks" / "redis").exists()
+
+
+def test_a_mistake_in_the_annotations_of_a_users_app(cli, supervised, tmp_path):
+    (tmp_path / "annotated.py").write_text(
+        "import celery, mailtasks.celery\n"
+        "app = mailtasks.celery.install(celery.Celery('shop'))\n"
+        "app.conf.task_annotations = {'mailtasks.deliver': {'retry_backof': 2}}\n"
+    )
+    ran = cli("worker", "-A", "annotated")
+    sentence = "task_annotations: mailtasks.deliver has no retry_backof; expected retry_backoff"
+    assert (ran.code, ran.err) == (2, f"mailtasks: {sentence}\n")
+    assert not supervised
+
+
 def test_looking_at_an_app_ends_with_who_looks(program, tmp_path, wait_until):
     (tmp_path / "slow.py").write_text(
         "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n"
