@@ -35,6 +35,9 @@ _installed: Celery | None = None
 _WORKER_DEFAULTS: Final = {
     "worker_send_task_events": True,  # for Flower
     "worker_prefetch_multiplier": 1,  # an urgent hint waits behind as few others as possible
+    # What a worker has is still its own after its connection was lost (see `mailtasks.transport`).
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_enable_prefetch_count_reduction": False,  # does nothing on Redis, but says so each time
 }
 
 _BROKER: Final = frozenset({"broker_url", "broker_read_url", "broker_write_url"})

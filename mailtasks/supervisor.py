@@ -117,6 +117,10 @@ class Supervisor:
             self._stop()
         return self._exit_code
 
+    def stop(self) -> None:
+        """What the first signal does, from any thread."""
+        self._heard.put(signal.SIGTERM)
+
     @property
     def pids(self) -> dict[str, int]:
         """The process id of each process that runs, by its name."""

@@ -123,7 +123,8 @@ def sink(host: str, port: int, save: Path | None, faults: str | None) -> None:
 def up(context: Context, processes: int, concurrency: int, folder: Path, flower: bool) -> None:
     """Run everything on this machine: Redis, a server that catches the mail, workers and Flower.
 
-    A Redis or relay that the settings name is used instead of one of its own.
+    A Redis or relay that the settings name is used instead of one of its own. Its own ones are started
+    again if they end by themselves; if that happens twice in a row, everything stops, with exit code 1.
     """
     from mailtasks.local.up import Everything
     from mailtasks.supervisor import OWN_APP

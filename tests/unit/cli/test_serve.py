@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import redis as redis_py
 
 import mailtasks
 import mailtasks.flower
@@ -285,6 +286,36 @@ def test_up_uses_what_the_settings_name(program, redis_url, sink):
     out, err = process.communicate(timeout=30)
     assert "export" not in out
     assert err.count(" ready.") == 3, "the last lines come when all workers are there"
+
+
+def test_up_starts_its_redis_again_and_stops_if_it_ends_at_once(
+    program, cli, tmp_path, monkeypatch, wait_until
+):
+    process = program("up", "--no-flower", "--processes", "1", "-c", "1")
+    for name in ("MAILTASKS_BROKER_URL", "MAILTASKS_RELAY"):
+        monkeypatch.setenv(name, read_until(process.stdout, rf"export {name}=(\S+)")[1])
+    ran = cli("send", "--from", "shop@example.com", "--to", "ann@example.com", "--text", "It works", "--json")
+    id = ran.json["id"]
+
+    def redis():
+        with redis_py.Redis.from_url(os.environ["MAILTASKS_BROKER_URL"]) as client:
+            return client.info("server")["process_id"]
+
+    os.kill(redis(), signal.SIGKILL)
+    line = read_until(process.stdout, "^.* ended by itself.*$")[0]
+    assert line.startswith("Redis ended by itself and was started again with what it had kept; mail goes on.")
+    wait_until(lambda: cli("status", id, "--json").json["state"] == "sent", timeout=30)
+    os.kill(redis(), signal.SIGKILL)
+    line = read_until(process.stdout, "^.* ended by itself.*$")[0]
+    assert line == (
+        f"Redis ended by itself again, so everything stops; {tmp_path}/.mailtasks/redis/redis.log "
+        "may say why, and `mailtasks up` then goes on with what wasn't finished"
+    )
+    _, err = process.communicate(timeout=50)
+    assert process.returncode == 1, err
+    assert "connection to broker lost" in err.lower()
+    assert "Celery 5.1" not in err
+    assert "prefetch count" not in err
 
 
 def test_up_in_a_folder_that_can_not_be_made(cli):
