@@ -27,7 +27,7 @@ from mailtasks.packing import Packed
 from mailtasks.policy.verdict import HARD_BOUNCES
 from mailtasks.publish import Publisher, producing_app
 from mailtasks.room import Room
-from mailtasks.settings import Settings
+from mailtasks.settings import Settings, mask_url
 from mailtasks.state import State
 from mailtasks.status import MessageStatus, QueueStatus, RetryReport, SetAside, Stats
 from mailtasks.store.books import Books, Snapshot
@@ -172,7 +172,7 @@ class Mailer:
         snapshot, index = self._snapshot(id)
         message = snapshot.message_of(index)
         if message is None:
-            raise UnknownMessage(id)
+            raise self._unknown(id)
         return message
 
     def find(self, recipient: str) -> Iterator[MessageStatus]:
@@ -235,9 +235,9 @@ class Mailer:
             UnknownMessage: there is none with this id.
         """
         snapshot, index = self._snapshot(id)
-        cancelled = self.ledger.cancel(snapshot.id, _indices(snapshot, index, id))
+        cancelled = self.ledger.cancel(snapshot.id, self._indices(snapshot, index, id))
         if cancelled < 0:
-            raise UnknownMessage(id)
+            raise self._unknown(id)
         return cancelled
 
     def retry(
@@ -301,7 +301,7 @@ class Mailer:
         batches: dict[str, tuple[Snapshot, list[int]]] = {}
         for id, snapshot, index in found:
             _, wanted = batches.setdefault(snapshot.id, (snapshot, []))
-            wanted += [i for i in _indices(snapshot, index, id) if snapshot.states[i] in states]
+            wanted += [i for i in self._indices(snapshot, index, id) if snapshot.states[i] in states]
         return batches.values()
 
     def _all_over(self) -> Iterator[tuple[Snapshot, Sequence[int]]]:
@@ -361,11 +361,21 @@ class Mailer:
         try:
             batch, index = split_id(id)
         except ValueError:
-            raise UnknownMessage(id) from None
+            raise self._unknown(id) from None
         snapshot = self.books.batch(batch)
         if snapshot is None:
-            raise UnknownMessage(id)
+            raise self._unknown(id)
         return snapshot, index
+
+    def _indices(self, snapshot: Snapshot, index: int, id: str) -> range:
+        """The recipients of the message that recipient `index` belongs to."""
+        for _, _, indices in snapshot.record.ranges():
+            if index in indices:
+                return indices
+        raise self._unknown(id)
+
+    def _unknown(self, id: str) -> UnknownMessage:
+        return UnknownMessage(id, mask_url(self.settings.store_url))
 
 
 def _recipients(packed: Iterable[Packed]) -> Counter[Priority]:
@@ -381,14 +391,6 @@ def _last_tried(snapshot: Snapshot) -> int:
 
 def _is_listed(message: MessageStatus) -> bool:
     return any(recipient.state in LISTED_STATES for recipient in message.recipients)
-
-
-def _indices(snapshot: Snapshot, index: int, id: str) -> range:
-    """The recipients of the message that recipient `index` belongs to."""
-    for _, _, indices in snapshot.record.ranges():
-        if index in indices:
-            return indices
-    raise UnknownMessage(id)
 
 
 def _fits(snapshot: Snapshot, index: int, reason: str | None, code: str | None) -> bool:
