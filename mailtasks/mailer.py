@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
@@ -262,10 +263,13 @@ class Mailer:
 
         Raises:
             UnknownMessage: there is none with one of the ids; nothing was retried.
-            MessageError: neither ids nor a reason nor a code, which would be everything.
+            MessageError: neither ids nor a reason nor a code, which would be everything; or a code that none
+                begins with.
         """
         if not (ids or reason or code):
             raise MessageError("retry what? Give ids, a reason or a code")
+        if code and not re.fullmatch(r"[2-5](\d{0,2}|\.[\d.]*)", code):
+            raise MessageError(f"no code begins with {code!r}; give one such as 550, 5.7. or 4")
         states = {*RETRYABLE, State.QUEUED, *([State.IN_DOUBT] if force else [])}
         report, hints = RetryReport(), []
         for snapshot, indices in self._wanted(ids, states):

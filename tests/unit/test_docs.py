@@ -160,6 +160,22 @@ SAID = [
         "docs/how-to/existing-celery-app.md",
         "the functions of the module (`send()`, `status()` and the rest) go through your app and its broker",
     ),
+    ("docs/how-to/mail-does-not-go.md", "`celery control revoke` do nothing to a mail"),
+    ("README.md", "Its *Revoke* does nothing to a mail; use `mailtasks cancel ID`."),
+    ("docs/tutorial.md", "*Revoke* does nothing to a mail; `mailtasks cancel ID` does."),
+    (
+        "README.md",
+        "130 interrupted by Ctrl-C, which ends `worker`, `flower`, `sink` and `up` in good order, with 0",
+    ),
+    ("docs/reference/commands.md", "| 0 | done; also what runs until it is told to end (`worker`, `outbox`,"),
+    (
+        "docs/reference/commands.md",
+        "| 130 | Ctrl-C before the command was done, or before one of those that run on",
+    ),
+    ("README.md", "of a batch of several mails RETRY means that a recipient will be tried again"),
+    ("docs/how-to/retries-and-rates.md", "RETRY if at least one recipient will be tried again"),
+    ("README.md", "A *hint*, a Celery task that carries an id and nothing of the mail, tells a worker"),
+    ("docs/how-to/mail-does-not-go.md", "The *pump* is the thread in each worker that publishes a hint"),
 ]
 """What newcomers looked for and didn't find, or misunderstood."""
 
