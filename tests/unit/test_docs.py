@@ -175,6 +175,11 @@ SAID = [
     ("README.md", "of a batch of several mails RETRY means that a recipient will be tried again"),
     ("docs/how-to/retries-and-rates.md", "RETRY if at least one recipient will be tried again"),
     ("README.md", "A *hint*, a Celery task that carries an id and nothing of the mail, tells a worker"),
+    (
+        "README.md",
+        "if no mail may ever arrive twice and nobody looks at what is in doubt (the setting `hold`",
+    ),
+    ("docs/how-to/testing.md", "`task_always_eager = True`, usual in Django's tests,"),
     ("docs/how-to/mail-does-not-go.md", "The *pump* is the thread in each worker that publishes a hint"),
 ]
 """What newcomers looked for and didn't find, or misunderstood."""
