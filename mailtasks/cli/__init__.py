@@ -137,8 +137,8 @@ def _in_words(error: click.ClickException) -> str:
     if not isinstance(kind, click.IntRange):
         return sentence
     bounds = ((kind.min, "at least"), (kind.max, "at most"))
-    wanted = " and ".join(f"{words} {bound}" for bound, words in bounds if bound is not None)
-    return sentence.replace("is not a valid integer range", f"is no whole number; write one of {wanted}")
+    wanted = ", ".join(f"{words} {bound}" for bound, words in bounds if bound is not None)
+    return sentence.replace("is not a valid integer range", f"is no whole number; write one, {wanted}")
 
 
 def _report(error: Exception) -> int:

@@ -66,14 +66,14 @@ def test_an_unknown_command(cli, name, advice):
     ("words", "wanted"),
     [
         (("worker", "-c", "x"), "at least 1"),
-        (("flower", "--port", "x"), "at least 1 and at most 65535"),
+        (("flower", "--port", "x"), "at least 1, at most 65535"),
         (("failed", "--limit", "x"), "at least 1"),
     ],
 )
 def test_what_is_no_number(cli, words, wanted):
     ran = cli(*words)
     assert ran.code == 2
-    assert f": 'x' is no whole number; write one of {wanted}. See `" in ran.err
+    assert f": 'x' is no whole number; write one, {wanted}. See `" in ran.err
 
 
 def test_several_addresses_in_one_option(cli):
