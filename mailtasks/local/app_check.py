@@ -54,7 +54,7 @@ def _try_to_load(app: str) -> str:
     return "" if isinstance(found, Celery) else f"{found!r} is no Celery app"
 
 
-def _main() -> int:
+def _main() -> None:
     verdict = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # where what the app prints may go
     try:
@@ -62,8 +62,9 @@ def _main() -> int:
     except SettingsError as error:
         said, code = str(error), WRONG_USE
     os.write(verdict, said.encode())
-    return code
+    sys.stdout.flush()
+    os._exit(code)  # a thread that the app has started would keep the process
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    _main()
