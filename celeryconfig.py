@@ -54,6 +54,10 @@ task_ignore_result = True
 # A hint waits behind as few others as possible; one process of `mailtasks worker` is for urgent mail.
 worker_prefetch_multiplier = 1
 
+# What a worker has been given is still its own after its connection to Redis was lost.
+worker_cancel_long_running_tasks_on_connection_loss = False
+worker_enable_prefetch_count_reduction = False  # does nothing on Redis, but would say so each time
+
 # What Flower shows. Producers send no event: it would cost as much again as the hint.
 worker_send_task_events = True
 task_send_sent_event = False

@@ -31,12 +31,14 @@ on standard error. Exit codes:
 
 | code | meaning |
 | --- | --- |
-| 0 | done |
+| 0 | done; also what runs until it is told to end (`worker`, `outbox`, `flower`, `sink`, `up`) and was \
+told so by Ctrl-C or SIGTERM, and `demo` once its table is shown |
 | 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault, the \
 idempotency key was used for other content, `retry` left something alone, \
-`outbox --once` set something aside |
+`outbox --once` set something aside, `worker` or `up` had to kill a process |
 | 2 | wrong use: an argument, a setting or a message that can't be right; nothing was done |
-| 130 | Ctrl-C; `demo` also if another signal ended it before it was done |
+| 130 | Ctrl-C before the command was done, or before one of those that run on had started; `demo` also \
+if another signal ended it before it was done |
 
 Options before the command:
 

@@ -4,12 +4,14 @@
 >>> id = send(Message(to="ann@example.com", subject="Your code", text="1234", priority="urgent"))
 >>> status(id).state
 
-The functions here use one default `Mailer`, made on first use from environment and file. Importing
-this package starts nothing, connects to nothing and imports no framework.
+The functions here use one default `Mailer`, made on first use from environment and file; once a Celery app of
+yours is given to `mailtasks.celery.install`, that app's. Importing this package starts nothing, connects to
+nothing and imports no framework.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -60,10 +62,17 @@ def __getattr__(name: str) -> Any:
 def default_mailer() -> Mailer:
     """The mailer behind this module's functions, made on first use.
 
+    As with `send_mail`, it is that of the Celery app that was installed last, so that both know the same
+    mail; without such an app, one from environment and file.
+
     Raises:
         SettingsError: environment or file hold a wrong setting.
     """
     global _default
+    celery = sys.modules.get("mailtasks.celery")  # nothing was installed before it is imported
+    if celery and (app := celery.installed_app()):
+        mailer: Mailer = app.mailtasks.mailer
+        return mailer
     with _default_lock:
         if _default is None:
             from mailtasks.mailer import Mailer

@@ -37,6 +37,7 @@ _PLAIN: Final = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@({_LABEL}(?:\.{_LABEL})*)"
 _NAMED: Final = re.compile(r'("(?:[^"\\]|\\.)*" *|[^"<>,;@]*)<(.*)>')
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls; surrogates aren't text
 _NEEDS_QUOTES: Final = re.compile(r'[()<>\[\]:;@\\,."]|  |=\?')  # RFC 5322 3.2.3 specials; RFC 2047 5
+_SEVERAL: Final = "give several addresses as a list (on the command line: each with a --to of its own)"
 _RESERVED: Final = frozenset(email_validator.SPECIAL_USE_DOMAIN_NAMES)
 
 
@@ -141,8 +142,7 @@ def _split(text: str) -> tuple[str, str]:
     named = _NAMED.fullmatch(text)
     if not named:
         raise AddressError(
-            f"{excerpt(text)} is no mail address: put the display name in double quotes, "
-            "and give several addresses as a list"
+            f"{excerpt(text)} is no mail address: put the display name in double quotes, and {_SEVERAL}"
         )
     return _name(named[1].strip()), named[2]
 
@@ -186,5 +186,5 @@ def _checked(bare: str, text: str) -> str:
 
 
 def _refusal(text: str, reason: str) -> str:
-    hint = "; give several addresses as a list" if re.search("[,;]", text) else ""
+    hint = f"; {_SEVERAL}" if re.search("[,;]", text) else ""
     return f"{excerpt(text)} is no mail address: {reason.rstrip('.')}{hint}"

@@ -15,7 +15,7 @@ from mailtasks.installation import Installation, installation_of, is_installed
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.publish import queue_name
 from mailtasks.store.ledger import LOOK_AT_MOST
-from mailtasks.tasks import rate_of, retry_policy_of
+from mailtasks.tasks import demand_settings, rate_of
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,7 @@ class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no ty
 
     def __init__(self, parent: Any, **options: Any) -> None:
         try:
-            installation_of(parent.app).settings  # noqa: B018  (a wrong setting stops the start)
-            rate_of(parent.app)
-            retry_policy_of(parent.app)
+            demand_settings(parent.app)
         except SettingsError as error:
             refuse(str(error))
         self._stopped = threading.Event()

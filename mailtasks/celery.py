@@ -35,10 +35,16 @@ _installed: Celery | None = None
 _WORKER_DEFAULTS: Final = {
     "worker_send_task_events": True,  # for Flower
     "worker_prefetch_multiplier": 1,  # an urgent hint waits behind as few others as possible
+    # What a worker has is still its own after its connection was lost (see `mailtasks.transport`).
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_enable_prefetch_count_reduction": False,  # does nothing on Redis, but says so each time
 }
 
 _BROKER: Final = frozenset({"broker_url", "broker_read_url", "broker_write_url"})
 """What can't stand in `celeryconfig.py`: producers and the ledger would go on with another Redis."""
+
+_LENT: Final = ("broker_url", "broker_use_ssl")
+"""What an app that names no broker gets of our configuration."""
 
 
 def install(app: Celery, settings: Settings | None = None) -> Celery:
@@ -47,10 +53,11 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     Its other tasks, queues and settings stay as they are. Call it where the app is made; its workers run
     with `-P threads` from then on. Neither settings nor the app's configuration are read before they are
     needed, so this may stand in a module that Django imports while it reads its own settings.
+    `mailtasks.send()`, `status()` and the other functions of the module go through it, too, from then on.
 
     Args:
         settings: by default what environment and file say. The broker is the app's; settings that name
-            another one are refused when they are needed.
+            another one are refused when they are needed. An app that names none gets that of the settings.
 
     Returns:
         The same app.
@@ -60,12 +67,27 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     transport.install(app)
     guard.install(app)
     bootsteps.install(app)
+    app.on_after_configure.connect(_lend_broker, weak=False)
+    if app.configured:
+        _lend_broker(app, app.conf)
     if app.finalized:
         _complete(app)
     else:
         app.on_after_finalize.connect(_complete, weak=False)
     _installed = app
     return app
+
+
+def _lend_broker(sender: Celery, source: Any, **_: Any) -> None:
+    """An app that names no broker gets that of our settings: Celery's own default is a RabbitMQ.
+
+    What the app is given later is stronger, and a configuration that is read anew begins without this.
+    """
+    if source.broker_url:
+        return
+    with suppress(SettingsError):  # said when they are needed
+        ours = configuration(installation_of(sender).without_app())
+        source.update({name: ours[name] for name in _LENT if not source[name]})
 
 
 def _complete(sender: Celery, **_: Any) -> None:
@@ -121,6 +143,11 @@ def own_app() -> Celery:
 def current_app() -> Celery:
     """The app that was installed last, else our own."""
     return _installed or own_app()
+
+
+def installed_app() -> Celery | None:
+    """The user's app that was installed last, if there is one."""
+    return None if _installed is _own else _installed
 
 
 send_mail: Any = Proxy(lambda: current_app().tasks[SEND_MAIL])

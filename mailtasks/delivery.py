@@ -68,7 +68,7 @@ class Report:
     counts: Counter[State] = field(default_factory=Counter)
     ended: Refusal | None = None
     next_attempt: float | None = None  # seconds until the earliest retry; None: nothing was deferred
-    reason: str = ""  # why the last one was not sent: stage and code only
+    reason: str = ""  # why the last one was deferred, else was not sent: stage and code only
 
     def note(self, settled: _Settled) -> None:
         """Count one recipient."""
@@ -77,7 +77,8 @@ class Report:
         if decision.state is State.DEFERRED:
             earlier = decision.delay if self.next_attempt is None else self.next_attempt
             self.next_attempt = min(decision.delay, earlier)
-        if decision.state not in (State.SENT, State.QUEUED):
+        is_stronger = decision.state is State.DEFERRED or self.next_attempt is None
+        if decision.state not in (State.SENT, State.QUEUED) and is_stronger:
             code = f" {outcome.reply.code} {outcome.reply.enhanced or ''}".rstrip() if outcome.reply else ""
             self.reason = f"{decision.case} at {outcome.stage}{code}"
 

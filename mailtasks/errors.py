@@ -79,13 +79,19 @@ class IdempotencyConflict(MailtasksError):
 
 
 class UnknownMessage(MailtasksError, LookupError):
-    """No such id: never accepted, or finished so long ago that its retention has ended."""
+    """No such id: never accepted, or finished so long ago that its retention has ended.
 
-    def __init__(self, id: str) -> None:
+    Attributes:
+        ledger: the Redis that was asked, its password masked.
+    """
+
+    def __init__(self, id: str, ledger: str) -> None:
         self.id = id
+        self.ledger = ledger
         super().__init__(
-            f"no message {id!r} is known: it was never accepted, or its retention has ended; "
-            "check the id, or `mailtasks find ADDRESS`"
+            f"no message {id!r} is known in {ledger}: "
+            "it was never accepted there, or its retention has ended; "
+            "check the id and whether that is the right Redis, or `mailtasks find ADDRESS`"
         )
 
 

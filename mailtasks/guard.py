@@ -11,10 +11,12 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from typing import Any, Final, NoReturn
 
 from celery import Celery, bootsteps
 from celery.concurrency import solo, thread
+from celery.exceptions import CPendingDeprecationWarning
 
 POOLS: Final = (thread.TaskPool, solo.TaskPool)  # solo, one task at a time, is for debugging
 
@@ -39,6 +41,8 @@ class Guard(bootsteps.Step):  # type: ignore[misc]  # Celery ships no types
     def __init__(self, parent: Any, **options: Any) -> None:
         refuse_pool(parent.pool_cls)
         obey_leash()
+        # Said at every loss of the connection, and untrue here: `mailtasks.transport` keeps those tasks.
+        warnings.filterwarnings("ignore", "\\s*In Celery 5.1 we introduced", CPendingDeprecationWarning)
         super().__init__(parent, **options)
 
 

@@ -42,7 +42,7 @@ class Installation:
 
     @cached_property
     def settings(self) -> Settings:
-        """Read when they are first needed. The broker is the app's, since that is where its hints go.
+        """Read when they are first needed. The broker is the app's, since that is where its tasks go.
 
         Raises:
             SettingsError: one is wrong, or names another broker than the app.
@@ -50,9 +50,17 @@ class Installation:
         broker = self.app.conf.broker_url
         if broker:
             broker = SETTINGS["broker_url"].read(broker, "the Celery app")
-        if self._given is None:
-            return Settings.load(**({"broker_url": broker} if broker else {}))
-        return with_broker(self._given, broker) if broker else self._given
+        if not broker:
+            return self.without_app()
+        return Settings.load(broker_url=broker) if self._given is None else with_broker(self._given, broker)
+
+    def without_app(self) -> Settings:
+        """The settings as they are without a broker of the app's.
+
+        Raises:
+            SettingsError: one is wrong.
+        """
+        return Settings.load() if self._given is None else self._given
 
     @cached_property
     def publisher(self) -> Publisher:

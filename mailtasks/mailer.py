@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
@@ -27,7 +28,7 @@ from mailtasks.packing import Packed
 from mailtasks.policy.verdict import HARD_BOUNCES
 from mailtasks.publish import Publisher, producing_app
 from mailtasks.room import Room
-from mailtasks.settings import Settings
+from mailtasks.settings import Settings, mask_url
 from mailtasks.state import State
 from mailtasks.status import MessageStatus, QueueStatus, RetryReport, SetAside, Stats
 from mailtasks.store.books import Books, Snapshot
@@ -173,7 +174,7 @@ class Mailer:
         snapshot, index = self._snapshot(id)
         message = snapshot.message_of(index)
         if message is None:
-            raise UnknownMessage(id)
+            raise self._unknown(id)
         return message
 
     def find(self, recipient: str) -> Iterator[MessageStatus]:
@@ -236,9 +237,9 @@ class Mailer:
             UnknownMessage: there is none with this id.
         """
         snapshot, index = self._snapshot(id)
-        cancelled = self.ledger.cancel(snapshot.id, _indices(snapshot, index, id))
+        cancelled = self.ledger.cancel(snapshot.id, self._indices(snapshot, index, id))
         if cancelled < 0:
-            raise UnknownMessage(id)
+            raise self._unknown(id)
         return cancelled
 
     def retry(
@@ -263,10 +264,13 @@ class Mailer:
 
         Raises:
             UnknownMessage: there is none with one of the ids; nothing was retried.
-            MessageError: neither ids nor a reason nor a code, which would be everything.
+            MessageError: neither ids nor a reason nor a code, which would be everything; or a code that none
+                begins with.
         """
         if not (ids or reason or code):
             raise MessageError("retry what? Give ids, a reason or a code")
+        if code and not re.fullmatch(r"[2-5](\d{0,2}|\.[\d.]*)", code):
+            raise MessageError(f"no code begins with {code!r}; give one such as 550, 5.7. or 4")
         states = {*RETRYABLE, State.QUEUED, *([State.IN_DOUBT] if force else [])}
         report, hints = RetryReport(), []
         for snapshot, indices in self._wanted(ids, states):
@@ -302,7 +306,7 @@ class Mailer:
         batches: dict[str, tuple[Snapshot, list[int]]] = {}
         for id, snapshot, index in found:
             _, wanted = batches.setdefault(snapshot.id, (snapshot, []))
-            wanted += [i for i in _indices(snapshot, index, id) if snapshot.states[i] in states]
+            wanted += [i for i in self._indices(snapshot, index, id) if snapshot.states[i] in states]
         return batches.values()
 
     def _all_over(self) -> Iterator[tuple[Snapshot, Sequence[int]]]:
@@ -362,11 +366,21 @@ class Mailer:
         try:
             batch, index = split_id(id)
         except ValueError:
-            raise UnknownMessage(id) from None
+            raise self._unknown(id) from None
         snapshot = self.books.batch(batch)
         if snapshot is None:
-            raise UnknownMessage(id)
+            raise self._unknown(id)
         return snapshot, index
+
+    def _indices(self, snapshot: Snapshot, index: int, id: str) -> range:
+        """The recipients of the message that recipient `index` belongs to."""
+        for _, _, indices in snapshot.record.ranges():
+            if index in indices:
+                return indices
+        raise self._unknown(id)
+
+    def _unknown(self, id: str) -> UnknownMessage:
+        return UnknownMessage(id, mask_url(self.settings.store_url))
 
 
 def _recipients(packed: Iterable[Packed]) -> Counter[Priority]:
@@ -382,14 +396,6 @@ def _last_tried(snapshot: Snapshot) -> int:
 
 def _is_listed(message: MessageStatus) -> bool:
     return any(recipient.state in LISTED_STATES for recipient in message.recipients)
-
-
-def _indices(snapshot: Snapshot, index: int, id: str) -> range:
-    """The recipients of the message that recipient `index` belongs to."""
-    for _, _, indices in snapshot.record.ranges():
-        if index in indices:
-            return indices
-    raise UnknownMessage(id)
 
 
 def _fits(snapshot: Snapshot, index: int, reason: str | None, code: str | None) -> bool:

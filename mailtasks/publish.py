@@ -174,7 +174,9 @@ class Publisher:
             Exception
         ) as error:  # whatever a transport raises: the ledger has the mail, and the pump finds it
             log.warning(
-                "%d hints could not be published (%s); the pump will find their mail", len(pending), error
+                "hints that could not be published: %d (%s); the pump will find their mail",
+                len(pending),
+                error,
             )
             self._quiet_until = time.monotonic() + _QUIET * (time.monotonic() - began)
             return False

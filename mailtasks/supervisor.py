@@ -91,9 +91,7 @@ class Supervisor:
             for name, queues in roles(processes, settings.namespace).items()
         ]
         self._grace = grace
-        self._environment = dict(os.environ if environment is None else environment)
-        for name in CELERYS_BROKER if app == OWN_APP else ():
-            self._environment.pop(name, None)
+        self._environment = environment_of(app, environment)
         self._report = report or say
         self._heard: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stops = 0
@@ -118,6 +116,10 @@ class Supervisor:
                 self._bury()
             self._stop()
         return self._exit_code
+
+    def stop(self) -> None:
+        """What the first signal does, from any thread."""
+        self._heard.put(signal.SIGTERM)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -214,6 +216,13 @@ class Supervisor:
     def _listen(self, timeout: float | None) -> None:
         with suppress(queue.Empty):
             self._stops += self._heard.get(timeout=timeout) in STOP_SIGNALS
+
+
+def environment_of(app: str, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What worker processes of an app get: `environment`, or ours; our own app is named no other broker."""
+    given = os.environ if environment is None else environment
+    left_out = CELERYS_BROKER if app == OWN_APP else ()
+    return {name: value for name, value in given.items() if name not in left_out}
 
 
 def roles(processes: int, namespace: str = "mailtasks") -> dict[str, tuple[str, ...]]:

@@ -98,6 +98,17 @@ class Deliver(PolicyTask):
         return _tell(delivery.deliver(batch, priority_of(queue, installation.settings.namespace)))
 
 
+def demand_settings(app: Celery) -> None:
+    """What a worker needs, read once before it starts.
+
+    Raises:
+        SettingsError: a setting is wrong, or what stands in `task_annotations`.
+    """
+    installation_of(app).settings  # noqa: B018  (reading it is the check)
+    rate_of(app)
+    retry_policy_of(app)
+
+
 def rate_of(app: Celery) -> float | None:
     """Messages a second that a worker process may send now; None: no limit. `celery control` may change it.
 

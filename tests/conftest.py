@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,14 @@ def postgres_server() -> Iterator[LocalPostgres]:
         pytest.skip(reason)
     with LocalPostgres() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_app_stays_installed() -> Iterator[None]:
+    """`mailtasks.send()` and `send_mail` go through the app that was installed last."""
+    yield
+    if module := sys.modules.get("mailtasks.celery"):
+        module.__dict__["_installed"] = None
 
 
 @pytest.fixture

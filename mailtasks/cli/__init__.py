@@ -17,6 +17,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Final, NoReturn
 
@@ -68,6 +69,13 @@ class _Commands(click.Group):
         command: click.Command = getattr(module, name)
         return command
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and (near := get_close_matches(args[0], COMMANDS, n=2)):
+            context.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(map(repr, near))}?")
+        return super().resolve_command(context, args)
+
 
 @click.command(cls=_Commands)
 @click.option("--config", "file", metavar="FILE", help="Settings from this file instead of mailtasks.toml.")
@@ -116,10 +124,21 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report_click(error: click.ClickException) -> int:
     where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "mailtasks"
-    sentence = " ".join(error.format_message().split())
+    sentence = " ".join(_in_words(error).split())
     stop = "" if sentence.endswith((".", "?")) else "."
     click.echo(f"mailtasks: {sentence}{stop} See `{where} --help`.", err=True)
     return error.exit_code
+
+
+def _in_words(error: click.ClickException) -> str:
+    """What click says; where it wants "a valid integer range", which number that is."""
+    sentence = error.format_message()
+    kind = error.param.type if isinstance(error, click.BadParameter) and error.param else None
+    if not isinstance(kind, click.IntRange):
+        return sentence
+    bounds = ((kind.min, "at least"), (kind.max, "at most"))
+    wanted = ", ".join(f"{words} {bound}" for bound, words in bounds if bound is not None)
+    return sentence.replace("is not a valid integer range", f"is no whole number; write one, {wanted}")
 
 
 def _report(error: Exception) -> int:

@@ -40,11 +40,10 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
     A process that dies is started again. Ctrl-C or SIGTERM lets them finish what they are sending; a
     second one kills them.
     """
-    from mailtasks.supervisor import OWN_APP, Supervisor
+    from mailtasks.supervisor import Supervisor
 
     settings, environment = context.settings, context.environment
-    if app != OWN_APP:  # ours can be loaded, since the settings can
-        _refuse_unloadable(app, environment)
+    _refuse_unloadable(app, environment)
     supervisor = Supervisor(
         settings,
         processes=processes,
@@ -57,7 +56,10 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
 
 
 def _refuse_unloadable(app: str, environment: Mapping[str, str]) -> None:
-    """One sentence, where every process that can't load its app would show Celery's usage."""
+    """One sentence, where every process that can't load its app would show Celery's usage.
+
+    Our own app is tried, too: it takes a second, but what is wrong in a celeryconfig.py is said once.
+    """
     from mailtasks.local.app_check import why_not
 
     if why := why_not(app, environment):
@@ -121,11 +123,14 @@ def sink(host: str, port: int, save: Path | None, faults: str | None) -> None:
 def up(context: Context, processes: int, concurrency: int, folder: Path, flower: bool) -> None:
     """Run everything on this machine: Redis, a server that catches the mail, workers and Flower.
 
-    A Redis or relay that the settings name is used instead of one of its own.
+    A Redis or relay that the settings name is used instead of one of its own. Its own ones are started
+    again if they end by themselves; if that happens twice in a row, everything stops, with exit code 1.
     """
     from mailtasks.local.up import Everything
+    from mailtasks.supervisor import OWN_APP
 
     environment = context.environment
+    _refuse_unloadable(OWN_APP, environment)
     everything = Everything(made(folder), environment=environment, flower=flower, report=print_line)
     with everything:
         code = everything.run(

@@ -1,4 +1,4 @@
-"""Whether a Celery app can be loaded: tried in a process of its own, since loading it runs its code.
+"""Whether workers of a Celery app could start: tried in a process of its own, since loading it runs its code.
 
 `why_not` is for whoever is about to start several workers, each of which would say it at length.
 """
@@ -13,7 +13,12 @@ from collections.abc import Mapping
 from celery import Celery
 from celery.app.utils import find_app
 
+from mailtasks.errors import SettingsError
+from mailtasks.guard import WRONG_USE
+from mailtasks.installation import is_installed
 from mailtasks.local.processes import Child
+from mailtasks.supervisor import environment_of
+from mailtasks.tasks import demand_settings
 
 
 def why_not(app: str, environment: Mapping[str, str] | None = None) -> str:
@@ -22,17 +27,26 @@ def why_not(app: str, environment: Mapping[str, str] | None = None) -> str:
     Args:
         app: what `-A` gets.
         environment: what the app is loaded in; ours if it is None.
+
+    Raises:
+        SettingsError: it could, but a setting, `celeryconfig.py` or `task_annotations` is wrong.
     """
     command = [sys.executable, "-m", __name__, app]
-    with Child(command, environment=environment, output=subprocess.PIPE) as child:
+    with Child(command, environment=environment_of(app, environment), output=subprocess.PIPE) as child:
         said = child.stdout.read().strip()
         code = child.wait()
+    if said and code == WRONG_USE:
+        raise SettingsError(said)
     return said or (f"loading it ended the process with exit code {code}" if code else "")
 
 
 def _try_to_load(app: str) -> str:
     try:
         found = find_app(app)
+        if is_installed(found):
+            demand_settings(found)
+    except SettingsError:
+        raise
     except ModuleNotFoundError as error:
         return str(error)
     except (Exception, SystemExit) as error:  # whatever a user's module raises
@@ -43,9 +57,13 @@ def _try_to_load(app: str) -> str:
 def _main() -> None:
     verdict = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # where what the app prints may go
-    os.write(verdict, _try_to_load(sys.argv[1]).encode())
+    try:
+        said, code = _try_to_load(sys.argv[1]), 0
+    except SettingsError as error:
+        said, code = str(error), WRONG_USE
+    os.write(verdict, said.encode())
     sys.stdout.flush()
-    os._exit(0)  # a thread that the app has started would keep the process
+    os._exit(code)  # a thread that the app has started would keep the process
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ A part that the settings name is used and not started: a Redis or a relay of you
 started here ends when this does, however that comes about. Redis' data and the caught mail are kept in
 a folder, so that what was accepted and not yet sent is sent the next time; so are the ports, if they are
 free then: what another terminal was told stays right.
+
+A Redis or catching server that ends by itself is started again, at the same port and with what it kept. If it
+ends once more at once, everything stops: that has a reason which another start doesn't mend.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -21,13 +25,15 @@ from typing import Final
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from mailtasks.errors import MailtasksError
+from mailtasks.guard import FAILED
 from mailtasks.local.processes import Child
-from mailtasks.local.redis import HOST, LocalRedis, free_port
+from mailtasks.local.redis import HOST, LOG, LocalRedis, free_port
 from mailtasks.local.sink import CatchingProcess
 from mailtasks.publish import producing_app
 from mailtasks.relay import mask_url
 from mailtasks.settings import SETTINGS, Settings
-from mailtasks.supervisor import Supervisor
+from mailtasks.supervisor import STEADY, Supervisor
 
 FOLDER: Final = Path(".mailtasks")
 FLOWER_LOG: Final = "flower.log"
@@ -68,6 +74,7 @@ class Everything:
         self.started: dict[str, str] = {}
         self._wants_flower = flower
         self.flower = ""  # its address, if it was started
+        self._is_broken = False  # a part ended, and couldn't be kept running
         self._parts: dict[str, LocalRedis | CatchingProcess | Child] = {}
         self._report = report
         self._stack = ExitStack()
@@ -87,24 +94,68 @@ class Everything:
             when_ready: called once, in a thread of its own, when every worker process answers.
 
         Returns:
-            The exit code.
+            The exit code: that of the supervisor, or 1 if a part ended that couldn't be started again.
         """
         settings = Settings.load(environ=self.environment)
         supervisor = Supervisor(
             settings, processes=processes, concurrency=concurrency, environment=self.environment
         )
         ended = threading.Event()
-        waiting = threading.Thread(target=_await, args=(settings, processes + 1, ended, when_ready))
-        waiting.start()
+        threads = [
+            threading.Thread(target=_await, args=(settings, processes + 1, ended, when_ready)),
+            threading.Thread(target=self._watch, args=(ended, supervisor.stop)),
+        ]
+        for thread in threads:
+            thread.start()
         try:
-            return supervisor.run()
+            code = supervisor.run()
         finally:
             ended.set()
-            waiting.join()
+            for thread in threads:
+                thread.join()
+        return FAILED if self._is_broken else code
 
     def ended(self) -> list[str]:
         """The parts that were started and have ended by themselves."""
         return [name for name, part in self._parts.items() if not part.running]
+
+    def _watch(self, over: threading.Event, stop: Callable[[], None]) -> None:
+        """Start again what ends by itself, until `over`; where that is no use, `stop`."""
+        started: dict[str, float] = {}  # time.monotonic() at which a part was started again
+        while not over.wait(LOOK):
+            for name in self.ended():
+                again_at_once = time.monotonic() - started.get(name, -STEADY) < STEADY
+                if trouble := "again" if again_at_once else self._start_again(name):
+                    self._is_broken = True
+                    self._report(
+                        f"{name} ended by itself {trouble}, so everything stops; {self._hint_at_log(name)}"
+                        "`mailtasks up` then goes on with what wasn't finished"
+                    )
+                    stop()
+                    return
+                started[name] = time.monotonic()
+
+    def _start_again(self, name: str) -> str:
+        """Why it couldn't be, or ""."""
+        part = self._parts[name]
+        if isinstance(part, Child):  # Flower, without which mail goes on
+            del self._parts[name]
+            log = self.folder / FLOWER_LOG
+            self._report(f"{name} ended by itself, and mail goes on without it; {log} may say why")
+            return ""
+        try:
+            part.stop()  # closes what is left of it
+            part.start()
+        except (MailtasksError, OSError) as error:
+            return f"and can't be started again ({error})"
+        self._report(
+            f"{name} ended by itself and was started again with what it had kept; mail goes on. "
+            "If that happens again: is the memory or the disk of this machine full?"
+        )
+        return ""
+
+    def _hint_at_log(self, name: str) -> str:
+        return f"{self.folder / 'redis' / LOG} may say why, and " if name == "Redis" else ""
 
     def __enter__(self) -> Everything:
         try:

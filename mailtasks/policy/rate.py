@@ -25,7 +25,8 @@ def parse_rate(given: str | int | float | None) -> float | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*([smh]))?\s*", str(given))
     if not match:
         raise SettingsError(
-            f'rate_limit {given!r} is no rate; expected a text such as "10/s", "100/m" or "500/h"'
+            f"task_annotations: rate_limit {given!r} is no rate; "
+            'expected a text such as "10/s", "100/m" or "500/h"'
         )
     return float(match[1]) / _SECONDS[match[2] or "s"] or None
 

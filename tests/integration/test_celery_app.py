@@ -43,8 +43,8 @@ def note(path, text):
 
 @app.task(queue="orders")
 def order(to):
-    from mailtasks import send_mail
-    return send_mail.delay(to=to, text="ordered").id
+    from mailtasks import send_mail, status
+    return status(send_mail.delay(to=to, text="ordered").id).state
 """
 
 SHOPCONFIG = """
@@ -69,10 +69,18 @@ def stranger(own_redis: LocalRedis) -> Iterator[Celery]:
 # --- A user's own app -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_an_app_that_a_user_has(road: Make, tmp_path: Path, when: str) -> None:
+@pytest.mark.parametrize(
+    ("when", "config"),
+    [
+        ("before", SHOPCONFIG),
+        ("after", SHOPCONFIG),
+        ("before", SHOPCONFIG.replace("CELERY_BROKER_URL = ", "unused = ")),
+    ],
+    ids=["before", "after", "without a broker"],
+)
+def test_an_app_that_a_user_has(road: Make, tmp_path: Path, when: str, config: str) -> None:
     """`install` before or after the app is configured: its own tasks and queues work, and so do ours."""
-    (tmp_path / "shopconfig.py").write_text(SHOPCONFIG)
+    (tmp_path / "shopconfig.py").write_text(config)
     places = {"before": "", "after": ""} | {when: "install(app)"}
     (tmp_path / "shop.py").write_text(SHOP.format(**places))
     way = road()

@@ -73,12 +73,13 @@ def test_leaves_a_name_alone_that_only_looks_encoded():
         (
             "ann@example.com, bob@example.com",
             "'ann@example.com, bob@example.com' is no mail address: The part after the @-sign contains "
-            "invalid characters: ',', '@', SPACE; give several addresses as a list",
+            "invalid characters: ',', '@', SPACE; give several addresses as a list (on the command line: "
+            "each with a --to of its own)",
         ),
         (
             "ann@example.com, Bob <bob@example.com>",
             "'ann@example.com, Bob <bob@example.com>' is no mail address: put the display name in double "
-            "quotes, and give several addresses as a list",
+            "quotes, and give several addresses as a list (on the command line: each with a --to of its own)",
         ),
         (
             "ann@example.com\r\nRCPT TO:<eve@example.com>",

@@ -312,7 +312,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(
         ),
         (
             {"rate_limit": "5 per s"},
-            "mailtasks: rate_limit '5 per s' is no rate; "
+            "mailtasks: task_annotations: rate_limit '5 per s' is no rate; "
             'expected a text such as "10/s", "100/m" or "500/h"',
         ),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 from celery import Celery
 from kombu import Queue
 
+import mailtasks
 import mailtasks.celery as module
 from mailtasks.celery import current_app, install, own_app, send_mail
 from mailtasks.errors import SettingsError
 from mailtasks.logs import JsonFormatter
 from mailtasks.publish import BULK_QUEUE, DELIVER, NORMAL_QUEUE, SEND_MAIL, URGENT_QUEUE
 from mailtasks.settings import Settings
+from mailtasks.state import State
 
 OURS = [URGENT_QUEUE, NORMAL_QUEUE, BULK_QUEUE]
 
@@ -28,6 +31,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Each test has a first time, and a folder without a celeryconfig.py."""
     monkeypatch.setattr(module, "_own", None)
     monkeypatch.setattr(module, "_installed", None)
+    monkeypatch.setattr(mailtasks, "_default", None)
     sys.modules.pop("celeryconfig", None)
     _search(monkeypatch, [path for path in sys.path if not (Path(path) / "celeryconfig.py").exists()])
     monkeypatch.chdir(tmp_path)
@@ -222,6 +226,74 @@ def test_send_mail_is_the_task_of_the_app_that_was_installed_last(app: Celery) -
     other = Celery("other", broker="redis://127.0.0.1:1/0", set_as_current=False)
     install(other)
     assert send_mail.app is other
+
+
+# --- Which broker -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ours(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The broker of our settings."""
+    url = "rediss://ann:secret@127.0.0.1:1/7"
+    monkeypatch.setenv("MAILTASKS_BROKER_URL", url)
+    return url
+
+
+def brokers(app: Celery) -> list[str]:
+    """Where hints go, where workers look for them, where the ledger is."""
+    connections = [app.connection_for_write(), app.connection_for_read()]
+    return [*(it.as_uri(include_password=True) for it in connections), app.mailtasks.settings.store_url]
+
+
+@pytest.mark.parametrize("given", [{}, {"broker": None}], ids=["nothing", "None"])
+def test_an_app_that_names_no_broker_takes_ours(ours: str, given: dict[str, None]) -> None:
+    app = install(Celery("shop", set_as_current=False, **given))
+    assert brokers(app) == [ours] * 3
+    assert app.conf.broker_use_ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+
+
+def test_also_if_it_was_configured_before(ours: str) -> None:
+    app = Celery("shop", set_as_current=False)
+    assert app.conf.broker_url is None
+    assert brokers(install(app)) == [ours] * 3
+
+
+def test_settings_that_are_given_name_it_as_well() -> None:
+    app = install(Celery("shop", set_as_current=False), Settings(broker_url="redis://127.0.0.1:1/5"))
+    assert brokers(app) == ["redis://127.0.0.1:1/5"] * 3
+
+
+@pytest.mark.usefixtures("ours")
+def test_what_an_app_is_given_later_is_stronger() -> None:
+    broker = "redis://127.0.0.1:1/3"
+    app = install(Celery("shop", set_as_current=False))
+    assert app.conf.broker_url
+    app.conf.broker_url = broker
+    assert brokers(app) == [broker] * 3
+    other = install(Celery("shop", set_as_current=False))
+    assert other.conf.broker_url
+    other.config_from_object(SimpleNamespace(CELERY_BROKER_URL=broker), namespace="CELERY")
+    assert brokers(other) == [broker] * 3
+
+
+def test_a_wrong_setting_lends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILTASKS_LEASE", "soon")
+    assert install(Celery("shop", set_as_current=False)).conf.broker_url is None
+
+
+def test_the_modules_functions_go_through_the_app_that_was_installed_last(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILTASKS_BROKER_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("MAILTASKS_DEFAULT_FROM", "shop@example.com")
+    before = mailtasks.default_mailer()
+    app = install(Celery("shop", broker=redis_url, set_as_current=False))
+    result = send_mail.delay(to="ann@example.com", text="hi")
+    assert mailtasks.status(result.id).state is State.QUEUED
+    assert mailtasks.default_mailer() is app.mailtasks.mailer is not before
+    monkeypatch.setattr(module, "_installed", None)
+    own_app()
+    assert mailtasks.default_mailer() is before, "our own app is no app of the user's"
 
 
 # --- Log lines --------------------------------------------------------------------------------------

@@ -97,6 +97,16 @@ def test_each_recipient_is_settled_by_name(bench: Callable[..., Bench], sink: Ca
     assert worker == {"w@here"}
 
 
+@pytest.mark.parametrize("order", [("defer", "refuse", "ann"), ("refuse", "defer", "ann")])
+def test_the_reason_for_a_retry_is_that_of_a_deferred_recipient(
+    bench: Callable[..., Bench], order: tuple[str, ...]
+) -> None:
+    one = bench()
+    report = one.deliver(one.send(*(f"{name}@example.com" for name in order)))
+    assert report.next_attempt == 60
+    assert str(report).endswith(" (recipient_deferred at rcpt 451 4.3.0)")
+
+
 def test_a_batch_goes_window_by_window_over_one_connection(
     bench: Callable[..., Bench], sink: CatchingServer
 ) -> None:

@@ -149,6 +149,47 @@ def _check_call(words: list[str]) -> None:
     assert {word for word in words if word.startswith("-")} <= known | {"--help"}, " ".join(words)
 
 
+SAID = [
+    ("README.md", "app that names no broker takes that of `MAILTASKS_BROKER_URL`"),
+    ("README.md", "From then on `send()`, `status()` and the others go through the app and its broker"),
+    (
+        "docs/how-to/existing-celery-app.md",
+        "if the key `CELERY_BROKER_URL` is missing) takes that of `MAILTASKS_BROKER_URL`",
+    ),
+    (
+        "docs/how-to/existing-celery-app.md",
+        "the functions of the module (`send()`, `status()` and the rest) go through your app and its broker",
+    ),
+    ("docs/how-to/mail-does-not-go.md", "`celery control revoke` do nothing to a mail"),
+    ("README.md", "Its *Revoke* does nothing to a mail; use `mailtasks cancel ID`."),
+    ("docs/tutorial.md", "*Revoke* does nothing to a mail; `mailtasks cancel ID` does."),
+    (
+        "README.md",
+        "130 interrupted by Ctrl-C, which ends `worker`, `flower`, `sink` and `up` in good order, with 0",
+    ),
+    ("docs/reference/commands.md", "| 0 | done; also what runs until it is told to end (`worker`, `outbox`,"),
+    (
+        "docs/reference/commands.md",
+        "| 130 | Ctrl-C before the command was done, or before one of those that run on",
+    ),
+    ("README.md", "of a batch of several mails RETRY means that a recipient will be tried again"),
+    ("docs/how-to/retries-and-rates.md", "RETRY if at least one recipient will be tried again"),
+    ("README.md", "A *hint*, a Celery task that carries an id and nothing of the mail, tells a worker"),
+    (
+        "README.md",
+        "if no mail may ever arrive twice and nobody looks at what is in doubt (the setting `hold`",
+    ),
+    ("docs/how-to/testing.md", "`task_always_eager = True`, usual in Django's tests,"),
+    ("docs/how-to/mail-does-not-go.md", "The *pump* is the thread in each worker that publishes a hint"),
+]
+"""What newcomers looked for and didn't find, or misunderstood."""
+
+
+@pytest.mark.parametrize(("page", "sentence"), SAID)
+def test_what_newcomers_asked_is_answered(page, sentence):
+    assert sentence in " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
 @each_page
 def test_python_blocks_can_be_read(page):
     for code in blocks(page, "python"):

@@ -231,9 +231,21 @@ def test_an_id_that_nobody_knows(mailer: Mailer, id: Any) -> None:
         with pytest.raises(UnknownMessage) as caught:
             ask(id)
         assert str(caught.value) == (
-            f"no message {id!r} is known: it was never accepted, or its retention has ended; "
-            "check the id, or `mailtasks find ADDRESS`"
+            f"no message {id!r} is known in {mailer.settings.store_url}: it was never accepted there, or its "
+            "retention has ended; "
+            "check the id and whether that is the right Redis, or `mailtasks find ADDRESS`"
         )
+
+
+def test_the_redis_that_doesnt_know_an_id_is_named_without_its_password(own_redis: LocalRedis) -> None:
+    with own_redis.client() as client:
+        client.acl_setuser("ann", enabled=True, passwords=["+hunter2"], categories=["+@all"], keys=["*"])
+    url = own_redis.url.replace("//", "//ann:hunter2@").replace("/0", "/3")
+    with Mailer(broker_url=url) as mailer, pytest.raises(UnknownMessage) as caught:
+        mailer.status("nonsense.0")
+    masked = url.replace("hunter2", "***")
+    assert f"is known in {masked}: " in str(caught.value)
+    assert caught.value.ledger == masked
 
 
 def test_an_index_that_no_recipient_has(mailer: Mailer) -> None:

@@ -527,7 +527,7 @@ def test_a_rate_that_is_none(make: Make) -> None:
     with pytest.raises(SettingsError) as caught:
         deliver(app, "0" * 27)
     assert str(caught.value) == (
-        'rate_limit \'fast\' is no rate; expected a text such as "10/s", "100/m" or "500/h"'
+        'task_annotations: rate_limit \'fast\' is no rate; expected a text such as "10/s", "100/m" or "500/h"'
     )
 
 

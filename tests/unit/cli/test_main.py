@@ -52,10 +52,41 @@ def test_every_command_that_prints_has_json(cli, name):
     assert "--json" in cli(name, "--help").out
 
 
-def test_an_unknown_command(cli):
-    ran = cli("sned")
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("stauts", " Did you mean 'stats' or 'status'?"), ("sned", " Did you mean 'send'?"), ("x", "")],
+)
+def test_an_unknown_command(cli, name, advice):
+    ran = cli(name)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err == "mailtasks: No such command 'sned'. See `mailtasks --help`.\n"
+    assert ran.err == f"mailtasks: No such command {name!r}.{advice} See `mailtasks --help`.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("worker", "-c", "x"), "at least 1"),
+        (("flower", "--port", "x"), "at least 1, at most 65535"),
+        (("failed", "--limit", "x"), "at least 1"),
+    ],
+)
+def test_what_is_no_number(cli, words, wanted):
+    ran = cli(*words)
+    assert ran.code == 2
+    assert f": 'x' is no whole number; write one, {wanted}. See `" in ran.err
+
+
+def test_several_addresses_in_one_option(cli):
+    ran = cli("send", "--to", "ann@example.com,bob@example.com", "--from", "shop@example.com", "--text", "hi")
+    assert ran.code == 2
+    assert "give several addresses as a list (on the command line: each with a --to of its own)" in ran.err
+
+
+@pytest.mark.parametrize("code", ["abc", "6", "5500", "55x", "."])
+def test_a_code_that_no_reply_has(cli, code):
+    ran = cli("retry", "--code", code)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"mailtasks: no code begins with {code!r}; give one such as 550, 5.7. or 4\n"
 
 
 def test_an_unknown_option(cli):

@@ -217,7 +217,7 @@ def test_status_json(live, settle):
 def test_an_unknown_id(live, command):
     ran = live(command, "nonsense")
     assert (ran.code, ran.out) == (1, "")
-    assert "no message 'nonsense' is known" in ran.err
+    assert "no message 'nonsense' is known in redis://127.0.0.1:" in ran.err
 
 
 def test_find(live):

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import redis as redis_py
 
 import mailtasks
 import mailtasks.flower
@@ -165,6 +166,40 @@ def test_worker_with_an_app_that_cant_be_loaded_says_so_once(cli, supervised, ap
     assert not supervised
 
 
+@pytest.mark.parametrize("command", ["worker", "up"])
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            "task_annotations = {'mailtasks.deliver': {'rate_limit': '2/x'}}",
+            "task_annotations: rate_limit '2/x' is no rate; expected a text such as ",
+        ),
+        ("task_annotations = {", "celeryconfig.py can't be imported (SyntaxError: '{' was never closed ("),
+    ],
+)
+def test_a_mistake_in_a_celeryconfig_is_said_once_and_nothing_starts(
+    program, tmp_path, command, config, sentence
+):
+    (tmp_path / "celeryconfig.py").write_text(config)
+    process = program(command)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"mailtasks: {sentence}"), err
+    assert not (tmp_path / ".mailtasks" / "redis").exists()
+
+
+def test_a_mistake_in_the_annotations_of_a_users_app(cli, supervised, tmp_path):
+    (tmp_path / "annotated.py").write_text(
+        "import celery, mailtasks.celery\n"
+        "app = mailtasks.celery.install(celery.Celery('shop'))\n"
+        "app.conf.task_annotations = {'mailtasks.deliver': {'retry_backof': 2}}\n"
+    )
+    ran = cli("worker", "-A", "annotated")
+    sentence = "task_annotations: mailtasks.deliver has no retry_backof; expected retry_backoff"
+    assert (ran.code, ran.err) == (2, f"mailtasks: {sentence}\n")
+    assert not supervised
+
+
 def test_looking_at_an_app_ends_with_who_looks(program, tmp_path, wait_until):
     (tmp_path / "slow.py").write_text(
         "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n"
@@ -251,6 +286,36 @@ def test_up_uses_what_the_settings_name(program, redis_url, sink):
     out, err = process.communicate(timeout=30)
     assert "export" not in out
     assert err.count(" ready.") == 3, "the last lines come when all workers are there"
+
+
+def test_up_starts_its_redis_again_and_stops_if_it_ends_at_once(
+    program, cli, tmp_path, monkeypatch, wait_until
+):
+    process = program("up", "--no-flower", "--processes", "1", "-c", "1")
+    for name in ("MAILTASKS_BROKER_URL", "MAILTASKS_RELAY"):
+        monkeypatch.setenv(name, read_until(process.stdout, rf"export {name}=(\S+)")[1])
+    ran = cli("send", "--from", "shop@example.com", "--to", "ann@example.com", "--text", "It works", "--json")
+    id = ran.json["id"]
+
+    def redis():
+        with redis_py.Redis.from_url(os.environ["MAILTASKS_BROKER_URL"]) as client:
+            return client.info("server")["process_id"]
+
+    os.kill(redis(), signal.SIGKILL)
+    line = read_until(process.stdout, "^.* ended by itself.*$")[0]
+    assert line.startswith("Redis ended by itself and was started again with what it had kept; mail goes on.")
+    wait_until(lambda: cli("status", id, "--json").json["state"] == "sent", timeout=30)
+    os.kill(redis(), signal.SIGKILL)
+    line = read_until(process.stdout, "^.* ended by itself.*$")[0]
+    assert line == (
+        f"Redis ended by itself again, so everything stops; {tmp_path}/.mailtasks/redis/redis.log "
+        "may say why, and `mailtasks up` then goes on with what wasn't finished"
+    )
+    _, err = process.communicate(timeout=50)
+    assert process.returncode == 1, err
+    assert "connection to broker lost" in err.lower()
+    assert "Celery 5.1" not in err
+    assert "prefetch count" not in err
 
 
 def test_up_in_a_folder_that_can_not_be_made(cli):

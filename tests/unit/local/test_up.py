@@ -1,11 +1,12 @@
 import os
 import socket
+import threading
 
 import pytest
 
 from mailtasks.errors import SettingsError, UnknownMessage
 from mailtasks.local import up
-from mailtasks.local.processes import living
+from mailtasks.local.processes import Child, living
 from mailtasks.local.up import Everything
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
@@ -105,6 +106,58 @@ def test_what_has_ended_by_itself_is_known(everything, wait_until):
         assert running.ended() == []
         os.kill(next(child.pid for child in living() if "mailtasks.local.sink" in child.command), 9)
         wait_until(lambda: running.ended() == ["the catching server"])
+
+
+@pytest.fixture
+def watched(everything, monkeypatch):
+    """Everything, looked after; an event that is set when all is to stop."""
+    monkeypatch.setattr(up, "LOOK", 0.05)
+    told, over = threading.Event(), threading.Event()
+    with everything() as running:
+        thread = threading.Thread(target=running._watch, args=(over, told.set))
+        thread.start()
+        yield running, told
+        over.set()
+        thread.join()
+
+
+def kill(module):
+    os.kill(next(child.pid for child in living() if module in child.command), 9)
+
+
+def test_a_catching_server_that_ends_is_started_again_once(watched, lines, wait_until):
+    running, told = watched
+    url = running.started["MAILTASKS_RELAY"]
+    for words in (
+        "started again with what it had kept; mail goes on.",
+        "ended by itself again, so everything stops;",
+    ):
+        kill("mailtasks.local.sink")
+        line = wait_until(lambda words=words: next((line for line in lines if words in line), ""))
+        assert line.startswith("the catching server ended by itself")
+    assert told.wait(5)
+    assert running.started["MAILTASKS_RELAY"] == url
+
+
+def test_what_cant_be_started_again_stops_everything(watched, lines, monkeypatch):
+    _, told = watched
+    monkeypatch.setattr(up.CatchingProcess, "start", lambda self: refuse())
+    kill("mailtasks.local.sink")
+    assert told.wait(5)
+    assert lines[-1] == (
+        "the catching server ended by itself and can't be started again (no), so everything stops; "
+        "`mailtasks up` then goes on with what wasn't finished"
+    )
+
+
+def test_without_flower_mail_goes_on(watched, lines, wait_until, tmp_path):
+    running, told = watched
+    running._parts["Flower"] = Child(["sleep", "60"])
+    running._parts["Flower"].kill()
+    wait_until(lambda: "ended" in lines[-1])
+    assert lines[-1].startswith("Flower ended by itself, and mail goes on without it; ")
+    assert str(tmp_path / "data" / "flower.log") in lines[-1]
+    assert not told.is_set()
 
 
 def test_without_a_redis_to_start_no_empty_folder_is_left(everything, tmp_path, monkeypatch):

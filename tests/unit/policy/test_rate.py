@@ -26,7 +26,8 @@ def test_what_is_no_rate_is_refused_in_one_sentence(wrong: str | bool) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_rate(wrong)
     assert str(caught.value) == (
-        f'rate_limit {wrong!r} is no rate; expected a text such as "10/s", "100/m" or "500/h"'
+        f"task_annotations: rate_limit {wrong!r} is no rate; "
+        'expected a text such as "10/s", "100/m" or "500/h"'
     )
 
 
