@@ -7,6 +7,7 @@ A test fails while the page isn't what this would write.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
 from typing import Final
@@ -45,15 +46,24 @@ Options before the command:
 def page() -> str:
     """The whole page."""
     context = click.Context(group)
-    sections = [_section(name, group.get_command(context, name)) for name in COMMANDS]
+    sections = [part for name in COMMANDS for part in _sections(name, group.get_command(context, name))]
     return "\n".join([INTRODUCTION + _options(group), *sections])
 
 
-def _section(name: str, command: click.Command | None) -> str:
+def _sections(name: str, command: click.Command | None) -> Iterator[str]:
+    """A command's, and behind a group's those of its commands."""
     assert command is not None, f"the command {name} isn't there"
+    yield _section(name, command)
+    for part in command.commands.values() if isinstance(command, click.Group) else ():
+        yield _section(f"{name} {part.name}", part)
+
+
+def _section(name: str, command: click.Command) -> str:
     arguments = [_argument(it) for it in command.params if isinstance(it, click.Argument)]
-    usage = " ".join(["mailtasks", name, "[OPTIONS]", *arguments])
-    return f"## {name}\n\n    {usage}\n\n{cleandoc(command.help or '')}\n\n{_options(command)}"
+    options = "COMMAND" if isinstance(command, click.Group) else "[OPTIONS]"
+    usage = " ".join(["mailtasks", name, options, *arguments])
+    heading = "###" if " " in name else "##"
+    return f"{heading} {name}\n\n    {usage}\n\n{cleandoc(command.help or '')}\n\n{_options(command)}"
 
 
 def _argument(argument: click.Argument) -> str:

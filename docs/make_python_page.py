@@ -21,6 +21,7 @@ from mailtasks.message import Attachment, Message, Priority
 from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.status import (
+    Doubt,
     MessageStatus,
     QueueStatus,
     RecipientStatus,
@@ -51,9 +52,12 @@ TASK: Final = """\
 FUNCTIONS: Final = ("send", "asend", "send_many", "status", "cancel", "retry", "default_mailer")
 METHODS: Final = (
     *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue"),
-    *("cancel", "retry", "pause", "resume", "paused", "close"),
+    *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "close"),
 )
-RECORDS: Final = (MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, RetryReport)
+RECORDS: Final = (
+    *(MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, Doubt),
+    RetryReport,
+)
 ENUMS: Final = (Priority, State)
 
 

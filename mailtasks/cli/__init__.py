@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "cancel": "messages",
     "retry": "messages",
     "failed": "messages",
+    "in-doubt": "doubt",
     "stats": "operate",
     "queue": "operate",
     "pause": "operate",
@@ -64,7 +65,7 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         module = import_module(f"{__name__}.{COMMANDS[name]}")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
 

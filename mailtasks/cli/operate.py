@@ -55,7 +55,10 @@ def queue(context: Context, as_json: bool) -> None:
     if as_json:
         print_json({it.priority.value: it.as_dict() for it in queues})
         return
-    columns = ("priority", "recipients", "batches", "due", "next due", "oldest", "hints", "paused", "waiting")
+    columns = (
+        *("priority", "recipients", "batches", "due", "next due", "oldest", "hints", "paused"),
+        *("waiting", "in doubt"),
+    )
     rows = (
         (
             it.priority,
@@ -67,6 +70,7 @@ def queue(context: Context, as_json: bool) -> None:
             it.hints,
             it.paused,
             [f"{count} for {gate}" for gate, count in it.waiting.items()],
+            it.in_doubt,
         )
         for it in queues
     )

@@ -133,6 +133,7 @@ class Claim:
     window: tuple[ClaimedMessage, ...]
     lease_ends: float  # time.monotonic()
     give_up: float  # time.monotonic() after which it isn't renewed
+    relay: str = ""  # host:port, for people: where doubt about its window arose
     steps: int = 0  # that were answered; the next one's number
     lost: bool = False
 
@@ -163,7 +164,7 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def new_claim(batch: str) -> Claim:
+def new_claim(batch: str, relay: str = "") -> Claim:
     """A claim that has yet to be made, by its first step."""
     return Claim(
         batch=batch,
@@ -173,6 +174,7 @@ def new_claim(batch: str) -> Claim:
         window=(),
         lease_ends=0.0,
         give_up=time.monotonic() + CLAIM_DEADLINE,
+        relay=relay,
     )
 
 
@@ -268,6 +270,17 @@ class Ledger:
         retried, bodiless = self._run("retry", [batch], id=batch, wanted=pairs)
         return int(retried), int(bodiless)
 
+    def settle(self, batch: str, indices: Iterable[int], state: State, said: str) -> int:
+        """A person's word on doubt: what is still in doubt of these recipients becomes sent or failed.
+
+        Args:
+            said: what was decided, in the place of a reply.
+
+        Returns:
+            How many this call settled; -1 if there is no such batch.
+        """
+        return int(self._run("settle", [batch], id=batch, indices=list(indices), to=state.code, said=said))
+
     # Workers
 
     def claim(self, batch: str, owner: str, *, most: int | None = None) -> Claim | Released:
@@ -334,6 +347,7 @@ class Ledger:
             token=claim.token,
             number=claim.steps,
             owner=owner,
+            relay=claim.relay,
             results=[_row(result) for result in results],
             windows={name: min(window, most or window) for name, window in windows.items()},
             recipients=RECIPIENTS_A_TRANSACTION,

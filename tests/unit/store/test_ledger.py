@@ -1057,6 +1057,89 @@ def test_retry_leaves_the_lease_of_who_is_sending(bench: Bench) -> None:
     assert bench.ledger.step(claim, OWNER, results(claim, State.SENT)) is None
 
 
+# Doubt that a person settles
+
+
+def in_doubt(bench: Bench, *sizes: int, **more: object) -> str:
+    id = bench.accept(*sizes, **more)
+    bench.settle(id, *[State.IN_DOUBT] * sum(sizes or (1,)), reply="lost")
+    return id
+
+
+@pytest.mark.parametrize("state", [State.SENT, State.FAILED])
+def test_a_person_settles_doubt_and_its_retention_begins(bench: Bench, state: State) -> None:
+    id = in_doubt(bench, 1, 1)
+    assert bench.ledger.settle(id, [0, 7], state, "by hand") == 1
+    assert bench.ledger.settle(id, [0], state, "by hand") == 0
+    assert bench.ledger.settle(UNKNOWN, [0], state, "by hand") == -1
+    assert (bench.states(id), bench.lives(id)) == (state.code + "?", [-1, -1, -1])
+    assert bench.tries(id).reply == "by hand; lost"
+    assert bench.ledger.settle(id, [0, 1], state, "by hand") == 1
+    assert all(990 < seconds <= 1000 for seconds in bench.lives(id))
+    assert bench.redis.zscore(bench.keys.listed(State.IN_DOUBT), id) is None
+    counted = [
+        bench.count(name) for name in (state, "in_doubt", "in_doubt:bulk", "settled", "held", "doubts")
+    ]
+    assert counted == [2, 0, 0, 2, 2, 2]
+    assert (bench.field(id, "c0") is None) is (state is State.SENT)
+
+
+def test_settling_doubt_does_not_change_when_the_rest_is_looked_at(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    bench.settle(id, State.IN_DOUBT, State.DEFERRED, delay=90)
+    bench.ledger.settle(id, [0], State.FAILED, "by hand")
+    assert (bench.states(id), bench.due(id), bench.lives(id)) == ("fd", 90, [-1, -1, -1])
+
+
+def test_settling_takes_only_what_the_table_of_moves_allows(bench: Bench) -> None:
+    id = in_doubt(bench)
+    with pytest.raises(IllegalMove):
+        bench.ledger.settle(id, [0], State.DEFERRED, "by hand")
+    assert bench.states(id) == "?"
+
+
+def test_an_answer_that_comes_after_a_person_said_so_is_no_second_mail(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    claim = bench.claim(id)
+    bench.pass_time(70)
+    bench.ledger.settle(id, [0], State.SENT, "by hand")
+    bench.ledger.settle(id, [1], State.FAILED, "by hand")
+    for _ in range(2):
+        released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+        assert released is not None
+    assert (bench.states(id), bench.tries(id).reply) == ("++", "250 2.0.0 Ok")
+    assert [bench.count(name) for name in ("late_evidence", "duplicates", "settled")] == [1, 0, 2]
+
+
+@pytest.mark.parametrize("priority", ["urgent", "bulk"])
+def test_what_a_person_resent_and_is_in_doubt_again_is_held(bench: Bench, priority: str) -> None:
+    id = bench.accept(priority=priority, lifetime=100.0)
+    claim = bench.claim(id)
+    bench.pass_time(110)  # too old to be resent by policy
+    assert bench.states(id) == "?"
+    assert bench.ledger.retry(id, {0: State.IN_DOUBT}) == (1, 0)
+    assert bench.look() == [id]
+    bench.settle(id, State.IN_DOUBT)
+    assert (bench.states(id), bench.tries(id).resends) == ("?", 1)
+    assert claim.token
+    assert [bench.count(name) for name in ("doubts", "resends", "held")] == [2, 1, 2]
+
+
+def test_doubt_knows_where_it_arose(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    claim = new_claim(id, "mx.example.com:25")
+    assert bench.ledger.step(claim, OWNER, (), most=1) is None
+    bench.pass_time(70)
+    assert bench.states(id) == "?q"
+    tries = bench.tries(id)
+    assert (tries.relay, tries.worker, tries.reply) == (
+        "mx.example.com:25",
+        OWNER,
+        f"the lease of {OWNER} lapsed",
+    )
+    assert bench.field(id, "y") is None
+
+
 # Retention
 
 
