@@ -33,8 +33,8 @@ codes:
 | code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault, the \
-idempotency key was used for other content, `retry` left something alone |
+| 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault, \
+`sweep` found anything, the idempotency key was used for other content, `retry` left something alone |
 | 2 | wrong use: an argument, a setting or a message that can't be right; nothing was done |
 | 130 | Ctrl-C; `demo` also if another signal ended it before it was done |
 

@@ -29,6 +29,7 @@ from mailtasks.status import (
     RetryReport,
     SetAside,
     Stats,
+    Stray,
 )
 from mailtasks.tasks import SendMail
 
@@ -52,10 +53,10 @@ TASK: Final = """\
 FUNCTIONS: Final = ("send", "asend", "send_many", "status", "cancel", "retry", "default_mailer")
 METHODS: Final = (
     *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue"),
-    *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "close"),
+    *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "sweep", "close"),
 )
 RECORDS: Final = (
-    *(MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, Doubt),
+    *(MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, Doubt, Stray),
     RetryReport,
 )
 ENUMS: Final = (Priority, State)

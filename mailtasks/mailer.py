@@ -28,7 +28,7 @@ from mailtasks.policy.verdict import HARD_BOUNCES
 from mailtasks.publish import Publisher, producing_app
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.status import Doubt, MessageStatus, QueueStatus, RetryReport, SetAside, Stats
+from mailtasks.status import Doubt, MessageStatus, QueueStatus, RetryReport, SetAside, Stats, Stray
 from mailtasks.store.books import Books, Snapshot
 from mailtasks.store.connection import connect
 from mailtasks.store.events import Events
@@ -404,6 +404,19 @@ class Mailer:
                 if snapshot.id not in told:
                     told.add(snapshot.id)
                     yield snapshot, [i for i, state in enumerate(snapshot.states) if state in states]
+
+    def sweep(self) -> list[Stray]:
+        """Look through all that is kept for what should never be found, and mend it; workers do so hourly.
+
+        What depends on time is judged only while workers look for what is due.
+
+        Returns:
+            What was found: that should be nothing.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        return self.ledger.sweep()
 
     def pause(self, what: str = "all") -> None:
         """Stop sending, on all workers and over restarts, until `resume`.

@@ -151,6 +151,18 @@ class SetAside:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """A batch that the sweep found where the mechanism should not have left it. There should be none."""
+
+    batch: str
+    found: str  # what was wrong; it is mended, or looked at now
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Doubt:
     """One recipient whose mail the relay may have taken without our knowing. Held until it is settled."""
 

@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "queue": "operate",
     "pause": "operate",
     "resume": "operate",
+    "sweep": "operate",
     "worker": "serve",
     "flower": "serve",
     "sink": "serve",

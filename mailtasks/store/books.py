@@ -41,7 +41,7 @@ _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one b
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 TALLIES: Final = (
     *("doubts", "abandoned", "resends", "held", "late_evidence", "settled"),
-    *("lapses", "duplicates"),
+    *("lapses", "duplicates", "swept"),
 )
 """What `counts` holds beside the states, in the order in which it is shown."""
 

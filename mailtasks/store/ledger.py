@@ -25,9 +25,10 @@ import msgspec
 from mailtasks.errors import StoreError
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import State
+from mailtasks.status import Stray
 from mailtasks.store import records
 from mailtasks.store.connection import Client, Scripts, available
-from mailtasks.store.keys import Keys
+from mailtasks.store.keys import ID_LENGTH, Keys
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ LOOK_AT_MOST: Final = 200
 """Batches a look takes up; if there were as many, the next look should follow at once. Half of them are kept
 for each priority but the first, in turn, so that none waits behind an endless list of another."""
 
+SWEPT_AT_ONCE: Final = 300
+"""Keys of Redis that a tick of the sweep reads; a batch has two or three. A millisecond of Redis' time."""
 
 _Gate: TypeAlias = Literal["", "rate", "aside"]
 
@@ -418,9 +421,15 @@ class Ledger:
             The batches to hint.
         """
         busy_by_name = {priority.value: _ms(busy.get(priority, 0)) for priority in PRIORITIES}
-        hints, aside = self._run("look", due, ids=list(due), busy=busy_by_name)
+        hints, aside, doubt = self._run("look", due, ids=list(due), busy=busy_by_name)
         for id, why in _pairs(aside):
             log.error("batch %s is set aside, until somebody retries its messages: %s", id, why)
+        if doubt:
+            log.error(
+                "held in doubt: %d recipients, %d of them newly; whether they have their mail is not known, "
+                "and stays so until somebody decides (mailtasks in-doubt list)",
+                *doubt,
+            )
         return [Hint(id, Priority(name)) for id, name in _pairs(hints)]
 
     def waiting(self, kind: str, priority: Priority) -> int:
@@ -432,6 +441,39 @@ class Ledger:
         """Let the first `most` batches of the gate `kind:priority` become due; returns how many did."""
         gate = self.keys.gate(kind, priority)
         return int(self._run("open", [], [gate], priority=priority.value, most=most))
+
+    # The sweep
+
+    def sweep(self) -> list[Stray]:
+        """Look for what the moves should have prevented, in all batches, and mend it."""
+        cursor, ids = self._scan(0)
+        found = self._sweep(ids)
+        while cursor:
+            cursor, ids = self._scan(cursor)
+            found += self._sweep(ids)
+        return found
+
+    def sweep_on(self) -> list[Stray]:
+        """The same, a little at a time, at every tick of every pump: one of them has its turn."""
+        turn = self._run("turn", []).decode()
+        if not turn:
+            return []
+        cursor, ids = self._scan(int(turn))
+        return self._sweep(ids, str(cursor))
+
+    def _scan(self, cursor: int) -> tuple[int, list[str]]:
+        """Some batches, and the cursor for the next; 0, if these were the last."""
+        prefix = self.keys.batch("")[0]
+        with available(self.redis):
+            after, found = self.redis.scan(cursor, match=f"{prefix}{'?' * ID_LENGTH}", count=SWEPT_AT_ONCE)
+        return after, [key.decode().removeprefix(prefix) for key in found]
+
+    def _sweep(self, ids: Sequence[str], cursor: str = "") -> list[Stray]:
+        answer = self._run("sweep", ids, ids=list(ids), cursor=cursor)
+        found = [Stray(id, what) for id, what in _pairs(answer)]
+        for stray in found:
+            log.error("the sweep found batch %s: %s", stray.batch, stray.found)
+        return found
 
     # Steering
 

@@ -444,6 +444,10 @@ class Machine(RuleBasedStateMachine):
             assert {states[id][index] for index in promise.sent} <= {State.SENT.code}, "a 2xx was forgotten"
 
     @invariant()
+    def nothing_is_astray(self) -> None:
+        assert self.ledger.sweep() == []
+
+    @invariant()
     def every_batch_is_where_it_belongs(self) -> None:
         filed = self.filed()
         for id, batch in self.model.batches.items():

@@ -7,7 +7,8 @@
 -- KEYS, the same in every script (types in brackets):
 --   1 counts [hash]            states and tallies of this shard
 --   2 minute [hash]            the same for one minute, for rates and response times
---   3 steering [hash]          pause:all, pause:PRIORITY, looked (ms), quiet (ms)
+--   3 steering [hash]          pause:all, pause:PRIORITY, looked (ms), quiet (ms), doubt:told, doubt:at (ms),
+--                              sweep:at (ms), sweep:cursor
 --   4-6 due:PRIORITY [zset]    batch -> ms, for urgent, normal, bulk
 --   7-9 gate:pause:PRIORITY [zset]
 --   10-12 gate:aside:PRIORITY [zset]
@@ -393,7 +394,8 @@ end
 -- The owner didn't renew its lease in time: its whole window is in doubt before anyone may take it.
 local function lapse(batch)
   batch.lapsed = true
-  for index in each(batch, SENDING) do abandon(batch, index, 'the lease of ' .. batch.owner .. ' lapsed') end
+  local why = batch.owner == '' and 'it was sent under no lease' or 'the lease of ' .. batch.owner .. ' lapsed'
+  for index in each(batch, SENDING) do abandon(batch, index, why) end
   batch.lapses = batch.lapses + 1
   set_field(batch, 'z', batch.lapses)
   tally(batch.counts, 'lapses', 1)

@@ -41,6 +41,16 @@ def test_the_list_for_people(live, doubtful):
     assert all(row.split("a worker")[1].split()[0] == "no" for row in rows)
 
 
+def test_check_and_queue_show_it(live, sink, monkeypatch, doubtful):
+    monkeypatch.setenv("MAILTASKS_RELAY", sink.url)
+    [finding] = [it for it in live("check", "--json").json["findings"] if it["subject"] == "in doubt"]
+    assert (finding["level"], finding["found"]) == ("warn", "2 recipients, held until somebody decides")
+    assert "mailtasks in-doubt resend" in finding["advice"]
+    assert live("queue", "--json").json["bulk"]["in_doubt"] == 2
+    assert live("queue").out.splitlines()[0].endswith("IN DOUBT")
+    assert live("stats", "--json").json["states"]["in_doubt"] == 2
+
+
 def test_nothing_in_doubt(live):
     assert live("in-doubt", "list").out == "nothing is in doubt\n"
     assert live("in-doubt", "list", "--json").json == []
