@@ -394,8 +394,7 @@ end
 -- The owner didn't renew its lease in time: its whole window is in doubt before anyone may take it.
 local function lapse(batch)
   batch.lapsed = true
-  local why = batch.owner == '' and 'it was sent under no lease' or 'the lease of ' .. batch.owner .. ' lapsed'
-  for index in each(batch, SENDING) do abandon(batch, index, why) end
+  for index in each(batch, SENDING) do abandon(batch, index, 'the lease of ' .. batch.owner .. ' lapsed') end
   batch.lapses = batch.lapses + 1
   set_field(batch, 'z', batch.lapses)
   tally(batch.counts, 'lapses', 1)

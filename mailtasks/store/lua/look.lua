@@ -40,6 +40,7 @@ local function look(batch)
     if quiet then return save(batch, now + arg.lease) end
     lapse(batch)
   elseif has(batch, SENDING) then -- a hand has taken its lease away
+    batch.owner = 'nobody'
     lapse(batch)
   end
   if now >= batch.expires then
