@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "resume": "operate",
     "sweep": "operate",
     "worker": "serve",
+    "outbox": "outbox",
     "flower": "serve",
     "sink": "serve",
     "up": "serve",

@@ -31,6 +31,7 @@ Client: TypeAlias = Any
 """A `redis.Redis` that returns bytes. Its own annotations can't tell bytes from text, so they help nobody."""
 
 _AWAY: Final = "is it running and reachable?"
+_NOTHING: Final = ", so nothing was accepted"
 _REFUSALS: Final = (
     ("connecting to", _AWAY),
     ("loading the dataset", "it is reading its data; try again in a moment"),
@@ -86,11 +87,12 @@ def where(redis: Client) -> str:
 
 
 @contextmanager
-def available(redis: Client, ids: Sequence[str] = ()) -> Iterator[None]:
+def available(redis: Client, ids: Sequence[str] = (), *, before_accept: bool = False) -> Iterator[None]:
     """Turn redis-py's errors into ours.
 
     Args:
         ids: what may have been accepted all the same, unless it is known that nothing was.
+        before_accept: what is asked decides whether anything will be accepted.
 
     Raises:
         StoreUnavailable: Redis is away, hangs, or can't do it now.
@@ -100,29 +102,31 @@ def available(redis: Client, ids: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise _in_our_words(redis, error, ids) from error
+        raise _in_our_words(redis, error, ids, before_accept) from error
 
 
-def _in_our_words(redis: Client, error: RedisError, ids: Sequence[str]) -> Exception:
+def _in_our_words(redis: Client, error: RedisError, ids: Sequence[str], before_accept: bool) -> Exception:
     reason = _plain(error)
     if ours := _OURS.search(reason):
         return IllegalMove(ours[2]) if ours[1] == "illegal" else StoreError(ours[2])
     advice = _refusal(error)
     if advice:
         verb = "can't be reached" if advice == _AWAY else "can't be used"
-        nothing = ", so nothing was accepted" if ids else ""
+        nothing = _NOTHING if ids or before_accept else ""
         return StoreUnavailable(f"Redis at {where(redis)} {verb} ({reason}){nothing}; {advice}")
     if isinstance(error, (ConnectionError, TimeoutError)):
-        return _unanswered(redis, reason, ids)
+        return _unanswered(redis, reason, ids, _NOTHING if before_accept else "")
     return StoreError(
         f"Redis at {where(redis)} answered {reason!r} instead of doing what it was asked to do; "
         "is it of version 6.2 or later, and were its keys left alone?"
     )
 
 
-def _unanswered(redis: Client, reason: str, ids: Sequence[str]) -> StoreUnavailable:
+def _unanswered(redis: Client, reason: str, ids: Sequence[str], nothing: str) -> StoreUnavailable:
     if not ids:
-        return StoreUnavailable(f"Redis at {where(redis)} didn't answer ({reason}); {_AWAY}", unanswered=True)
+        return StoreUnavailable(
+            f"Redis at {where(redis)} didn't answer ({reason}){nothing}; {_AWAY}", unanswered=not nothing
+        )
     return StoreUnavailable(
         f"Redis at {where(redis)} didn't answer ({reason}), so it is not known whether it accepted "
         f"{len(ids)} message{'s' if len(ids) != 1 else ''}; try again with the ids that this error "
