@@ -108,7 +108,8 @@ class Mailer:
             MessageError: it has no sender, or is larger than `size_limit`; nothing was accepted.
             IdempotencyConflict: the key was used for other content.
             MemoryFull, BacklogFull: there is no room for more (a StoreUnavailable); nothing was accepted.
-            StoreUnavailable: Redis is away; said within twice `redis_connect_timeout + redis_timeout`.
+            StoreUnavailable: Redis is away; said within four times `redis_connect_timeout + redis_timeout`,
+                and as a rule within one.
                 If its `ids` are not empty, the mail may have been accepted all the same: sending it again
                 with that id is safe.
         """

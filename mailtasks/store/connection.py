@@ -2,8 +2,8 @@
 
 The rules:
 
-1. Every call ends within a stated time: one attempt and, where an open connection broke, one more; so
-   at most twice `redis_connect_timeout + redis_timeout`.
+1. Every call ends within a stated time: one attempt, which may first wait for that of other threads, and one
+   more where an open one broke at once; so at most three times `redis_connect_timeout + redis_timeout`.
 2. A call either was surely not carried out (no connection, or Redis refused it: `_REFUSALS`), or that is
    not known; the error says which, and what to do.
 3. What redis-py raises doesn't leave this package: `available` turns it into `mailtasks.errors`.
@@ -12,6 +12,7 @@ The rules:
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
@@ -156,6 +157,7 @@ class Scripts:
 
     def __init__(self, redis: Client, clock_key: str | None = None) -> None:
         self._line = Line(redis)
+        self._timeout = redis.connection_pool.connection_kwargs["socket_timeout"]
         self._texts = {name: scripts.text(name, clock_key) for name in scripts.NAMES}
         self._digests = {name: sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324 (Redis' own choice)
 
@@ -165,12 +167,12 @@ class Scripts:
 
     def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """Many calls of one script in one round trip. If Redis had lost the script, all are called again."""
-        digest = self._digests[name]
+        digest, began = self._digests[name], time.monotonic()
         commands = [("EVALSHA", digest, len(keys), *keys, *arguments) for keys, arguments in calls]
         try:
             return self._load_and_ask(name, commands)
         except ConnectionError as broken:
-            if _refusal(broken):
+            if _refusal(broken) or time.monotonic() - began > self._timeout:
                 raise
             try:  # once more: it may be the connection that was open
                 return self._load_and_ask(name, commands)

@@ -144,8 +144,8 @@ class Line:
                 self._take(calls)
             for call in calls:
                 if not call.is_over:
-                    call.error = error if isinstance(error, RedisError) else ConnectionError(_LEFT)
-            if not isinstance(error, RedisError):
+                    call.error = _for_callers(error)
+            if not isinstance(error, Exception):
                 raise
         finally:
             if connection is not None:
@@ -155,6 +155,15 @@ class Line:
         """All that was asked, in one step between which no signal comes."""
         with suppress(IndexError):
             calls.extend(iter(self._asked.popleft, None))
+
+
+def _for_callers(error: BaseException) -> RedisError:
+    match error:
+        case RedisError():
+            return error
+        case Exception():  # what redis-py stumbles over if another thread closes the client
+            return ConnectionError(f"the connection was lost: {error}")
+    return ConnectionError(_LEFT)
 
 
 def _answer(connection: Any) -> Any:

@@ -237,6 +237,15 @@ def test_a_handler_of_a_signal_asks_while_its_thread_talks(slow: tuple[Line, Pro
     assert heard == [[b"handler"]]
 
 
+def test_the_client_is_closed_by_another_thread(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def close_under_it(*_: object, **__: object) -> object:
+        raise TypeError("argument must be an int, or have a fileno() method")  # as redis-py does then
+
+    monkeypatch.setattr(Connection, "read_response", close_under_it)
+    with pytest.raises(ConnectionError, match="the connection was lost: argument must be an int"):
+        line.ask([("PING",)])
+
+
 def test_a_fork_begins_anew(server: LocalRedis) -> None:
     """A web server that makes its mailer, then forks while another thread talks."""
     run = subprocess.run(
