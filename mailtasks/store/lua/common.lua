@@ -354,7 +354,8 @@ local function save(batch, at)
   if string.find(batch.states, ANY_UNFINISHED) then
     at = at or next_look(batch)
     write(batch)
-    redis.call('ZADD', DUE[batch.priority], integer(at), batch.id)
+    -- Never under a time that is past: what is there for long was not looked at (sweep.lua).
+    redis.call('ZADD', DUE[batch.priority], integer(math.max(at, now)), batch.id)
     return at
   end
   redis.call('ZREM', DUE[batch.priority], batch.id)

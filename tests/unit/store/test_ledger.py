@@ -1283,6 +1283,21 @@ def test_what_was_due_long_ago_is_found_while_a_pump_looks(
     assert bench.claim(id).window
 
 
+def test_what_is_filed_anew_under_a_time_that_is_past_is_not_overdue(bench: Bench) -> None:
+    bench.look()
+    id = bench.accept(1, 1)
+    bench.claim(id, most=1)
+    bench.later(200)
+    bench.look()  # time has jumped: the claim gets another lease's length
+    for _ in range(6):
+        bench.later(10)
+        bench.ledger.look([], {})
+    bench.ledger.cancel(id, [1])
+    assert (bench.due(id), bench.ledger.sweep()) == (0, [])
+    bench.look()
+    assert bench.states(id) == "?c"
+
+
 def test_what_waits_its_turn_behind_many_is_not_overdue(bench: Bench) -> None:
     ids = [bench.accept() for _ in range(60)]
     for number, id in enumerate(ids):
