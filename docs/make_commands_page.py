@@ -7,6 +7,7 @@ A test fails while the page isn't what this would write.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from inspect import cleandoc
 from pathlib import Path
 from typing import Final
@@ -33,8 +34,8 @@ on standard error. Exit codes:
 | --- | --- |
 | 0 | done; also what runs until it is told to end (`worker`, `outbox`, `flower`, `sink`, `up`) and was \
 told so by Ctrl-C or SIGTERM, and `demo` once its table is shown |
-| 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault, the \
-idempotency key was used for other content, `retry` left something alone, \
+| 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault, `sweep` \
+found anything, the idempotency key was used for other content, `retry` left something alone, \
 `outbox --once` set something aside, `worker` or `up` had to kill a process |
 | 2 | wrong use: an argument, a setting or a message that can't be right; nothing was done |
 | 130 | Ctrl-C before the command was done, or before one of those that run on had started; `demo` also \
@@ -48,15 +49,24 @@ Options before the command:
 def page() -> str:
     """The whole page."""
     context = click.Context(group)
-    sections = [_section(name, group.get_command(context, name)) for name in COMMANDS]
+    sections = [part for name in COMMANDS for part in _sections(name, group.get_command(context, name))]
     return "\n".join([INTRODUCTION + _options(group), *sections])
 
 
-def _section(name: str, command: click.Command | None) -> str:
+def _sections(name: str, command: click.Command | None) -> Iterator[str]:
+    """A command's, and behind a group's those of its commands."""
     assert command is not None, f"the command {name} isn't there"
+    yield _section(name, command)
+    for part in command.commands.values() if isinstance(command, click.Group) else ():
+        yield _section(f"{name} {part.name}", part)
+
+
+def _section(name: str, command: click.Command) -> str:
     arguments = [_argument(it) for it in command.params if isinstance(it, click.Argument)]
-    usage = " ".join(["mailtasks", name, "[OPTIONS]", *arguments])
-    return f"## {name}\n\n    {usage}\n\n{cleandoc(command.help or '')}\n\n{_options(command)}"
+    options = "COMMAND" if isinstance(command, click.Group) else "[OPTIONS]"
+    usage = " ".join(["mailtasks", name, options, *arguments])
+    heading = "###" if " " in name else "##"
+    return f"{heading} {name}\n\n    {usage}\n\n{cleandoc(command.help or '')}\n\n{_options(command)}"
 
 
 def _argument(argument: click.Argument) -> str:

@@ -22,6 +22,7 @@ from mailtasks.settings import Settings
 from mailtasks.sql import Keep, Moved, Outbox, OutboxRelay, on_commit
 from mailtasks.state import State
 from mailtasks.status import (
+    Doubt,
     MessageStatus,
     QueueStatus,
     RecipientStatus,
@@ -29,6 +30,7 @@ from mailtasks.status import (
     RetryReport,
     SetAside,
     Stats,
+    Stray,
 )
 from mailtasks.tasks import SendMail
 
@@ -57,9 +59,12 @@ it](../how-to/commit-and-send.md).
 FUNCTIONS: Final = ("send", "asend", "send_many", "status", "cancel", "retry", "default_mailer")
 METHODS: Final = (
     *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue"),
-    *("cancel", "retry", "pause", "resume", "paused", "close"),
+    *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "sweep", "close"),
 )
-RECORDS: Final = (MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, RetryReport)
+RECORDS: Final = (
+    *(MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, Doubt, Stray),
+    RetryReport,
+)
 ENUMS: Final = (Priority, State)
 
 

@@ -39,7 +39,7 @@ def install(app: Celery) -> None:
 
 
 class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-    """Hints what is due: retries, sends planned for now, lost hints, claims of dead workers."""
+    """Hints what is due: retries, sends planned for now, lost hints, claims of dead workers. Sweeps, too."""
 
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012  (Celery's own way to say it)
 
@@ -95,6 +95,7 @@ class _Pumping:
             try:
                 self._open_rate_gates()
                 self._look()
+                self._ledger.sweep_on()
                 self._away = False
             except StoreError as error:
                 self._say_away(error)

@@ -181,7 +181,7 @@ class Delivery:
         if not allowed:
             report.ended = self.ledger.park(batch, self.owner).why
             return report
-        claim = new_claim(batch)
+        claim = new_claim(batch, self.route.relay)
         try:
             refused = self._move(claim, (), allowed)
         except StoreError:

@@ -11,9 +11,10 @@ import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from mailtasks import address, packing
 from mailtasks.errors import (
@@ -30,7 +31,7 @@ from mailtasks.publish import Publisher, producing_app
 from mailtasks.room import Room
 from mailtasks.settings import Settings, mask_url
 from mailtasks.state import State
-from mailtasks.status import MessageStatus, QueueStatus, RetryReport, SetAside, Stats
+from mailtasks.status import Doubt, MessageStatus, QueueStatus, RetryReport, SetAside, Stats, Stray
 from mailtasks.store.books import Books, Snapshot
 from mailtasks.store.connection import connect
 from mailtasks.store.events import Events
@@ -41,6 +42,12 @@ _BATCHES_A_CALL: Final = 100  # accepted in one round trip
 
 RETRYABLE: Final = (State.FAILED, State.EXPIRED, State.CANCELLED, State.SUPPRESSED, State.DEFERRED)
 """The states that `retry` acts upon; by force and id also doubt, when a person has looked."""
+
+SETTLED: Final = (State.SENT, State.FAILED)
+"""What a person may find out about mail in doubt."""
+
+_Chosen: TypeAlias = tuple[Snapshot, Sequence[int]]
+"""A batch, and the recipients of it that something is to be done about."""
 
 
 def limits_from(settings: Settings) -> Limits:
@@ -247,6 +254,8 @@ class Mailer:
         *ids: str,
         reason: str | None = None,
         code: str | None = None,
+        domain: str | None = None,
+        tag: str | None = None,
         force: bool = False,
         dry_run: bool = False,
     ) -> RetryReport:
@@ -255,36 +264,108 @@ class Mailer:
         Attempts and maximum age begin anew, the age for the whole batch; one that was set aside comes back.
 
         Args:
-            ids: messages; if there are none, all failed and expired ones that `reason` and `code` fit.
+            ids: messages; if there are none, all failed and expired ones that what follows fits.
             reason: words that the last reply must hold, in any case.
             code: what a basic or enhanced code must begin with: "550", "5.7.", "4".
+            domain: of the recipient's address: "example.com".
+            tag: that the message must carry.
             force: also those whose address was refused for good and, by id, those in doubt, which may
                 so get a second mail.
             dry_run: count only.
 
         Raises:
             UnknownMessage: there is none with one of the ids; nothing was retried.
-            MessageError: neither ids nor a reason nor a code, which would be everything; or a code that none
-                begins with.
+            AddressError: the domain is none.
+            MessageError: neither ids nor anything that must fit, which would be everything; or a code that
+                none begins with.
         """
-        if not (ids or reason or code):
-            raise MessageError("retry what? Give ids, a reason or a code")
+        if not (ids or reason or code or domain or tag):
+            raise MessageError("retry what? Give ids, a reason, a code, a domain or a tag")
         if code and not re.fullmatch(r"[2-5](\d{0,2}|\.[\d.]*)", code):
             raise MessageError(f"no code begins with {code!r}; give one such as 550, 5.7. or 4")
+        # As addresses are kept: in lower case, as A-labels.
+        at = address.parse(f"x@{domain}").domain if domain else None
+        wanted = _Wanted(reason, code, at, tag)
         states = {*RETRYABLE, State.QUEUED, *([State.IN_DOUBT] if force else [])}
+        found = self._of(ids, states) if ids else self._all_in(State.FAILED, State.EXPIRED)
+        fitting = ((snapshot, wanted.among(snapshot, indices)) for snapshot, indices in found)
+        return self._queue_again(fitting, force=force, dry_run=dry_run)
+
+    def in_doubt(self) -> Iterator[Doubt]:
+        """Every recipient that is in doubt: since when, where and by which worker; the latest batches first.
+
+        Raises:
+            StoreUnavailable: Redis is away; as it is read bit by bit, this may come between two recipients.
+        """
+        for snapshot in self.books.listed(State.IN_DOUBT):
+            for message in snapshot.messages():
+                yield from _doubts(message)
+
+    def resend(self, *ids: str, everything: bool = False, dry_run: bool = False) -> RetryReport:
+        """Queue again, once, what is in doubt; who has the first mail gets a second.
+
+        What is not (or no longer) in doubt is left alone, so repeating a call resends nothing more. If it
+        ends in doubt again, it is held again.
+
+        Args:
+            ids: messages, or
+            everything: all that is in doubt.
+            dry_run: count only.
+
+        Raises:
+            UnknownMessage: there is none with one of the ids; nothing was queued.
+            MessageError: neither ids nor everything, or both.
+        """
+        return self._queue_again(self._in_doubt(ids, everything), force=True, dry_run=dry_run)
+
+    def settle(self, *ids: str, as_: State | str, everything: bool = False, dry_run: bool = False) -> int:
+        """Say what became of mail in doubt, once somebody has found out: "sent" or "failed".
+
+        An answer of the relay's that comes later still counts.
+
+        Args:
+            ids: messages, or
+            everything: all that is in doubt.
+            as_: the state that its recipients in doubt get.
+            dry_run: count only.
+
+        Returns:
+            How many recipients were settled.
+
+        Raises:
+            UnknownMessage: there is none with one of the ids; nothing was settled.
+            MessageError: another state; neither ids nor everything, or both.
+        """
+        if as_ not in SETTLED:
+            raise MessageError(f"doubt can't be settled as {as_!r}; say {' or '.join(SETTLED)}")
+        state, settled = State(as_), 0
+        said = f"settled by hand as {state}"
+        for snapshot, indices in self._in_doubt(ids, everything):
+            if dry_run:
+                settled += len(indices)
+            else:
+                settled += max(0, self.ledger.settle(snapshot.id, indices, state, said))
+        return settled
+
+    def _in_doubt(self, ids: Sequence[str], everything: bool) -> Iterable[_Chosen]:
+        if bool(ids) is everything:
+            raise MessageError("which mail in doubt? Give ids, or everything=True, not both")
+        return self._of(ids, {State.IN_DOUBT}) if ids else self._all_in(State.IN_DOUBT)
+
+    def _queue_again(self, chosen: Iterable[_Chosen], *, force: bool, dry_run: bool) -> RetryReport:
         report, hints = RetryReport(), []
-        for snapshot, indices in self._wanted(ids, states):
-            chosen = {
-                index: snapshot.states[index] for index in indices if _fits(snapshot, index, reason, code)
-            }
-            hard = {index for index in chosen if not force and _is_hard_bounce(snapshot, index)}
-            wanted = {index: state for index, state in chosen.items() if index not in hard}
-            retry = self._rehearse if dry_run else self.ledger.retry
-            retried, bodiless = retry(snapshot.id, wanted)
+        for snapshot, indices in chosen:
+            hard = {index for index in indices if not force and _is_hard_bounce(snapshot, index)}
+            wanted = {index: snapshot.states[index] for index in indices if index not in hard}
+            if dry_run:
+                retried, bodiless = self._rehearse(snapshot, wanted)
+            else:
+                retried, bodiless = self.ledger.retry(snapshot.id, wanted)
             report = RetryReport(
                 retried=report.retried + max(retried, 0),
                 bodiless=report.bodiless + bodiless,
                 hard_bounces=report.hard_bounces + len(hard),
+                bodiless_ids=report.bodiless_ids + (self._bodiless(snapshot, wanted) if bodiless else ()),
             )
             if retried > 0 and not dry_run:
                 hints.append((snapshot.id, snapshot.priority))
@@ -292,32 +373,60 @@ class Mailer:
             self.publisher.hint(hints)
         return report
 
-    def _rehearse(self, batch: str, wanted: Mapping[int, State]) -> tuple[int, int]:
+    def _rehearse(self, snapshot: Snapshot, wanted: Mapping[int, State]) -> tuple[int, int]:
         """What the ledger's `retry` would return; what is queued counts in a batch that is set aside only."""
-        queued = sum(state is State.QUEUED for state in wanted.values())
-        is_aside = queued and any(split_id(it.id)[0] == batch for it in self.aside())
-        return len(wanted) - (0 if is_aside else queued), 0
+        is_queued = any(state is State.QUEUED for state in wanted.values())
+        is_aside = is_queued and any(split_id(it.id)[0] == snapshot.id for it in self.aside())
+        meant = {index for index, state in wanted.items() if state is not State.QUEUED or is_aside}
+        kept = self.books.bodies(snapshot.id) if meant else set()
+        with_body = [
+            index
+            for number, _, indices in snapshot.record.ranges()
+            if number in kept
+            for index in meant.intersection(indices)
+        ]
+        return len(with_body), len(meant) - len(with_body)
 
-    def _wanted(self, ids: Sequence[str], states: Set[State]) -> Iterable[tuple[Snapshot, Sequence[int]]]:
-        if not ids:
-            return self._all_over()
-        found = [(id, *self._snapshot(id)) for id in ids]  # all are known, before the first is retried
+    def _bodiless(self, snapshot: Snapshot, wanted: Iterable[int]) -> tuple[str, ...]:
+        """The messages that these recipients belong to and that have no body any more."""
+        kept, meant = self.books.bodies(snapshot.id), set(wanted)
+        return tuple(
+            f"{snapshot.id}.{indices.start}"
+            for number, _, indices in snapshot.record.ranges()
+            if number not in kept and not meant.isdisjoint(indices)
+        )
+
+    def _of(self, ids: Sequence[str], states: Set[State]) -> Iterable[_Chosen]:
+        """The recipients of messages that are in one of these states."""
+        found = [(id, *self._snapshot(id)) for id in ids]  # all are known, before the first is moved
         # Each batch once: the first retry brings back one that was set aside, and its rest is queued then.
         batches: dict[str, tuple[Snapshot, list[int]]] = {}
         for id, snapshot, index in found:
             _, wanted = batches.setdefault(snapshot.id, (snapshot, []))
             wanted += [i for i in self._indices(snapshot, index, id) if snapshot.states[i] in states]
-        return batches.values()
+        return [(snapshot, list(dict.fromkeys(wanted))) for snapshot, wanted in batches.values()]
 
-    def _all_over(self) -> Iterator[tuple[Snapshot, Sequence[int]]]:
-        """The batches of which recipients failed or expired, as they are read: there may be very many."""
-        over = (State.FAILED, State.EXPIRED)
+    def _all_in(self, *states: State) -> Iterator[_Chosen]:
+        """The batches of which recipients are in one of these states, as they are read: there may be many."""
         told: set[str] = set()
-        for state in over:
+        for state in states:
             for snapshot in self.books.listed(state):
                 if snapshot.id not in told:
                     told.add(snapshot.id)
-                    yield snapshot, [i for i, state in enumerate(snapshot.states) if state in over]
+                    yield snapshot, [i for i, state in enumerate(snapshot.states) if state in states]
+
+    def sweep(self) -> list[Stray]:
+        """Look through all that is kept for what should never be found, and mend it; workers do so hourly.
+
+        What depends on time is judged only while workers look for what is due.
+
+        Returns:
+            What was found: that should be nothing.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        return self.ledger.sweep()
 
     def pause(self, what: str = "all") -> None:
         """Stop sending, on all workers and over restarts, until `resume`.
@@ -394,15 +503,54 @@ def _last_tried(snapshot: Snapshot) -> int:
     return max((tries.at for tries in snapshot.tries.values()), default=0)
 
 
+def _doubts(message: MessageStatus) -> Iterator[Doubt]:
+    for recipient in message.recipients:
+        if recipient.state is State.IN_DOUBT:
+            yield Doubt(
+                id=message.id,
+                address=recipient.address,
+                since=recipient.tried_at or message.accepted_at,
+                relay=recipient.relay,
+                worker=recipient.worker,
+                reply=recipient.reply,
+                resends=recipient.resends,
+                priority=message.priority,
+                subject=message.subject,
+                message_id=message.message_id,
+            )
+
+
 def _is_listed(message: MessageStatus) -> bool:
     return any(recipient.state in LISTED_STATES for recipient in message.recipients)
 
 
-def _fits(snapshot: Snapshot, index: int, reason: str | None, code: str | None) -> bool:
-    reply = snapshot.tries[index].reply if index in snapshot.tries else ""
-    words = reply.split(maxsplit=3)
-    has_code = code is None or any(word.startswith(code) for word in words[:3])
-    return has_code and (reason is None or reason.casefold() in reply.casefold())
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What must fit for a recipient to be retried; what is None fits all."""
+
+    reason: str | None
+    code: str | None
+    domain: str | None
+    tag: str | None
+
+    def among(self, snapshot: Snapshot, indices: Iterable[int]) -> list[int]:
+        """Those of the recipients that fit."""
+        tagged = {
+            index
+            for _, record, of_message in snapshot.record.ranges()
+            if self.tag is None or self.tag in record.tags
+            for index in of_message
+        }
+        return [index for index in indices if index in tagged and self._fits(snapshot, index)]
+
+    def _fits(self, snapshot: Snapshot, index: int) -> bool:
+        reply = snapshot.tries[index].reply if index in snapshot.tries else ""
+        words = reply.split(maxsplit=3)
+        if self.code is not None and not any(word.startswith(self.code) for word in words[:3]):
+            return False
+        if self.domain is not None and snapshot.recipients[index].rpartition("@")[2] != self.domain:
+            return False
+        return self.reason is None or self.reason.casefold() in reply.casefold()
 
 
 def _is_hard_bounce(snapshot: Snapshot, index: int) -> bool:

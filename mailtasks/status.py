@@ -27,7 +27,7 @@ class RecipientStatus:
     tried_at: datetime | None = None
     took: float | None = None  # seconds of the last attempt
     next_attempt: datetime | None = None  # if deferred
-    resends: int = 0  # times it was resent from doubt by policy
+    resends: int = 0  # times it was sent again out of doubt, by policy or by a person
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Stats:
 
     accepted: int  # recipients, since the beginning; the sum of `states`
     states: Mapping[State, int]
-    tallies: Mapping[str, int]  # doubts, resends, lapses, duplicates, late_evidence
+    tallies: Mapping[str, int]  # doubts, resends, lapses and so on, since the beginning
     sent_per_second: float  # over the last five whole minutes
     sent_last_hour: int
     failed_last_hour: int  # failed and expired
@@ -110,6 +110,7 @@ class QueueStatus:
     hints: int  # tasks waiting in its Celery queue
     paused: bool
     waiting: Mapping[str, int]  # batches behind gates, such as {"pause": 3, "rate": 40}
+    in_doubt: int = 0  # recipients, held until they are settled; not among those above
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -150,12 +151,45 @@ class SetAside:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """A batch that the sweep found where the mechanism should not have left it. There should be none."""
+
+    batch: str
+    found: str  # what was wrong; it is mended, or looked at now
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """One recipient whose mail the relay may have taken without our knowing. Held until it is settled."""
+
+    id: str  # of its message
+    address: str
+    since: datetime
+    relay: str  # where: host:port; "" if its claim was lost before that was noted
+    worker: str
+    reply: str  # what was said, or what happened instead
+    resends: int  # times it was sent again out of doubt already
+    priority: Priority
+    subject: str
+    message_id: str  # the Message-ID header, to look for in the relay's log
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return _plain_dict(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
 class RetryReport:
-    """What a retry did, or would do."""
+    """What a retry or a resend did, or would do."""
 
     retried: int = 0  # recipients
     bodiless: int = 0  # can't be sent again: their body is gone
     hard_bounces: int = 0  # left alone: the address is refused for good, and `force` was not given
+    bodiless_ids: tuple[str, ...] = ()  # the messages of those whose body is gone
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -35,10 +35,12 @@ COMMANDS: Final = {
     "cancel": "messages",
     "retry": "messages",
     "failed": "messages",
+    "in-doubt": "doubt",
     "stats": "operate",
     "queue": "operate",
     "pause": "operate",
     "resume": "operate",
+    "sweep": "operate",
     "worker": "serve",
     "outbox": "outbox",
     "flower": "serve",
@@ -66,7 +68,7 @@ class _Commands(click.Group):
         if name not in COMMANDS:
             return None
         module = import_module(f"{__name__}.{COMMANDS[name]}")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
     def resolve_command(

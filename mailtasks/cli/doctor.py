@@ -26,12 +26,16 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from mailtasks.cli.output import counted
+from mailtasks.errors import StoreError
 from mailtasks.relay import Relay, is_loopback, mask_url
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.settings import Settings, redis_py_url
 from mailtasks.smtp.session import ConnectFailed, Session, Timeouts
 from mailtasks.smtp.transport import tls_context
+from mailtasks.state import State
+from mailtasks.store.books import Books
 from mailtasks.store.connection import connect
+from mailtasks.store.keys import Keys
 
 OLDEST_REDIS: Final = (6, 2)
 SLOW_REDIS: Final = 10.0  # ms; a mail needs a few round trips
@@ -62,6 +66,7 @@ def examine(settings: Settings, *, timeout: float) -> Iterator[Finding]:
     """Look at everything; each step of a dialogue may take `timeout` seconds."""
     yield from versions()
     yield from redis_findings(settings)
+    yield from ledger_findings(settings)
     yield from relay_findings(settings.relay, settings.hello_name, timeout)
     yield judge_sender(settings.default_from)
 
@@ -299,6 +304,31 @@ STORE_JUDGES: Final = (
     judge_eviction,
     judge_memory,
 )
+
+# --- The ledger -------------------------------------------------------------------------------------
+
+
+def ledger_findings(settings: Settings) -> Iterator[Finding]:
+    """What in the ledger waits for a person. Nothing, if it can't be read: that is told of its Redis."""
+    client = connect(
+        settings.store_url, timeout=settings.redis_timeout, connect_timeout=settings.redis_connect_timeout
+    )
+    with closing(client), suppress(StoreError):
+        yield judge_doubt(Books(client, Keys(settings.namespace)).stats().states[State.IN_DOUBT])
+
+
+def judge_doubt(held: int) -> Finding:
+    """Whether there is mail whose fate isn't known, and that is held until somebody decides."""
+    if not held:
+        return Finding("in doubt", Level.OK, "nothing")
+    advice = (
+        "look for the Message-IDs of `mailtasks in-doubt list` in the relay's log; "
+        "then `mailtasks in-doubt resend` or `settle`"
+    )
+    return Finding(
+        "in doubt", Level.WARN, f"{counted(held, 'recipient')}, held until somebody decides", advice
+    )
+
 
 # --- The relay --------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from mailtasks.state import State
 if TYPE_CHECKING:
     from mailtasks.status import MessageStatus, RetryReport, SetAside
 
-NOT_MEANT: Final = "isn't meant by --reason and --code"
+NOT_MEANT: Final = "isn't what the options mean"
 IDLE: Final = {
     State.SENT: "is sent",
     State.QUEUED: "is queued already",
@@ -195,6 +195,8 @@ def cancel(context: Context, id: str, as_json: bool) -> None:
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--reason", metavar="TEXT", help="Those whose last reply holds this text.")
 @click.option("--code", metavar="CODE", help="Those whose last reply has this code, such as 550 or 5.7.1.")
+@click.option("--domain", metavar="DOMAIN", help="Those to addresses at this domain.")
+@click.option("--tag", metavar="WORD", help="Those whose mail carries this tag.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option(
     "--force", is_flag=True, help="Also addresses that are refused for good, and named mail that is in doubt."
@@ -206,6 +208,8 @@ def retry(
     ids: Sequence[str],
     reason: str | None,
     code: str | None,
+    domain: str | None,
+    tag: str | None,
     dry_run: bool,
     force: bool,
     as_json: bool,
@@ -215,10 +219,12 @@ def retry(
     Exits 1 if something was left alone that could be tried again with --force, or whose text is no
     longer kept; 0 also if there was nothing to do.
     """
-    if not (ids or reason or code):
-        raise click.UsageError("Name what to retry: ids, --reason or --code.")
+    if not (ids or reason or code or domain or tag):
+        raise click.UsageError("Name what to retry: ids, --reason, --code, --domain or --tag.")
     with context.mailer() as mailer:
-        report = mailer.retry(*ids, reason=reason, code=code, dry_run=dry_run, force=force)
+        report = mailer.retry(
+            *ids, reason=reason, code=code, domain=domain, tag=tag, dry_run=dry_run, force=force
+        )
         asked = [] if force else [mailer.status(id) for id in ids]
     doubts = sum(it.state is State.IN_DOUBT for message in asked for it in message.recipients)
     if as_json:
@@ -237,7 +243,8 @@ def _print_retry(report: RetryReport, dry_run: bool, doubts: int) -> None:
         print_line(f"left alone {counted(doubts, 'recipient')} in doubt; --force sends again, on your word")
     if report.bodiless:
         print_line(
-            f"left alone {counted(report.bodiless, 'recipient')} whose text is no longer kept; send it anew"
+            f"left alone {counted(report.bodiless, 'recipient')} whose text is no longer kept; "
+            f"send it anew: {', '.join(report.bodiless_ids)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The commands for whoever operates it: stats, queue, pause, resume."""
+"""The commands for whoever operates it: stats, queue, pause, resume, sweep."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def queue(context: Context, as_json: bool) -> None:
     if as_json:
         print_json({it.priority.value: it.as_dict() for it in queues})
         return
-    columns = ("priority", "recipients", "batches", "due", "next due", "oldest", "hints", "paused", "waiting")
+    columns = (
+        *("priority", "recipients", "batches", "due", "next due", "oldest", "hints", "paused"),
+        *("waiting", "in doubt"),
+    )
     rows = (
         (
             it.priority,
@@ -67,6 +70,7 @@ def queue(context: Context, as_json: bool) -> None:
             it.hints,
             it.paused,
             [f"{count} for {gate}" for gate, count in it.waiting.items()],
+            it.in_doubt,
         )
         for it in queues
     )
@@ -109,3 +113,21 @@ def _say(what: str, done: str, paused: bool, as_json: bool) -> None:
         print_json({"what": what, "paused": paused})
     else:
         print_line(f"{what}: {done}")
+
+
+@click.command()
+@as_json
+@pass_context
+def sweep(context: Context, as_json: bool) -> None:
+    """Look through all that is kept for what should never be found, and mend it. Exits 1 if it finds any.
+
+    Workers do so by themselves, a little each second and a round an hour.
+    """
+    with context.mailer() as mailer:
+        found = mailer.sweep()
+    if as_json:
+        print_json([stray.as_dict() for stray in found])
+    else:
+        rows = ((stray.batch, stray.found) for stray in found)
+        print_table(("batch", "found"), rows, empty="nothing is astray")
+    click.get_current_context().exit(1 if found else 0)

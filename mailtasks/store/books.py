@@ -39,7 +39,10 @@ _CHUNK: Final = 100  # batches read in one round trip
 _SAMPLE: Final = 1000  # batches among which the oldest is sought
 _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-TALLIES: Final = ("doubts", "abandoned", "resends", "lapses", "duplicates", "late_evidence")
+TALLIES: Final = (
+    *("doubts", "abandoned", "resends", "held", "late_evidence", "settled"),
+    *("lapses", "duplicates", "swept"),
+)
 """What `counts` holds beside the states, in the order in which it is shown."""
 
 
@@ -141,6 +144,13 @@ class Books:
                 answers = pipeline.execute()
             yield from zip(chunk, answers, strict=True)
 
+    def bodies(self, id: str) -> set[int]:
+        """The numbers of a batch's messages whose bodies are still kept."""
+        with available(self.redis):
+            fields = self.redis.hkeys(self.keys.batch(id)[0])
+        names = [field.decode() for field in fields]
+        return {int(name[1:]) for name in names if name[0] == "c" and name[1:].isdecimal()}
+
     def listed(self, state: State) -> Iterator[Snapshot]:
         """The batches that hold a recipient in one of `keys.LISTED_STATES`, the latest first."""
         with available(self.redis):
@@ -209,14 +219,14 @@ class Books:
         """
         due, now, paused = self.keys.due(priority), time.time(), self.paused()
         pipeline = self.redis.pipeline(transaction=False)
-        pipeline.hget(self.keys.counts, f"unfinished:{priority}")
+        pipeline.hmget(self.keys.counts, f"unfinished:{priority}", f"in_doubt:{priority}")
         pipeline.zcard(due)
         pipeline.zcount(due, "-inf", int(now * 1000))
         pipeline.zrange(due, 0, _SAMPLE - 1, withscores=True)
         for gate in ("pause", "rate"):
             pipeline.zcard(self.keys.gate(gate, priority))
         with available(self.redis):
-            recipients, batches, ready, sample, held, limited = pipeline.execute()
+            (recipients, doubts), batches, ready, sample, held, limited = pipeline.execute()
         waiting = {"pause": held, "aside": len(self.set_aside(priority)), "rate": limited}
         return QueueStatus(
             priority=priority,
@@ -228,6 +238,7 @@ class Books:
             hints=hints,
             paused="all" in paused or priority in paused,
             waiting={gate: count for gate, count in waiting.items() if count},
+            in_doubt=int(doubts or 0),
         )
 
     def _oldest(self, ids: Sequence[str]) -> datetime | None:

@@ -14,13 +14,13 @@ the batch. All keys of a shard carry one hash tag, so that a script touches one 
 | `{ns:S}:with:STATE` | zset | batches that hold a recipient in that state → since when |
 | `{ns:S}:counts` | hash | recipients by state, and tallies |
 | `{ns:S}:minute:N` | hash | the same for one minute, kept for a day |
-| `{ns:S}:steering` | hash | pauses, and the clock watch |
+| `{ns:S}:steering` | hash | pauses, the clock watch, what pumps do by turns |
 | `{ns:S}:events` | stream | what happened to relays and destinations |
 
 A batch's fields: p priority, m messages in runs of as many recipients each ("1x300", "1x2,3x1"),
 h header, r recipients, c0… bodies, a accepted, w not before, x expires, f finished, t token, l lease's
-end, o owner, z lapsed claims, g hints since the last claim, u last step applied, n no deferred recipient
-is due before, k fingerprint. Times are Redis' milliseconds.
+end, o owner, y the relay that it sends to, z lapsed claims, g hints since the last claim, u last step
+applied, n no deferred recipient is due before, k fingerprint. Times are Redis' milliseconds.
 
 What it takes in Redis (MEMORY USAGE; 7.0 and 6.2, addresses of 17 characters): a queued recipient 14 to 15
 bytes in a batch of 300, 22 to 23 in one of 100; a single mail 1,040 to 1,280 bytes. A body takes 58 to 99
@@ -40,7 +40,7 @@ from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import State
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
-_LENGTH: Final = 27  # one of shard, ten of time or digest, sixteen of randomness or digest
+ID_LENGTH: Final = 27  # one of shard, ten of time or digest, sixteen of randomness or digest
 LISTED_STATES: Final = (State.FAILED, State.EXPIRED, State.IN_DOUBT)
 """The states whose batches are listed under `with:STATE`, because a person may want to act."""
 
@@ -65,7 +65,7 @@ def batch_id_for_key(idempotency_key: str, shard: int = 0) -> str:
     retention, which starts with its final state, has ended.
     """
     digest = blake2b(idempotency_key.encode(), digest_size=17).digest()
-    return _ALPHABET[shard] + _base32(int.from_bytes(digest) >> 6, _LENGTH - 1)
+    return _ALPHABET[shard] + _base32(int.from_bytes(digest) >> 6, ID_LENGTH - 1)
 
 
 def split_id(id: str) -> tuple[str, int]:
@@ -75,7 +75,7 @@ def split_id(id: str) -> tuple[str, int]:
         ValueError: it can't be an id.
     """
     batch, dot, index = str(id).partition(".")  # whatever a caller without a type checker gives
-    if len(batch) != _LENGTH or set(batch) - set(_ALPHABET) or (dot and not index.isdecimal()):
+    if len(batch) != ID_LENGTH or set(batch) - set(_ALPHABET) or (dot and not index.isdecimal()):
         raise ValueError(f"{id!r} is not a message id")
     return batch, int(index or 0)
 
@@ -120,7 +120,7 @@ class Keys:
 
     @property
     def steering(self) -> str:
-        """Pauses and the clock watch."""
+        """Pauses, the clock watch, and what pumps do by turns."""
         return f"{self.tag}:steering"
 
     @property

@@ -25,9 +25,10 @@ import msgspec
 from mailtasks.errors import StoreError
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import State
+from mailtasks.status import Stray
 from mailtasks.store import records
 from mailtasks.store.connection import Client, Scripts, available
-from mailtasks.store.keys import Keys
+from mailtasks.store.keys import ID_LENGTH, Keys
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ LOOK_AT_MOST: Final = 200
 """Batches a look takes up; if there were as many, the next look should follow at once. Half of them are kept
 for each priority but the first, in turn, so that none waits behind an endless list of another."""
 
+SWEPT_AT_ONCE: Final = 300
+"""Keys of Redis that a tick of the sweep reads; a batch has two or three. A millisecond of Redis' time."""
 
 _Gate: TypeAlias = Literal["", "rate", "aside"]
 
@@ -133,6 +136,7 @@ class Claim:
     window: tuple[ClaimedMessage, ...]
     lease_ends: float  # time.monotonic()
     give_up: float  # time.monotonic() after which it isn't renewed
+    relay: str = ""  # host:port, for people: where doubt about its window arose
     steps: int = 0  # that were answered; the next one's number
     stepping: bool = False  # a step is under way, or has ended the claim: its answer tells what is lost
     lost: bool = False
@@ -164,7 +168,7 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def new_claim(batch: str) -> Claim:
+def new_claim(batch: str, relay: str = "") -> Claim:
     """A claim that has yet to be made, by its first step."""
     return Claim(
         batch=batch,
@@ -174,6 +178,7 @@ def new_claim(batch: str) -> Claim:
         window=(),
         lease_ends=0.0,
         give_up=time.monotonic() + CLAIM_DEADLINE,
+        relay=relay,
     )
 
 
@@ -270,6 +275,17 @@ class Ledger:
         retried, bodiless = self._run("retry", [batch], id=batch, wanted=pairs)
         return int(retried), int(bodiless)
 
+    def settle(self, batch: str, indices: Iterable[int], state: State, said: str) -> int:
+        """A person's word on doubt: what is still in doubt of these recipients becomes sent or failed.
+
+        Args:
+            said: what was decided, in the place of a reply.
+
+        Returns:
+            How many this call settled; -1 if there is no such batch.
+        """
+        return int(self._run("settle", [batch], id=batch, indices=list(indices), to=state.code, said=said))
+
     # Workers
 
     def claim(self, batch: str, owner: str, *, most: int | None = None) -> Claim | Released:
@@ -337,6 +353,7 @@ class Ledger:
             token=claim.token,
             number=claim.steps,
             owner=owner,
+            relay=claim.relay,
             results=[_row(result) for result in results],
             windows={name: min(window, most or window) for name, window in windows.items()},
             recipients=RECIPIENTS_A_TRANSACTION,
@@ -409,9 +426,15 @@ class Ledger:
             The batches to hint.
         """
         busy_by_name = {priority.value: _ms(busy.get(priority, 0)) for priority in PRIORITIES}
-        hints, aside = self._run("look", due, ids=list(due), busy=busy_by_name)
+        hints, aside, doubt = self._run("look", due, ids=list(due), busy=busy_by_name)
         for id, why in _pairs(aside):
             log.error("batch %s is set aside, until somebody retries its messages: %s", id, why)
+        if doubt:
+            log.error(
+                "held in doubt: %d recipients, %d of them newly; whether they have their mail is not known, "
+                "and stays so until somebody decides (mailtasks in-doubt list)",
+                *doubt,
+            )
         return [Hint(id, Priority(name)) for id, name in _pairs(hints)]
 
     def waiting(self, kind: str, priority: Priority) -> int:
@@ -423,6 +446,39 @@ class Ledger:
         """Let the first `most` batches of the gate `kind:priority` become due; returns how many did."""
         gate = self.keys.gate(kind, priority)
         return int(self._run("open", [], [gate], priority=priority.value, most=most))
+
+    # The sweep
+
+    def sweep(self) -> list[Stray]:
+        """Look for what the moves should have prevented, in all batches, and mend it."""
+        cursor, ids = self._scan(0)
+        found = self._sweep(ids)
+        while cursor:
+            cursor, ids = self._scan(cursor)
+            found += self._sweep(ids)
+        return found
+
+    def sweep_on(self) -> list[Stray]:
+        """The same, a little at a time, at every tick of every pump: one of them has its turn."""
+        turn = self._run("turn", []).decode()
+        if not turn:
+            return []
+        cursor, ids = self._scan(int(turn))
+        return self._sweep(ids, str(cursor))
+
+    def _scan(self, cursor: int) -> tuple[int, list[str]]:
+        """Some batches, and the cursor for the next; 0, if these were the last."""
+        prefix = self.keys.batch("")[0]
+        with available(self.redis):
+            after, found = self.redis.scan(cursor, match=f"{prefix}{'?' * ID_LENGTH}", count=SWEPT_AT_ONCE)
+        return after, [key.decode().removeprefix(prefix) for key in found]
+
+    def _sweep(self, ids: Sequence[str], cursor: str = "") -> list[Stray]:
+        answer = self._run("sweep", ids, ids=list(ids), cursor=cursor)
+        found = [Stray(id, what) for id, what in _pairs(answer)]
+        for stray in found:
+            log.error("the sweep found batch %s: %s", stray.batch, stray.found)
+        return found
 
     # Steering
 

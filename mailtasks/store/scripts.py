@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from mailtasks.state import CODES, MOVES, UNFINISHED, State
 
-NAMES = ("accept", "step", "renew", "look", "open", "cancel", "retry")
+NAMES = ("accept", "step", "renew", "look", "open", "cancel", "retry", "settle", "turn", "sweep")
 """One script a move; each file opens with its keys, arguments and answer."""
 
 

@@ -176,6 +176,7 @@ class Road:
                     ledger[message.message_id, recipient.address] = recipient.state
         stats = self.mailer.stats()
         assert stats.accepted == sum(stats.states.values()) == len(ledger)
+        assert (self.mailer.sweep(), stats.tallies["swept"]) == ([], 0)
         assert {state: count for state, count in stats.states.items() if count} == Counter(ledger.values())
         return Books(ledger, self.relay.accepted)
 

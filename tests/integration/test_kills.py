@@ -32,6 +32,7 @@ def test_five_thousand_over_two_processes(highway: Make) -> None:
     road.send(*mails(4700))
     road.send_singly(mails(200, "bob"))
     road.send_singly(mails(100, "eve", priority="urgent"))
+    assert road.mailer.sweep() == []
     books = road.wait_for_end()
     books.agree()
     assert books.states == {State.SENT: 5000}
@@ -69,9 +70,15 @@ def test_doubt_about_bulk_mail_is_held_and_not_sent_again(highway: Make) -> None
     books = road.wait_for_end()
     books.agree(doubts=THREADS)
     assert books.states[State.IN_DOUBT] == road.mailer.stats().tallies["doubts"] > 0
-    [*held] = road.mailer.failed()
-    assert {message.state for message in held} == {State.IN_DOUBT}
+    [*held] = road.mailer.in_doubt()
+    assert {doubt.id for doubt in held} == {message.id for message in road.mailer.failed()}
+    assert {(doubt.relay, doubt.worker.partition("@")[0]) for doubt in held} == {
+        (road.mailer.settings.relay.name, "w0")
+    }
     assert "lapsed" in held[0].reply
+    wait_until(lambda: "held in doubt:" in road.said(1), what="the alert")
+    assert road.mailer.resend(everything=True).retried == len(held)
+    assert road.wait_for_end().states == {State.SENT: 16}
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])

@@ -31,7 +31,7 @@ from mailtasks.message import Attachment, Message
 from mailtasks.publish import producing_app
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.testing import program, wait_until
+from mailtasks.testing import LocalRedis, program, wait_until
 
 Make = Callable[..., Any]
 
@@ -204,6 +204,23 @@ def test_send_at_is_kept_and_costs_nothing_until_then(road: Make) -> None:
     way.wait_for_end().agree()
     late = way.relay.messages[-1].time - moment.timestamp()
     assert 0 <= late < 1.5
+
+
+def test_send_at_survives_a_restart_of_everything(road: Make, own_redis: LocalRedis) -> None:
+    way = road(pump_interval=1.0)
+    worker = way.start_worker()
+    moment = datetime.now(UTC) + timedelta(seconds=20)  # everything is up again by then
+    [later, cancelled] = way.send(*[to("ann@example.com", send_at=moment) for _ in range(2)])
+    worker.kill()
+    own_redis.kill()
+    own_redis.start()
+    way.start_worker()
+    assert datetime.now(UTC) < moment, "this machine is too slow for this test"
+    assert way.mailer.cancel(cancelled) == 1
+    way.wait_for_end().agree()
+    [caught] = way.relay.messages
+    assert 0 <= caught.time - moment.timestamp() <= 2
+    assert [way.mailer.status(id).state for id in (later, cancelled)] == [State.SENT, State.CANCELLED]
 
 
 def test_what_expires_before_anybody_takes_it_is_never_sent(road: Make) -> None:

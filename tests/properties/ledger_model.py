@@ -15,6 +15,7 @@ from mailtasks.state import UNFINISHED, State
 from mailtasks.store.ledger import Limits, Refusal, Result
 
 LAPSES_BEFORE_ASIDE = 3
+BY_HAND = "a person"
 
 
 @dataclass
@@ -121,6 +122,8 @@ class Model:
         ):
             self.tallies["resends"] += 1
             recipient.state, recipient.resends = State.QUEUED, 1
+        else:
+            self.tallies["held"] += 1
 
     def abandon(self, batch: Batch, recipient: Recipient) -> None:
         self.doubt(batch, recipient)
@@ -178,7 +181,7 @@ class Model:
         news = recipient.state is not State.SENT
         if not news and recipient.reported_by == token:
             return False
-        self.tallies["duplicates"] += not news
+        self.tallies["duplicates"] += not news and recipient.reported_by != BY_HAND
         recipient.state, recipient.reported_by = State.SENT, token
         recipient.attempts += result.counted
         return news
@@ -265,6 +268,9 @@ class Model:
     def retry(self, id: str, indices: Sequence[int]) -> None:
         batch = self.batches[id]
         for index in indices:
+            if batch.recipients[index].state is State.IN_DOUBT:
+                self.tallies["resends"] += 1
+                batch.recipients[index].resends += 1
             batch.recipients[index].state = State.QUEUED
             batch.recipients[index].attempts = batch.recipients[index].due = 0
         if indices:
@@ -273,11 +279,20 @@ class Model:
             batch.expires += begins - before
             batch.not_before, batch.lapses = begins, 0
 
+    def settle_doubt(self, id: str, indices: Sequence[int], state: State) -> int:
+        wanted = [self.batches[id].recipients[index] for index in indices]
+        doubtful = [one for one in wanted if one.state is State.IN_DOUBT]
+        for recipient in doubtful:
+            recipient.state, recipient.reported_by = state, BY_HAND
+        self.tallies["settled"] += len(doubtful)
+        return len(doubtful)
+
     def counts(self) -> Counter[str]:
         """What the hash `counts` should hold, without its zeros."""
         counts = Counter(self.tallies)
         for batch in self.batches.values():
             counts["accepted"] += len(batch.recipients)
+            counts[f"in_doubt:{batch.priority}"] += sum(1 for _ in batch.having(State.IN_DOUBT))
             counts[f"unfinished:{batch.priority}"] += sum(1 for _ in batch.having(*UNFINISHED))
             counts.update(recipient.state.value for recipient in batch.recipients)
         return +counts

@@ -361,6 +361,23 @@ class Machine(RuleBasedStateMachine):
         self.model.retry(id, list(wanted))
         assert self.ledger.retry(id, wanted) == (0, 0)
 
+    @precondition(lambda self: self.doubtful())
+    @rule(which=number, part=st.integers(1, 4), state=st.sampled_from([State.SENT, State.FAILED]))
+    def settle_doubt(self, which: int, part: int, state: State) -> None:
+        doubtful = self.doubtful()
+        id = doubtful[which % len(doubtful)]
+        batch, promise = self.model.batches[id], self.promises[id]
+        wanted = range(len(batch.recipients))[which % part :: part]
+        for index in wanted:
+            if batch.recipients[index].state is State.IN_DOUBT:  # a person has looked
+                promise.begun.pop(index, None)
+                promise.sent |= {index} if state is State.SENT else set()
+        assert self.ledger.settle(id, wanted, state, "settled") == self.model.settle_doubt(id, wanted, state)
+        assert self.ledger.settle(id, wanted, state, "settled") == 0
+
+    def doubtful(self) -> list[str]:
+        return [id for id, batch in self.model.batches.items() if any(batch.having(State.IN_DOUBT))]
+
     @rule(what=st.sampled_from(["all", *PRIORITIES]), which=number, stays=rarely)
     def pause(self, what: str, which: int, stays: bool) -> None:
         self.ledger.pause(what)
@@ -425,6 +442,10 @@ class Machine(RuleBasedStateMachine):
         assert counts.get("accepted", 0) == sum(counts.get(state, 0) for state in State)
         for id, promise in self.promises.items():
             assert {states[id][index] for index in promise.sent} <= {State.SENT.code}, "a 2xx was forgotten"
+
+    @invariant()
+    def nothing_is_astray(self) -> None:
+        assert self.ledger.sweep() == []
 
     @invariant()
     def every_batch_is_where_it_belongs(self) -> None:

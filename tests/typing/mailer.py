@@ -26,7 +26,7 @@ from mailtasks import (
     status,
 )
 from mailtasks.errors import IdempotencyConflict, StoreUnavailable
-from mailtasks.status import QueueStatus, RecipientStatus, Stats
+from mailtasks.status import Doubt, QueueStatus, RecipientStatus, Stats, Stray
 
 message = Message(to="ann@example.com", text="1234")
 
@@ -74,6 +74,13 @@ with Mailer(Settings(lease=2, default_from="shop@example.com")) as mailer:
     assert_type(mailer.queue(), list[QueueStatus])
     assert_type(mailer.retry(reason="policy", code="5.7.", dry_run=True).retried, int)
     assert_type(mailer.resume("bulk"), bool)
+    assert_type(mailer.retry(domain="example.com", tag="spring").bodiless_ids, tuple[str, ...])
+    assert_type(mailer.in_doubt(), Iterator[Doubt])
+    assert_type(mailer.resend("0abc.0", dry_run=True), RetryReport)
+    assert_type(mailer.settle(everything=True, as_=State.SENT), int)
+    assert_type(mailer.settle("0abc.0", as_="failed"), int)
+    mailer.settle("0abc.0")  # type: ignore[call-arg]  # as what?
+    assert_type(mailer.sweep(), list[Stray])
     assert_type(mailer.paused(), Mapping[str, datetime])
     mailer.pause(1)  # type: ignore[arg-type]
 Mailer(lease="90s", relay="smtp://127.0.0.1:2525")

@@ -248,6 +248,21 @@ def test_whatever_goes_wrong_is_said_once_and_survived(
     assert "RuntimeError: a bug" in caplog.text
 
 
+def test_it_sweeps(installation: Installation, caplog: pytest.LogCaptureFixture) -> None:
+    id = batch_of(send(installation))
+    installation.mailer.redis.zrem(installation.mailer.ledger.keys.due(Priority.NORMAL), id)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_Pumping(installation, stopped).run)
+    thread.start()
+    try:
+        wait_until(lambda: installation.mailer.stats().tallies["swept"] == 1)
+        wait_until(lambda: installation.mailer.queue()[1].hints == 2)
+    finally:
+        stopped.set()
+        thread.join()
+    assert f"the sweep found batch {id}" in caplog.text
+
+
 # --- The steps --------------------------------------------------------------------------------------
 
 

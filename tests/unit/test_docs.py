@@ -144,6 +144,10 @@ def _check_call(words: list[str]) -> None:
     name = next((word for word in words if not word.startswith("-") and "=" not in word), None)
     assert name is None or name in COMMANDS, f"mailtasks {' '.join(words)}: there is no such command"
     commands = [group, *filter(None, [name and group.get_command(click.Context(group), name)])]
+    if isinstance(commands[-1], click.Group) and name:
+        part = words[words.index(name) + 1] if words[-1] != name else None
+        assert part is None or part in commands[-1].commands, f"mailtasks {name} {part}: there is none"
+        commands += [commands[-1].commands[part]] if part else []
     options = [option for command in commands for option in command.params]
     known = {spelling for option in options for spelling in (*option.opts, *option.secondary_opts)}
     assert {word for word in words if word.startswith("-")} <= known | {"--help"}, " ".join(words)

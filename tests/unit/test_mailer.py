@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import os
 import re
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default as modern
@@ -17,6 +20,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from mailtasks.errors import (
+    AddressError,
     IdempotencyConflict,
     MessageError,
     MessageTooLarge,
@@ -29,7 +33,7 @@ from mailtasks.mailer import Mailer
 from mailtasks.message import Attachment, Message, Priority
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.status import RetryReport
+from mailtasks.status import Doubt, RetryReport
 from mailtasks.store.ledger import Claim, Refusal, Released, Result
 from mailtasks.testing import LocalRedis
 from mailtasks.testing.proxy import Proxy
@@ -537,6 +541,48 @@ def test_a_hard_bounce_needs_force_by_id_too(mailer: Mailer, failures: dict[str,
     assert mailer.status(failures["unknown"]).state is State.QUEUED
 
 
+@pytest.mark.parametrize(
+    ("filters", "retried"),
+    [
+        ({"domain": "Example.COM"}, {"plain", "spring"}),
+        ({"domain": "bücher.example"}, {"abroad"}),
+        ({"domain": "le.com"}, set()),
+        ({"tag": "spring"}, {"spring", "abroad"}),
+        ({"tag": "Spring"}, set()),
+        ({"tag": "spring", "domain": "example.com"}, {"spring"}),
+        ({"tag": "spring", "code": "552"}, {"abroad"}),
+        ({"domain": "example.com", "reason": "quota"}, set()),
+    ],
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
+)
+def test_retry_of_a_domain_or_a_tag(mailer: Mailer, filters: dict[str, str], retried: set[str]) -> None:
+    names = {"plain": ("example.com", ()), "spring": ("example.com", ("spring",))}
+    names["abroad"] = ("xn--bcher-kva.example", ("spring", "sale"))
+    ids = {}
+    for name, (domain, tags) in names.items():
+        ids[name] = mailer.send(Message(to=f"{name}@{domain}", text="hi", tags=tags))
+        settle(mailer, ids[name], State.FAILED, "552 full" if name == "abroad" else "554 blocked")
+    assert mailer.retry(dry_run=True, **filters).retried == len(retried)
+    assert mailer.retry(**filters).retried == len(retried)
+    assert {name for name, id in ids.items() if mailer.status(id).state is State.QUEUED} == retried
+    assert mailer.retry(**filters) == RetryReport()
+
+
+def test_a_tag_of_one_message_of_a_batch_means_that_message(mailer: Mailer) -> None:
+    ids = mailer.send_many([ann(), ann(tags=["spring"], cc="bob@example.org"), ann()])
+    for first in range(0, 3, 2):
+        with contextlib.suppress(AssertionError):
+            settle(mailer, ids[first], State.FAILED, "554 blocked")
+    assert mailer.retry(*ids, tag="spring", domain="example.org").retried == 1
+    assert mailer.retry(tag="spring").retried == 1
+    assert [mailer.status(id).state for id in ids] == [State.FAILED, State.QUEUED, State.FAILED]
+
+
+def test_retry_of_what_is_no_domain(mailer: Mailer) -> None:
+    with pytest.raises(AddressError):
+        mailer.retry(domain="exa mple")
+
+
 def test_retry_by_id_hurries_what_is_deferred(mailer: Mailer, failures: dict[str, str]) -> None:
     before = mailer.queue()[1].hints
     assert mailer.retry(failures["deferred"], failures["plain"]).retried == 2
@@ -583,6 +629,78 @@ def test_what_was_sent_stays_sent(mailer: Mailer) -> None:
     settle(mailer, id, State.SENT, "250 2.0.0 ok")
     assert mailer.retry(id, force=True).retried == 0
     assert mailer.status(id).reply == "250 2.0.0 ok"
+
+
+# --- Doubt ---------------------------------------------------------------------------------------
+
+
+def in_doubt(mailer: Mailer, **more: object) -> str:
+    id = mailer.send(ann(priority="bulk", **more))
+    settle(mailer, id, State.IN_DOUBT, "lost after the dot")
+    return id
+
+
+def test_what_is_in_doubt_is_listed_for_each_recipient(mailer: Mailer) -> None:
+    id = in_doubt(mailer, cc="bob@example.com")
+    first, second = mailer.in_doubt()
+    status = mailer.status(id)
+    assert first == Doubt(
+        id=id,
+        address="ann@example.com",
+        since=status.recipients[0].tried_at,
+        relay="mx.example.com:25",
+        worker="worker@here",
+        reply="lost after the dot",
+        resends=0,
+        priority=Priority.BULK,
+        subject="Your code",
+        message_id=status.message_id,
+    )
+    assert second.address == "bob@example.com"
+    assert mailer.queue()[2].in_doubt == mailer.stats().states[State.IN_DOUBT] == 2
+    assert mailer.queue()[2].recipients == 0
+
+
+def test_resend_hints_what_it_queues_and_resends_nothing_twice(mailer: Mailer) -> None:
+    ids = [in_doubt(mailer), in_doubt(mailer)]
+    hints = mailer.queue()[2].hints
+    assert mailer.resend(ids[0], dry_run=True).retried == 1
+    assert mailer.resend(ids[0]).retried == 1
+    assert mailer.resend(everything=True).retried == 1
+    assert mailer.resend(*ids) == mailer.resend(everything=True) == RetryReport()
+    assert mailer.queue()[2].hints == hints + 2
+    assert mailer.stats().tallies["resends"] == 2
+    assert list(mailer.in_doubt()) == []
+
+
+def test_who_resends_at_the_same_time_resends_once(mailer: Mailer) -> None:
+    ids = [in_doubt(mailer) for _ in range(10)]
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda _: mailer.resend(*ids), range(8)))
+    assert sum(report.retried for report in reports) == 10
+
+
+def test_a_message_of_which_one_recipient_is_in_doubt(mailer: Mailer) -> None:
+    id = mailer.send(ann(priority="bulk", cc="bob@example.com"))
+    claim = claimed(mailer, id)
+    mailer.ledger.release(claim, "w", [Result(0, State.SENT), Result(1, State.IN_DOUBT)])
+    assert mailer.settle(id, as_="failed") == 1
+    assert [it.state for it in mailer.status(id).recipients] == [State.SENT, State.FAILED]
+    assert mailer.settle(id, as_=State.SENT) == 0
+
+
+def test_doubt_is_settled_as_sent_or_failed_only(mailer: Mailer) -> None:
+    id = in_doubt(mailer)
+    with pytest.raises(MessageError) as raised:
+        mailer.settle(id, as_="queued")
+    assert str(raised.value) == "doubt can't be settled as 'queued'; say sent or failed"
+    for ask in (mailer.resend, functools.partial(mailer.settle, as_="sent")):
+        for wrong in ({}, {"everything": True}):
+            with pytest.raises(MessageError, match="which mail in doubt"):
+                ask(*([id] if wrong else []), **wrong)
+        with pytest.raises(UnknownMessage):
+            ask(id, "0" * 27)
+    assert mailer.status(id).state is State.IN_DOUBT
 
 
 # --- Pause ------------------------------------------------------------------------------------------
@@ -668,7 +786,9 @@ def test_the_repeated_hour_in_autumn_is_two_hours(mailer: Mailer) -> None:
 
 
 def test_everything_is_not_retried_by_accident(mailer: Mailer) -> None:
-    with pytest.raises(MessageError, match=re.escape("retry what? Give ids, a reason or a code")):
+    with pytest.raises(
+        MessageError, match=re.escape("retry what? Give ids, a reason, a code, a domain or a tag")
+    ):
         mailer.retry()
 
 

@@ -63,4 +63,9 @@ def test_a_queue_as_json() -> None:
 
 
 def test_a_retry_as_json() -> None:
-    assert RetryReport(retried=2).as_dict() == {"retried": 2, "bodiless": 0, "hard_bounces": 0}
+    assert RetryReport(retried=2).as_dict() == {
+        "retried": 2,
+        "bodiless": 0,
+        "hard_bounces": 0,
+        "bodiless_ids": (),
+    }

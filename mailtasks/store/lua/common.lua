@@ -7,7 +7,8 @@
 -- KEYS, the same in every script (types in brackets):
 --   1 counts [hash]            states and tallies of this shard
 --   2 minute [hash]            the same for one minute, for rates and response times
---   3 steering [hash]          pause:all, pause:PRIORITY, looked (ms), quiet (ms)
+--   3 steering [hash]          pause:all, pause:PRIORITY, looked (ms), quiet (ms), doubt:told, doubt:at (ms),
+--                              sweep:at (ms), sweep:cursor
 --   4-6 due:PRIORITY [zset]    batch -> ms, for urgent, normal, bulk
 --   7-9 gate:pause:PRIORITY [zset]
 --   10-12 gate:aside:PRIORITY [zset]
@@ -27,6 +28,7 @@ local GATE_RATE = { urgent = KEYS[13], normal = KEYS[14], bulk = KEYS[15] }
 local WITH = { [FAILED] = KEYS[16], [EXPIRED] = KEYS[17], [IN_DOUBT] = KEYS[18] }
 local FIRST_BATCH_KEY = 19
 local LAPSES_BEFORE_ASIDE = 3
+local BY_HAND = 'byhand' -- in place of a claim's mark, which is hexadecimal
 local ANY_UNFINISHED = '[' .. QUEUED .. SENDING .. DEFERRED .. ']'
 
 local clock = redis.call('TIME')
@@ -88,7 +90,7 @@ end
 -- The batch whose three keys start at KEYS[first], or nil if there is none. An error if a hand has
 -- changed its records so that they can't be read.
 local function load(id, first)
-  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'n', 'f', 'm')
+  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'n', 'f', 'm', 'y')
   if not (f[1] or f[13]) then return nil end
   local batch = {
     id = id, key = KEYS[first], states_key = KEYS[first + 1], tries_key = KEYS[first + 2],
@@ -99,6 +101,7 @@ local function load(id, first)
     token = f[5] or nil,            -- t  who holds the lease
     lease = tonumber(f[6] or 0),    -- l  until when
     owner = f[7] or '',             -- o  the worker's name, for people
+    relay = f[14] or '',            -- y  where it sends, for people
     lapses = tonumber(f[8] or 0),   -- z  claims that lapsed
     hints = tonumber(f[9] or 0),    -- g  hints since the last claim
     applied = f[10] or '',          -- u  the last step that was applied, token:number
@@ -284,8 +287,8 @@ local function keep_for_retention(batch)
 end
 
 local function drop_lease(batch)
-  batch.token, batch.lease = nil, 0
-  for _, name in ipairs({ 't', 'l', 'o' }) do table.insert(batch.gone, name) end
+  batch.token, batch.lease, batch.relay = nil, 0, ''
+  for _, name in ipairs({ 't', 'l', 'o', 'y' }) do table.insert(batch.gone, name) end
 end
 
 -- Filed under the time after which the batch is surely gone, so that what is past that can be dropped here;
@@ -302,6 +305,7 @@ end
 local function write_states(batch)
   redis.call('SET', batch.states_key, batch.states, 'KEEPTTL')
   local unfinished = 0
+  tally(batch.counts, 'in_doubt:' .. batch.priority, batch.moved[IN_DOUBT] or 0)
   for code, by in pairs(batch.moved) do
     tally(batch.counts, NAMES[code], by)
     if by > 0 and code ~= SENDING and code ~= QUEUED then tally(batch.minute, NAMES[code], by) end
@@ -350,7 +354,8 @@ local function save(batch, at)
   if string.find(batch.states, ANY_UNFINISHED) then
     at = at or next_look(batch)
     write(batch)
-    redis.call('ZADD', DUE[batch.priority], integer(at), batch.id)
+    -- Never under a time that is past: what is there for long was not looked at (sweep.lua).
+    redis.call('ZADD', DUE[batch.priority], integer(math.max(at, now)), batch.id)
     return at
   end
   redis.call('ZREM', DUE[batch.priority], batch.id)
@@ -370,11 +375,14 @@ local function doubt(batch, index, reply)
   move(batch, index, IN_DOUBT)
   local tries = new_tries(batch, index)
   tries.at, tries.reply, tries.worker = now, reply, batch.owner
+  if batch.relay ~= '' then tries.relay = batch.relay end
   tally(batch.counts, 'doubts', 1)
   if arg.doubt[batch.priority] == 'resend' and tries.resends == 0 and now < batch.expires then
     move(batch, index, QUEUED)
     tries.resends = 1
     tally(batch.counts, 'resends', 1)
+  else
+    tally(batch.counts, 'held', 1)
   end
 end
 

@@ -4,10 +4,12 @@
 --
 -- arg: ids (in the order of the batches in KEYS), busy {PRIORITY = ms}: for how long a hint may merely be
 --      waiting in its queue; 0 if that is short
--- Returns {{id, priority, id, priority, …}: what to hint, {id, why, id, why, …}: what is set aside now}.
+-- Returns {{id, priority, id, priority, …}: what to hint, {id, why, id, why, …}: what is set aside now,
+--   {held, more}: the recipients in doubt, and how many more than were told of; {}: nothing is to be told}.
 write_though_full()
 local hints, aside = {}, {}
 local LONGEST_MARGIN = 3600 * 1000
+local TELL_OF_MORE, TELL_AGAIN = 60 * 1000, 3600 * 1000
 
 local function note_aside(id, why)
   table.insert(aside, id)
@@ -36,6 +38,9 @@ local function look(batch)
     end
     if batch.lease > now then return save(batch, batch.lease) end
     if quiet then return save(batch, now + arg.lease) end
+    lapse(batch)
+  elseif has(batch, SENDING) then -- a hand has taken its lease away
+    batch.owner = 'nobody'
     lapse(batch)
   end
   if now >= batch.expires then
@@ -89,4 +94,17 @@ for i, id in ipairs(arg.ids) do
   local looked, why = pcall(look_if_due, id, FIRST_BATCH_KEY + (i - 1) * 3)
   if not looked then set_aside(id, why) end
 end
-return { hints, aside }
+
+-- Held doubt is told of by one for all: soon after there is more of it, and once an hour while there is any.
+local function doubt_to_tell()
+  local counted = redis.call('HMGET', COUNTS, NAMES[IN_DOUBT], 'held')
+  local held, ever = tonumber(counted[1] or 0), tonumber(counted[2] or 0)
+  if held <= 0 then return {} end
+  local told = redis.call('HMGET', STEERING, 'doubt:told', 'doubt:at')
+  local more, since = ever - tonumber(told[1] or 0), math.abs(now - tonumber(told[2] or 0))
+  if since < (more > 0 and TELL_OF_MORE or TELL_AGAIN) then return {} end
+  redis.call('HSET', STEERING, 'doubt:told', integer(ever), 'doubt:at', integer(now))
+  return { held, math.min(more, held) }
+end
+
+return { hints, aside, doubt_to_tell() }

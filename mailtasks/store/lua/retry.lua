@@ -1,5 +1,5 @@
 -- An operator's retry: recipients become queued again, with attempts and maximum age anew. A batch that
--- was set aside comes back with it.
+-- was set aside comes back with it. From doubt it is a resend: should it end in doubt again, it is held.
 --
 -- arg: id, wanted {{index, state it was seen in}, …}; one that has moved on since is left alone. `queued`
 --      is taken for a recipient of a batch that is set aside, and then needs no move
@@ -16,10 +16,14 @@ local function has_body(index)
   return redis.call('HEXISTS', batch.key, 'c' .. message_of(batch, index)) == 1
 end
 
-local function queue(index)
+local function queue(index, seen)
   move(batch, index, QUEUED)
   local tries = new_tries(batch, index)
   tries.attempts, tries.due = 0, 0
+  if seen == IN_DOUBT then
+    tries.resends = tries.resends + 1
+    tally(batch.counts, 'resends', 1)
+  end
 end
 
 local retried, bodiless = 0, 0
@@ -28,7 +32,7 @@ for _, want in ipairs(arg.wanted) do
   if seen == SENT or seen == SENDING then illegal(batch, index, NAMES[seen] .. " can't be retried") end
   if seen == state_of(batch, index) and (seen ~= QUEUED or is_aside) then
     if has_body(index) then
-      if seen ~= QUEUED then queue(index) end
+      if seen ~= QUEUED then queue(index, seen) end
       retried = retried + 1
     else
       bodiless = bodiless + 1

@@ -2,7 +2,7 @@
 -- when nothing is left to claim.
 --
 -- arg: id, token, number (of this step; sending the same one again changes nothing), owner,
---      results {{index, state, delay (ms, if deferred), counted (0 or 1), reply, relay, took (ms)}, …},
+--      relay (where it sends, for people), results {{index, state, delay (ms, if deferred), counted (0 or 1), reply, relay, took (ms)}, …},
 --      windows {PRIORITY = messages}, recipients (most of one message), more (0: settle only, then
 --      give the lease back), gate ('' or 'rate' or 'aside': what is left waits behind it)
 -- Returns {status, …}:
@@ -44,7 +44,8 @@ local function note_attempt(index, counted, reply, relay, took)
 end
 
 -- A 2xx, by whatever way it comes to be known. A second one for the same recipient is a duplicate mail,
--- unless it is this claim's own report, made again. Returns whether it was news.
+-- unless it is this claim's own report, made again, or a person was right who said so before. Returns
+-- whether it was news.
 local function settle_as_sent(index, counted, reply, relay, took)
   local way = WAYS_TO_SENT[state_of(batch, index)]
   local news = way ~= nil
@@ -53,7 +54,7 @@ local function settle_as_sent(index, counted, reply, relay, took)
     response_time(batch)
   elseif new_tries(batch, index).claim == claim_mark then
     return false
-  else
+  elseif tries_of(batch, index).claim ~= BY_HAND then
     tally(batch.counts, 'duplicates', 1)
   end
   note_attempt(index, counted, reply, relay, took)
@@ -192,6 +193,7 @@ local function claim()
   set_field(batch, 't', arg.token)
   set_field(batch, 'l', integer(batch.lease))
   set_field(batch, 'o', arg.owner)
+  if batch.relay ~= arg.relay then set_field(batch, 'y', arg.relay) end
   set_field(batch, 'u', this_step)
   set_field(batch, 'g', 0)
   save(batch, batch.lease)

@@ -62,6 +62,14 @@ def test_what_is_said_of_a_redis(judge, changes, level, found, advice):
     assert advice in verdict[3]
 
 
+@pytest.mark.parametrize(("held", "level"), [(0, "ok"), (1, "warn"), (40, "warn")])
+def test_what_is_said_of_doubt(held, level):
+    finding = doctor.judge_doubt(held)
+    assert finding.level == level
+    assert bool(finding.advice) == bool(held)
+    assert (f"{held} recipient" in finding.found) == bool(held)
+
+
 @pytest.mark.parametrize(
     ("version", "level", "found"),
     [(None, "fail", "not installed"), ("5.6.1", "fail", "5.6.1, not 5.7.x"), ("5.7.3", "ok", "5.7.3")],

@@ -349,7 +349,8 @@ def test_retry_of_nothing_in_particular_is_wrong_use(live):
     ran = live("retry")
     assert (ran.code, ran.err) == (
         2,
-        "mailtasks: Name what to retry: ids, --reason or --code. See `mailtasks retry --help`.\n",
+        "mailtasks: Name what to retry: ids, --reason, --code, --domain or --tag. "
+        "See `mailtasks retry --help`.\n",
     )
 
 
@@ -357,7 +358,7 @@ def test_retry_of_nothing_in_particular_is_wrong_use(live):
     ("state", "options", "why"),
     [
         (State.SENT, (), "is sent"),
-        (State.FAILED, ("--reason", "quota"), "isn't meant by --reason and --code"),
+        (State.FAILED, ("--reason", "quota"), "isn't what the options mean"),
     ],
 )
 def test_why_nothing_was_retried(live, settle, state, options, why):

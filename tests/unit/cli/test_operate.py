@@ -1,5 +1,6 @@
 import pytest
 
+from mailtasks.mailer import Mailer
 from mailtasks.message import PRIORITIES
 from mailtasks.state import State
 
@@ -72,3 +73,22 @@ def test_one_priority_is_resumed_while_everything_is_paused(live):
     assert live("resume", "bulk").out == f"bulk: resumed; {still}\n"
     assert live("resume", "bulk").out == f"bulk: not paused; {still}\n"
     assert live("resume", "bulk", "--json").json == {"what": "bulk", "paused": True}
+
+
+def test_sweep_finds_nothing(live, settle):
+    settle(send(live), State.SENT)
+    send(live)
+    ran = live("sweep")
+    assert (ran.code, ran.out) == (0, "nothing is astray\n")
+    assert live("sweep", "--json").json == []
+
+
+def test_sweep_exits_1_if_it_found_something(live):
+    batch = send(live).partition(".")[0]
+    with Mailer() as mailer:
+        mailer.redis.zrem(mailer.ledger.keys.due(PRIORITIES[1]), batch)
+    ran = live("sweep", "--json")
+    found = "it is unfinished, and was never to be looked at again"
+    assert (ran.code, ran.json) == (1, [{"batch": batch, "found": found}])
+    assert live("sweep").code == 0
+    assert live("stats", "--json").json["tallies"]["swept"] == 1

@@ -183,7 +183,7 @@ def test_the_figures(bench: Bench) -> None:
     stats = bench.books.stats()
     assert stats.accepted == sum(stats.states.values()) == 5
     assert (stats.states[State.SENT], stats.states[State.DEFERRED], stats.states[State.QUEUED]) == (2, 1, 0)
-    assert stats.tallies == {**dict.fromkeys(TALLIES, 0), "doubts": 1}
+    assert stats.tallies == {**dict.fromkeys(TALLIES, 0), "doubts": 1, "held": 1}
     assert (stats.sent_last_hour, stats.failed_last_hour, stats.deferrals_last_hour) == (2, 1, 1)
     assert stats.success_rate == pytest.approx(2 / 3)
     assert stats.response_times["all"].count == 2

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from mailtasks.errors import IllegalMove, StoreError, StoreUnavailable
+from mailtasks.local.redis import LocalRedis
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import CODES, State
+from mailtasks.status import Stray
+from mailtasks.store import ledger as ledger_module
+from mailtasks.store.connection import connect
 from mailtasks.store.keys import new_batch_id
 from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Result, new_claim
 
@@ -493,13 +498,18 @@ def test_three_lapses_set_a_batch_aside_until_it_is_retried(bench: Bench) -> Non
     assert bench.waits(id) == set()
 
 
+def set_aside(caplog: pytest.LogCaptureFixture) -> list[str]:
+    said = [record.getMessage() for record in caplog.records]
+    return [sentence for sentence in said if "is set aside" in sentence]
+
+
 def test_a_batch_that_is_set_aside_is_named_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     id = bench.accept(*[1] * 40)
     for _ in range(3):
         bench.claim(id)
         bench.pass_time(70)
     bench.pass_time(HOUR)
-    assert [record.getMessage() for record in caplog.records] == [
+    assert set_aside(caplog) == [
         f"batch {id} is set aside, until somebody retries its messages: "
         "3 claims of it lapsed one after the other"
     ]
@@ -514,7 +524,7 @@ def test_lapses_between_which_something_was_settled_set_nothing_aside(
         bench.pass_time(70)
         bench.settle(id, State.SENT)
     assert (bench.count("lapses"), bench.waits(id)) == (4, set())
-    assert caplog.records == []
+    assert set_aside(caplog) == []
 
 
 def test_queued_mail_that_is_not_set_aside_is_not_retried(bench: Bench) -> None:
@@ -1055,6 +1065,430 @@ def test_retry_leaves_the_lease_of_who_is_sending(bench: Bench) -> None:
     bench.ledger.retry(id, {0: State.FAILED})
     assert (bench.states(id), bench.due(id)) == ("qs", 60)
     assert bench.ledger.step(claim, OWNER, results(claim, State.SENT)) is None
+
+
+# Doubt that a person settles
+
+
+def in_doubt(bench: Bench, *sizes: int, **more: object) -> str:
+    id = bench.accept(*sizes, **more)
+    bench.settle(id, *[State.IN_DOUBT] * sum(sizes or (1,)), reply="lost")
+    return id
+
+
+@pytest.mark.parametrize("state", [State.SENT, State.FAILED])
+def test_a_person_settles_doubt_and_its_retention_begins(bench: Bench, state: State) -> None:
+    id = in_doubt(bench, 1, 1)
+    assert bench.ledger.settle(id, [0, 7], state, "by hand") == 1
+    assert bench.ledger.settle(id, [0], state, "by hand") == 0
+    assert bench.ledger.settle(UNKNOWN, [0], state, "by hand") == -1
+    assert (bench.states(id), bench.lives(id)) == (state.code + "?", [-1, -1, -1])
+    assert bench.tries(id).reply == "by hand; lost"
+    assert bench.ledger.settle(id, [0, 1], state, "by hand") == 1
+    assert all(990 < seconds <= 1000 for seconds in bench.lives(id))
+    assert bench.redis.zscore(bench.keys.listed(State.IN_DOUBT), id) is None
+    counted = [
+        bench.count(name) for name in (state, "in_doubt", "in_doubt:bulk", "settled", "held", "doubts")
+    ]
+    assert counted == [2, 0, 0, 2, 2, 2]
+    assert (bench.field(id, "c0") is None) is (state is State.SENT)
+
+
+def test_settling_doubt_does_not_change_when_the_rest_is_looked_at(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    bench.settle(id, State.IN_DOUBT, State.DEFERRED, delay=90)
+    bench.ledger.settle(id, [0], State.FAILED, "by hand")
+    assert (bench.states(id), bench.due(id), bench.lives(id)) == ("fd", 90, [-1, -1, -1])
+
+
+def test_settling_takes_only_what_the_table_of_moves_allows(bench: Bench) -> None:
+    id = in_doubt(bench)
+    with pytest.raises(IllegalMove):
+        bench.ledger.settle(id, [0], State.DEFERRED, "by hand")
+    assert bench.states(id) == "?"
+
+
+def test_an_answer_that_comes_after_a_person_said_so_is_no_second_mail(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    claim = bench.claim(id)
+    bench.pass_time(70)
+    bench.ledger.settle(id, [0], State.SENT, "by hand")
+    bench.ledger.settle(id, [1], State.FAILED, "by hand")
+    for _ in range(2):
+        released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+        assert released is not None
+    assert (bench.states(id), bench.tries(id).reply) == ("++", "250 2.0.0 Ok")
+    assert [bench.count(name) for name in ("late_evidence", "duplicates", "settled")] == [1, 0, 2]
+
+
+@pytest.mark.parametrize("priority", ["urgent", "bulk"])
+def test_what_a_person_resent_and_is_in_doubt_again_is_held(bench: Bench, priority: str) -> None:
+    id = bench.accept(priority=priority, lifetime=50.0)
+    bench.claim(id)
+    bench.pass_time(70)  # too old to be resent by policy
+    assert bench.states(id) == "?"
+    assert bench.ledger.retry(id, {0: State.IN_DOUBT}) == (1, 0)
+    assert bench.look() == [id]
+    bench.settle(id, State.IN_DOUBT)
+    assert (bench.states(id), bench.tries(id).resends) == ("?", 1)
+    assert [bench.count(name) for name in ("doubts", "resends", "held")] == [2, 1, 2]
+
+
+def test_doubt_knows_where_it_arose(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    claim = new_claim(id, "mx.example.com:25")
+    assert bench.ledger.step(claim, OWNER, (), most=1) is None
+    bench.pass_time(70)
+    assert bench.states(id) == "?q"
+    tries = bench.tries(id)
+    assert (tries.relay, tries.worker, tries.reply) == (
+        "mx.example.com:25",
+        OWNER,
+        f"the lease of {OWNER} lapsed",
+    )
+    assert bench.field(id, "y") is None
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said of held doubt since the last call: how many, how many newly."""
+    said = [record for record in caplog.records if record.getMessage().startswith("held in doubt")]
+    caplog.clear()
+    assert {record.levelno for record in said} <= {logging.ERROR}
+    return [" ".join(re.findall(r"\d+", record.getMessage())) for record in said]
+
+
+def test_held_doubt_is_told_of_when_it_is_new_and_each_hour_until_it_is_settled(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.look()
+    assert told(caplog) == []
+    first = in_doubt(bench, 1, 1)
+    bench.look()
+    bench.look()
+    assert told(caplog) == ["2 2"]
+    second = in_doubt(bench)
+    bench.pass_time(50)
+    assert told(caplog) == []  # not more than a line a minute, however much there is
+    bench.pass_time(20)
+    assert told(caplog) == ["3 1"]
+    bench.pass_time(3580)
+    assert told(caplog) == []
+    bench.pass_time(3 * HOUR)
+    assert told(caplog) == ["3 0"] * 3
+    bench.ledger.settle(first, [0, 1], State.SENT, "by hand")
+    bench.pass_time(HOUR)
+    assert told(caplog) == ["1 0"]
+    bench.ledger.settle(second, [0], State.SENT, "by hand")
+    bench.pass_time(2 * HOUR)
+    assert told(caplog) == []
+
+
+def test_of_many_pumps_one_tells(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    in_doubt(bench)
+    for _ in range(3):
+        Bench.look(bench)
+    assert len(told(caplog)) == 1
+
+
+def test_doubt_that_is_resent_by_policy_is_not_held(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.settle(bench.accept(priority="urgent"), State.IN_DOUBT)
+    bench.look()
+    assert (told(caplog), bench.count("held")) == ([], 0)
+
+
+def test_held_doubt_is_kept_for_ever(bench: Bench) -> None:
+    """Neither retention nor the maximum age removes it, though it shares a batch with what is over."""
+    id = bench.accept(1, 1, 1, lifetime=5000.0)
+    bench.settle(id, State.IN_DOUBT, State.FAILED, State.DEFERRED, delay=HOUR)
+    for _ in range(3):
+        bench.pass_time(4000)
+        bench.settle(bench.accept(), State.FAILED)  # drops what is past from the lists
+        bench.settle(bench.accept(priority="urgent"), State.IN_DOUBT)
+    assert bench.states(id) == "?fx"
+    assert set(bench.lives(id)) == {-1}
+    assert bench.due(id) is None
+    assert id in [snapshot.id for snapshot in bench.books.listed(State.IN_DOUBT)]
+    assert bench.count("in_doubt:bulk") == 1
+    bench.ledger.settle(id, [0], State.FAILED, "by hand")
+    assert all(990 < seconds <= 1000 for seconds in bench.lives(id))
+
+
+# The sweep
+
+STRAY = {
+    "not due": "it is unfinished, and was never to be looked at again",
+    "no lease": "it was being sent under no lease",
+    "overdue": "it was due long ago, and nothing came of it",
+    "too old": "it is unfinished past its maximum age",
+    "too late": "it was to be looked at long after its time",
+    "vanishing": "it is neither finished nor settled, and was to vanish",
+    "kept": "it is finished, and would have been kept for ever",
+    "unlisted": "it holds doubt, and was listed nowhere",
+}
+
+
+def swept(bench: Bench, id: str, what: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The sweep finds this batch, once, and says so."""
+    before = bench.count("swept")
+    assert bench.ledger.sweep() == [Stray(id, STRAY[what])]
+    assert bench.count("swept") == before + 1
+    said = [record for record in caplog.records if record.getMessage().startswith("the sweep found")]
+    assert [(record.levelno, record.getMessage()) for record in said] == [
+        (logging.ERROR, f"the sweep found batch {id}: {STRAY[what]}")
+    ]
+    caplog.clear()
+    bench.look()
+    assert bench.ledger.sweep() == []
+
+
+def due_at(bench: Bench, id: str, seconds: float) -> None:
+    bench.redis.zadd(bench.keys.due(Priority.BULK), {id: bench.now + seconds * 1000})
+
+
+def test_what_is_not_due_is_found(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    id, other = bench.accept(), bench.accept()
+    bench.redis.zrem(bench.keys.due(Priority.BULK), id)
+    swept(bench, id, "not due", caplog)
+    bench.later(10)
+    bench.look()
+    assert [bench.due(one) is None for one in (id, other)] == [False, False]
+
+
+def test_what_is_being_sent_under_no_lease_is_found_and_in_doubt(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    claim = bench.claim(bench.accept(1, 1), most=1)
+    bench.redis.hdel(bench.keys.batch(claim.batch)[0], "t", "l", "o")
+    swept(bench, claim.batch, "no lease", caplog)
+    assert bench.states(claim.batch) == "?q"
+    assert bench.tries(claim.batch).reply == "the lease of nobody lapsed"
+    released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert released is not None
+    assert (released.why, released.evidence) == (Refusal.LOST, 1)
+
+
+def test_what_was_due_long_ago_is_found_while_a_pump_looks(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.look()
+    id = bench.accept()
+    bench.later(1000)
+    assert bench.ledger.sweep() == []  # nobody looks
+    for _ in range(6):
+        bench.ledger.look([], {})
+        assert bench.ledger.sweep() == []  # time has jumped: it may be about to be looked at
+        bench.later(10)
+    bench.ledger.look([], {})
+    swept(bench, id, "overdue", caplog)
+    assert bench.claim(id).window
+
+
+def test_what_is_filed_anew_under_a_time_that_is_past_is_not_overdue(bench: Bench) -> None:
+    bench.look()
+    id = bench.accept(1, 1)
+    bench.claim(id, most=1)
+    bench.later(200)
+    bench.look()  # time has jumped: the claim gets another lease's length
+    for _ in range(6):
+        bench.later(10)
+        bench.ledger.look([], {})
+    bench.ledger.cancel(id, [1])
+    assert (bench.due(id), bench.ledger.sweep()) == (0, [])
+    bench.look()
+    assert bench.states(id) == "?c"
+
+
+def test_what_waits_its_turn_behind_many_is_not_overdue(bench: Bench) -> None:
+    ids = [bench.accept() for _ in range(60)]
+    for number, id in enumerate(ids):
+        due_at(bench, id, -1000 + number)
+    bench.look()
+    for number, id in enumerate(ids):
+        due_at(bench, id, -1000 + number)
+    assert {stray.batch for stray in bench.ledger.sweep()} == set(ids[:50])
+
+
+def test_what_is_past_its_maximum_age_is_found(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    id = bench.accept(lifetime=50.0)
+    bench.look()
+    due_at(bench, id, 5 * HOUR)
+    assert bench.pass_time(60) == []
+    swept(bench, id, "too old", caplog)
+    assert bench.states(id) == "x"
+
+
+@pytest.mark.parametrize("way", ["gate", "deferred", "planned"])
+def test_what_would_be_looked_at_too_late_is_found(
+    bench: Bench, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    bench.look()
+    id = bench.accept(send_at=bench.now / 1000 + 600 if way == "planned" else 0)
+    if way == "gate":
+        bench.ledger.park(id, OWNER)
+        assert bench.ledger.sweep() == []
+        bench.redis.zrem(bench.keys.gate("rate", Priority.BULK), id)
+    else:
+        if way == "deferred":
+            bench.settle(id, State.DEFERRED, delay=600)
+        assert bench.ledger.sweep() == []
+        due_at(bench, id, 5 * HOUR)
+    swept(bench, id, "too late", caplog)
+    assert bench.due(id) == (10 if way == "gate" else 600)
+
+
+def test_a_lease_that_would_be_looked_at_too_late_is_found(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.look()
+    claim = bench.claim(bench.accept())
+    due_at(bench, claim.batch, 5 * HOUR)
+    swept(bench, claim.batch, "too late", caplog)
+    assert bench.due(claim.batch) == 60
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.IN_DOUBT])
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_would_vanish_is_found_and_kept(
+    bench: Bench, caplog: pytest.LogCaptureFixture, state: State, which: int
+) -> None:
+    id = bench.accept(1, 1)
+    bench.settle(id, state, State.FAILED)
+    bench.redis.expire(bench.keys.batch(id)[which], 500)
+    swept(bench, id, "vanishing", caplog)
+    assert bench.lives(id) == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_finished_and_would_never_vanish_is_found(
+    bench: Bench, caplog: pytest.LogCaptureFixture, which: int
+) -> None:
+    id = bench.accept()
+    bench.settle(id, State.FAILED)
+    bench.redis.persist(bench.keys.batch(id)[which])
+    swept(bench, id, "kept", caplog)
+    assert all(990 < seconds <= 1000 for seconds in bench.lives(id))
+
+
+def test_doubt_that_is_listed_nowhere_is_found(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    id = in_doubt(bench)
+    bench.redis.zrem(bench.keys.listed(State.IN_DOUBT), id)
+    swept(bench, id, "unlisted", caplog)
+    assert [snapshot.id for snapshot in bench.books.listed(State.IN_DOUBT)] == [id]
+
+
+def test_a_damaged_batch_that_nobody_would_look_at_is_found_and_set_aside(bench: Bench) -> None:
+    id = bench.accept()
+    DAMAGE["no age"](bench, id)
+    assert bench.ledger.sweep() == []  # it is due, and set aside then
+    bench.redis.zrem(bench.keys.due(Priority.BULK), id)
+    [stray] = bench.ledger.sweep()
+    assert (stray.batch, f"the records of batch {id} are damaged" in stray.found) == (id, True)
+    bench.look()
+    assert bench.waits(id, "normal") == {"aside"}
+    assert bench.ledger.sweep() == []
+    over = bench.accept()
+    bench.settle(over, State.SENT)
+    DAMAGE["no age"](bench, over)
+    assert bench.ledger.sweep() == []  # it goes by itself
+
+
+def test_a_damaged_batch_keeps_no_other_from_being_swept(bench: Bench) -> None:
+    ids = [bench.accept() for _ in range(3)]
+    bench.redis.set(bench.keys.batch(ids[1])[2], "x")
+    bench.redis.zrem(bench.keys.due(Priority.BULK), *ids)
+    assert {stray.batch for stray in bench.ledger.sweep()} == set(ids)
+    assert bench.count("swept") == 3
+
+
+def test_pumps_sweep_by_turns_a_little_at_a_time_and_a_round_an_hour(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "SWEPT_AT_ONCE", 50)
+    ids = [bench.accept() for _ in range(200)]
+    bench.redis.zrem(bench.keys.due(Priority.BULK), *ids)
+    found = [len(bench.ledger.sweep_on()) for _ in range(30)]
+    assert sum(found) == 200
+    assert max(found) < 100
+    bench.redis.zrem(bench.keys.due(Priority.BULK), *ids)
+    bench.pass_time(HOUR - 10)
+    assert bench.ledger.sweep_on() == []
+    bench.later(10)
+    assert len(bench.ledger.sweep_on()) > 0
+
+
+def test_a_pump_that_dies_in_its_turn_loses_it_after_a_lease(bench: Bench) -> None:
+    id = bench.accept()
+    bench.redis.zrem(bench.keys.due(Priority.BULK), id)
+    assert bench.ledger._run("turn", []) == b"0"
+    assert bench.ledger.sweep_on() == []
+    bench.later(60)
+    assert [stray.batch for stray in bench.ledger.sweep_on()] == [id]
+
+
+def test_a_clock_that_was_set_back_does_not_stop_the_sweep(bench: Bench) -> None:
+    assert bench.ledger.sweep_on() == []
+    bench.later(-2 * HOUR)
+    id = bench.accept()
+    bench.redis.zrem(bench.keys.due(Priority.BULK), id)
+    assert [stray.batch for stray in bench.ledger.sweep_on()] == [id]
+
+
+def test_what_was_left_to_itself_for_long_is_not_astray(bench: Bench) -> None:
+    """Workers were away for a day; planned, paused, deferred, claimed and doubtful mail was there."""
+    bench.look()
+    bench.accept(send_at=bench.now / 1000 + 3 * HOUR)
+    bench.settle(bench.accept(), State.DEFERRED, delay=HOUR)
+    bench.ledger.park(bench.accept(), OWNER)
+    bench.claim(bench.accept())
+    in_doubt(bench)
+    bench.accept(lifetime=HOUR)
+    bench.ledger.pause("urgent")
+    bench.accept(priority="urgent")
+    bench.later(24 * HOUR)
+    for _ in range(100):
+        assert bench.ledger.sweep() == []
+        bench.look()
+        bench.later(10)
+    assert bench.count("swept") == 0
+
+
+# Later
+
+
+def test_mail_for_next_week_survives_a_restart_of_everything_and_is_hinted_in_time(
+    own_redis: LocalRedis,
+) -> None:
+    def anew() -> Bench:
+        return Bench(connect(own_redis.url, timeout=5, connect_timeout=5))
+
+    before = anew()
+    moment = before.start + 7 * 24 * HOUR * 1000
+    id, cancelled = (before.accept(send_at=moment / 1000) for _ in range(2))
+    before.look()
+    before.redis.close()
+    own_redis.kill()
+    own_redis.start()
+    bench = anew()
+    bench.later(7 * 24 * HOUR - 5.5)  # nobody was there meanwhile
+    late = []
+    for _ in range(10):
+        late += [(bench.now - moment) / 1000 for hinted in bench.look() if hinted == id]
+        bench.later(1)
+    assert 0 <= late[0] <= 2
+    assert bench.ledger.cancel(cancelled, [0]) == 1
+    assert len(bench.claim(id).window) == 1
+    assert bench.refused(cancelled) == Refusal.NOTHING
+    bench.redis.close()
+
+
+def test_planned_mail_can_be_cancelled_until_it_is_claimed(bench: Bench) -> None:
+    hinted, claimed = (bench.accept(send_at=bench.now / 1000 + 600) for _ in range(2))
+    bench.pass_time(600)
+    claim = bench.claim(claimed)
+    assert [bench.ledger.cancel(id, [0]) for id in (hinted, claimed)] == [1, 0]
+    assert bench.refused(hinted) == Refusal.NOTHING
+    bench.ledger.release(claim, OWNER, results(claim, State.SENT))
+    assert [bench.states(id) for id in (hinted, claimed)] == ["c", "+"]
 
 
 # Retention
