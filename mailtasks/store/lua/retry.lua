@@ -17,7 +17,7 @@ local function has_body(index)
 end
 
 local function queue(index, seen)
-  move(batch, index, QUEUED)
+  if seen ~= QUEUED then move(batch, index, QUEUED) elseif not tries_of(batch, index) then return end
   local tries = new_tries(batch, index)
   tries.attempts, tries.due = 0, 0
   if seen == IN_DOUBT then
@@ -32,7 +32,7 @@ for _, want in ipairs(arg.wanted) do
   if seen == SENT or seen == SENDING then illegal(batch, index, NAMES[seen] .. " can't be retried") end
   if seen == state_of(batch, index) and (seen ~= QUEUED or is_aside) then
     if has_body(index) then
-      if seen ~= QUEUED then queue(index, seen) end
+      queue(index, seen)
       retried = retried + 1
     else
       bodiless = bodiless + 1

@@ -2,7 +2,8 @@
 -- when nothing is left to claim.
 --
 -- arg: id, token, number (of this step; sending the same one again changes nothing), owner,
---      relay (where it sends, for people), results {{index, state, delay (ms, if deferred), counted (0 or 1), reply, relay, took (ms)}, …},
+--      relay (where it sends, for people),
+--      results {{index, state, delay (ms, if deferred), counted (0 or 1), reply, relay, took (ms)}, …},
 --      windows {PRIORITY = messages}, recipients (most of one message), more (0: settle only, then
 --      give the lease back), gate ('' or 'rate' or 'aside': what is left waits behind it)
 -- Returns {status, …}:

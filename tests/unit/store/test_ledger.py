@@ -498,6 +498,17 @@ def test_three_lapses_set_a_batch_aside_until_it_is_retried(bench: Bench) -> Non
     assert bench.waits(id) == set()
 
 
+def test_what_was_tried_before_it_was_set_aside_is_retried_anew(bench: Bench) -> None:
+    id = bench.accept(1, 1, 1, 1, priority="normal")
+    bench.settle(id, *[State.IN_DOUBT] * 4)  # they are resent, and that was an attempt
+    for _ in range(3):
+        bench.claim(id, most=1)
+        bench.pass_time(70)
+    assert (bench.states(id), bench.tries(id, 3).attempts) == ("???q", 1)
+    assert bench.ledger.retry(id, {3: State.QUEUED}) == (1, 0)
+    assert bench.tries(id, 3).attempts == 0
+
+
 def set_aside(caplog: pytest.LogCaptureFixture) -> list[str]:
     said = [record.getMessage() for record in caplog.records]
     return [sentence for sentence in said if "is set aside" in sentence]
