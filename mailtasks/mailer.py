@@ -47,6 +47,7 @@ def limits_from(settings: Settings) -> Limits:
         margin=settings.hint_margin,
         pace=settings.pump_interval,
         retention=settings.retention,
+        confirm=settings.redis_timeout / 2 if settings.durability == "replica" else 0,
         windows={priority.value: settings.window(priority) for priority in PRIORITIES},
         doubt={priority.value: settings.doubt(priority) for priority in PRIORITIES},
     )
@@ -99,7 +100,7 @@ class Mailer:
             IdempotencyConflict: the key was used for other content.
             StoreUnavailable: Redis is away; said within twice `redis_connect_timeout + redis_timeout`.
                 If its `ids` are not empty, the mail may have been accepted all the same: sending it again
-                with that id is safe.
+                with that id is safe. With `durability = "replica"` also if no replica confirmed in time.
         """
         return self.send_many([message], ids=[id] if id else None)[0]
 

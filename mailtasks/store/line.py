@@ -10,6 +10,9 @@ The rules:
    their answers when they have it.
 2. An answer is given to who asked, or to nobody: whatever breaks off closes the connection.
 3. Redis' hanging costs nobody more than one time-out: who asked meanwhile is told so, too.
+4. Who wants a replica to confirm waits together with all who went out in the same go: one WAIT at its end is
+   about everything that was written before, whoever wrote it.
+5. A connection to a Redis that has become a replica isn't used again: the next may lead to the new primary.
 """
 
 from __future__ import annotations
@@ -29,16 +32,21 @@ from redis.exceptions import ConnectionError, RedisError, TimeoutError
 Command: TypeAlias = tuple[Any, ...]
 """Words of text, bytes or numbers."""
 
+DEMOTED: Final = "read only replica"
+"""What Redis says if it is asked to write and isn't, or isn't any more, the primary."""
+
 _LEFT: Final = "the thread that talked to Redis was interrupted"
 
 
 class _Call:
     """Commands of one caller, and what became of them."""
 
-    __slots__ = ("answers", "commands", "error", "packed")
+    __slots__ = ("answers", "commands", "confirmed", "error", "packed", "wait")
 
-    def __init__(self, commands: Sequence[Command]) -> None:
+    def __init__(self, commands: Sequence[Command], wait: int) -> None:
         self.commands = len(commands)
+        self.wait = wait  # ms for a replica to confirm
+        self.confirmed = None if wait else True  # None: not known yet
         self.packed = b"".join([pack_command(command) for command in commands])
         self.answers: list[Any] = []
         self.error: RedisError | None = None
@@ -46,7 +54,8 @@ class _Call:
     @property
     def is_over(self) -> bool:
         """Whether its caller may go on."""
-        return self.error is not None or len(self.answers) == self.commands
+        is_answered = len(self.answers) == self.commands and self.confirmed is not None
+        return self.error is not None or is_answered
 
 
 class Line:
@@ -76,7 +85,18 @@ class Line:
             RedisError: there is no connection, it broke off, or an answer took longer than the client's
                 time-out. Then some of the commands may have been carried out.
         """
-        call = _Call(commands)
+        return self.ask_confirmed(commands, 0)[0]
+
+    def ask_confirmed(self, commands: Sequence[Command], seconds: float) -> tuple[list[Any], bool]:
+        """As `ask`; then wait for a replica to have all that was written by then.
+
+        Args:
+            seconds: to wait for it, less than the client's time-out; 0: don't.
+
+        Returns:
+            The answers, and whether a replica has confirmed, which is true if none was asked to.
+        """
+        call = _Call(commands, round(seconds * 1000))
         self._asked.append(call)
         try:
             with self._talking:
@@ -88,16 +108,22 @@ class Line:
             raise
         if call.error is not None:
             raise copy(call.error)  # each caller's own: a traceback is written into it
-        return call.answers
+        return call.answers, bool(call.confirmed)
 
     def _talk(self) -> None:
         calls, connection = self._all_asked(), None
         try:
             connection = self._pool.get_connection()
-            connection.send_packed_command([b"".join([call.packed for call in calls])])
+            wait = max([call.wait for call in calls])
+            packed = [call.packed for call in calls] + ([_wait_for_replica(wait)] if wait else [])
+            connection.send_packed_command([b"".join(packed)])
             for call in calls:
-                while not call.is_over:
+                while len(call.answers) < call.commands:
                     call.answers.append(_answer(connection))
+            if wait:
+                _confirm(calls, _answer(connection))
+            if any(_is_refusal_to_write(answer) for call in calls for answer in call.answers):
+                connection.disconnect()
         except BaseException as error:
             if connection is not None:
                 connection.disconnect()
@@ -125,6 +151,21 @@ def _answer(connection: Any) -> Any:
         raise
     except RedisError as refused:
         return refused
+
+
+def _wait_for_replica(milliseconds: int) -> bytes:
+    command: Command = ("WAIT", 1, milliseconds)
+    return pack_command(command)
+
+
+def _confirm(calls: Sequence[_Call], answer: Any) -> None:
+    """Take down WAIT's answer; a Redis that can't say how many replicas have it hasn't confirmed."""
+    for call in calls:
+        call.confirmed = isinstance(answer, int) and answer > 0
+
+
+def _is_refusal_to_write(answer: Any) -> bool:
+    return isinstance(answer, RedisError) and DEMOTED in str(answer)
 
 
 _lines: WeakSet[Line] = WeakSet()

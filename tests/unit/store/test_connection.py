@@ -343,8 +343,11 @@ def test_what_is_refused_altogether_says_why() -> None:
 
 def run_many(*answers: list[object]) -> list[object]:
     class Line:
-        def ask(self, commands: list[tuple[object, ...]]) -> list[object]:
-            return [b"digest"] if commands[0][0] == "SCRIPT" else left.pop(0)
+        def ask_confirmed(self, _: list[tuple[object, ...]], seconds: float) -> tuple[list[object], bool]:
+            return left.pop(0), True
+
+        def ask(self, _: list[tuple[object, ...]]) -> list[object]:
+            return [b"digest"]
 
     left = list(answers)
     scripts = Scripts(connect("redis://", timeout=1, connect_timeout=1))

@@ -1234,7 +1234,7 @@ def test_a_lost_retry_time_is_now(bench: Bench) -> None:
 def test_an_answer_of_another_version_is_said_to_be_one(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.ledger, "_run", lambda *_, **__: [b"postponed", 0])
+    monkeypatch.setattr(bench.ledger, "_run_confirmed", lambda *_, **__: ([b"postponed", 0], True))
     with pytest.raises(StoreError) as raised:
         bench.ledger.claim(new_batch_id(), OWNER)
     assert str(raised.value) == (
