@@ -1,8 +1,8 @@
-"""A Redis that sentinels watch: a master, a replica and three sentinels, on loopback, for tests of a failover::
+"""A Redis that sentinels watch: a master, replicas and three sentinels, on loopback, for tests of a failover::
 
     with WatchedRedis() as watched:
         ...  # watched.url
-        watched.hold_back()  # what is written from now on doesn't reach the replica
+        watched.hold_back()  # what is written from now on reaches no replica
         watched.master.kill()
         watched.wait_for_failover()
 
@@ -34,17 +34,18 @@ START_TIMEOUT: Final = 30.0  # seconds for all to know of each other; sentinels 
 
 
 class WatchedRedis:
-    """Master, replica and sentinels; a context manager. Which of `servers` is the master may change.
+    """Master, replicas and sentinels; a context manager. Which of `servers` is the master may change.
 
     Args:
+        replicas: how many; with two, one is left that can confirm after a failover.
         binary: the servers' program; see `mailtasks.local.redis.find_binary` if it is None.
     """
 
-    def __init__(self, *, binary: str | None = None) -> None:
+    def __init__(self, *, replicas: int = 2, binary: str | None = None) -> None:
         self._binary = binary or find_binary()
         self._folder = Path(tempfile.mkdtemp(prefix="mailtasks-sentinel-"))
         self._stack = ExitStack()
-        self.servers = [LocalRedis(binary=self._binary) for _ in range(2)]
+        self.servers = [LocalRedis(binary=self._binary) for _ in range(1 + replicas)]
         self.ports: list[int] = []
         """The sentinels'; known inside the `with` block."""
 
@@ -60,19 +61,23 @@ class WatchedRedis:
         port = self._master_port(self.ports[0])
         return next(server for server in self.servers if server.port == port)
 
-    @property
-    def replica(self) -> LocalRedis:
-        """The other one."""
-        master = self.master
-        return next(server for server in self.servers if server is not master)
+    def synchronise(self) -> None:
+        """Until every replica has all that the master has now."""
+        with self.master.client() as client:
+            client.ping()  # WAIT is about what came before this connection's last command
+            confirmed = client.wait(len(self.servers) - 1, 10_000)
+        assert confirmed == len(self.servers) - 1, f"only {confirmed} replicas follow"
 
     def hold_back(self) -> None:
-        """Cut the replica off: what the master takes from now on, it doesn't get.
+        """Cut the replicas off: what the master takes from now on, they don't get.
 
         For at most `FAILOVER_TIMEOUT` seconds, after which the sentinels set it right.
         """
-        with self.replica.client() as client:
-            client.replicaof(HOST, free_port())
+        master = self.master
+        for replica in self.servers:
+            if replica is not master:
+                with replica.client() as client:
+                    client.replicaof(HOST, free_port())
 
     def wait_for_failover(self, timeout: float = 30.0) -> None:
         """Until all sentinels name another master than `servers` began with, and that takes writes."""
@@ -89,8 +94,9 @@ class WatchedRedis:
         try:
             for server in self.servers:
                 self._stack.enter_context(server)
-            self._began, replica = self.servers
-            self._replicate(self._began, replica)
+            self._began, *replicas = self.servers
+            for replica in replicas:
+                self._replicate(self._began, replica)
             for _ in range(SENTINELS):
                 self._start_sentinel(self._began.port)
             wait_until(self._is_watched, START_TIMEOUT, "the sentinels' knowing of each other")
@@ -107,7 +113,9 @@ class WatchedRedis:
         with master.client() as leading, replica.client() as following:
             leading.config_set("repl-diskless-sync-delay", 0)
             following.replicaof(HOST, master.port)
-            wait_until(lambda: _info(following)["master_link_status"] == "up", what="the first synchronisation")
+            wait_until(
+                lambda: _info(following)["master_link_status"] == "up", what="the first synchronisation"
+            )
 
     def _start_sentinel(self, master: int) -> None:
         port = free_port()
