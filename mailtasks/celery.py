@@ -25,7 +25,7 @@ from mailtasks import bootsteps, guard, tasks, transport
 from mailtasks.errors import SettingsError
 from mailtasks.installation import Installation, installation_of
 from mailtasks.logs import JsonFormatter
-from mailtasks.publish import SEND_MAIL, configuration, queues, routes
+from mailtasks.publish import SEND_MAIL, configuration, queues, routes, transport_options
 from mailtasks.settings import Settings
 
 _lock = threading.RLock()
@@ -78,9 +78,9 @@ def _complete(sender: Celery, **_: Any) -> None:
     for queue in queues(namespace):
         sender.amqp.queues.select_add(queue)
     # A broker that hangs must not hold up `send()` or a worker's thread for ever.
+    ours = transport_options(installation_of(sender).settings)
     sender.conf.broker_transport_options = {
-        "socket_timeout": installation_of(sender).settings.redis_timeout,
-        "socket_connect_timeout": installation_of(sender).settings.redis_connect_timeout,
+        **{name: ours[name] for name in ("socket_timeout", "socket_connect_timeout", "health_check_interval")},
         **(sender.conf.broker_transport_options or {}),
     }
     given = sender.conf.task_routes or []

@@ -111,6 +111,9 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": settings.redis_timeout,
         "socket_connect_timeout": settings.redis_connect_timeout,
         "socket_keepalive": True,
+        # A worker that waits for hints has no time-out: this is how it notices a Redis that hangs or whose
+        # machine is gone. kombu gives up at the third look, and looks every 25 seconds if it isn't told.
+        "health_check_interval": settings.redis_timeout,
         # Names that sort, taken in that order: a queue that is paused and resumed keeps its place.
         "queue_order_strategy": "sorted",
     }

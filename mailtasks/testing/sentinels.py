@@ -90,6 +90,10 @@ class WatchedRedis:
         wait_until(is_over, timeout, "a failover")
         self._began = self.master
 
+    def wait_for_return(self, server: LocalRedis, timeout: float = 30.0) -> None:
+        """Until a former master, which is up again, has been made a replica."""
+        wait_until(lambda: _role(server) == "slave", timeout, "the former master's becoming a replica")
+
     def __enter__(self) -> Self:
         try:
             for server in self.servers:

@@ -178,8 +178,9 @@ def test_workers_and_producers_find_the_new_master_by_themselves(
         wait_until(lambda: answering(app) == 2, what="both workers' answer to remote control")
     finally:
         if old.running:
-            os.kill(old.pid, signal.SIGCONT)  # lives on, and becomes a replica
+            os.kill(old.pid, signal.SIGCONT)
     old.start()
+    watched.wait_for_return(old)
     road.send(*mails(20, "after"))
     road.wait_for_sent(40)
     assert heard(app, road) >= 1
@@ -197,13 +198,15 @@ def answering(app: object) -> int:
 def heard(app: object, road: Road) -> int:
     """How many mails Flower would hear of."""
     seen: list[object] = []
+
+    def note(event: object) -> None:
+        seen.append(event)
+        receiver.should_stop = True
+
     with app.connection() as connection:
-        receiver = app.events.Receiver(connection, handlers={"task-succeeded": seen.append})
+        receiver = app.events.Receiver(connection, handlers={"task-succeeded": note})
         sender = threading.Timer(0.5, lambda: road.send(*mails(1, "heard")))
         sender.start()
-        try:
-            receiver.capture(limit=None, timeout=5, wakeup=False)
-        except TimeoutError:
-            pass
+        receiver.capture(limit=None, timeout=None, wakeup=False)
         sender.join()
     return len(seen)
