@@ -80,7 +80,9 @@ def _complete(sender: Celery, **_: Any) -> None:
     # A broker that hangs must not hold up `send()` or a worker's thread for ever.
     ours = transport_options(installation_of(sender).settings)
     sender.conf.broker_transport_options = {
-        **{name: ours[name] for name in ("socket_timeout", "socket_connect_timeout", "health_check_interval")},
+        **{
+            name: ours[name] for name in ("socket_timeout", "socket_connect_timeout", "health_check_interval")
+        },
         **(sender.conf.broker_transport_options or {}),
     }
     given = sender.conf.task_routes or []

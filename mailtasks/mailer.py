@@ -47,6 +47,7 @@ def limits_from(settings: Settings) -> Limits:
         margin=settings.hint_margin,
         pace=settings.pump_interval,
         retention=settings.retention,
+        # Half of it, so that the answer comes before the time-out.
         confirm=settings.redis_timeout / 2 if settings.durability == "replica" else 0,
         windows={priority.value: settings.window(priority) for priority in PRIORITIES},
         doubt={priority.value: settings.doubt(priority) for priority in PRIORITIES},

@@ -120,7 +120,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:
 
 
 def celerys_notation(url: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """A broker's URL and transport options as Celery wants them; for all but sentinels, those that were given.
+    """A broker's URL and transport options as Celery wants them; only sentinels' differ from what is given.
 
     Args:
         url: of a broker; the sentinels' in our notation or in Celery's own.

@@ -1,4 +1,4 @@
-"""A Redis that sentinels watch: a master, replicas and three sentinels, on loopback, for tests of a failover::
+"""A Redis that sentinels watch, on loopback, for tests of a failover: master, replicas, three sentinels::
 
     with WatchedRedis() as watched:
         ...  # watched.url
@@ -48,6 +48,7 @@ class WatchedRedis:
         self.servers = [LocalRedis(binary=self._binary) for _ in range(1 + replicas)]
         self.ports: list[int] = []
         """The sentinels'; known inside the `with` block."""
+        self.sentinels: list[Child] = []
 
     @property
     def url(self) -> str:
@@ -78,6 +79,11 @@ class WatchedRedis:
             if replica is not master:
                 with replica.client() as client:
                     client.replicaof(HOST, free_port())
+
+    def fail_over(self) -> None:
+        """Make a replica the master though the old one is well: it lives on as a replica."""
+        with _sentinel(self.ports[0]) as sentinel:
+            sentinel.execute_command("SENTINEL FAILOVER", MASTER_NAME)
 
     def wait_for_failover(self, timeout: float = 30.0) -> None:
         """Until all sentinels name another master than `servers` began with, and that takes writes."""
@@ -110,6 +116,8 @@ class WatchedRedis:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for server in self.servers:
+            server.kill()  # in good order a master would wait for its replicas
         self._stack.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -136,7 +144,8 @@ class WatchedRedis:
         file = folder / "sentinel.conf"  # which the sentinel writes anew
         file.write_text("\n".join(lines))
         command = [self._binary, str(file), "--sentinel"]
-        self._stack.enter_context(Child(command, output=folder / "sentinel.log", debris=self._folder))
+        child = Child(command, output=folder / "sentinel.log", debris=self._folder)
+        self.sentinels.append(self._stack.enter_context(child))
         self.ports.append(port)
 
     def _is_watched(self) -> bool:
@@ -162,8 +171,12 @@ def _sentinel(port: int) -> Any:
 
 
 def _role(server: LocalRedis) -> str:
-    with server.client() as client:
-        return str(_info(client)["role"])
+    """ "master" or "slave"; "" while its role changes, which ends every connection."""
+    try:
+        with server.client() as client:
+            return str(_info(client)["role"])
+    except redis.ConnectionError:
+        return ""
 
 
 def _info(client: redis.Redis) -> Any:
