@@ -51,7 +51,8 @@ class Installation:
         """
         broker = broker_of(self.app)
         if self._given is None:
-            return Settings.load(**({"broker_url": broker} if broker else {}))
+            named: dict[str, Any] = {"broker_url": broker} if broker else {}
+            return Settings.load(**named)
         return with_broker(self._given, broker) if broker else self._given
 
     @cached_property

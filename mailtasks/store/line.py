@@ -155,7 +155,8 @@ def _answer(connection: Any) -> Any:
 
 def _wait_for_replica(milliseconds: int) -> bytes:
     command: Command = ("WAIT", 1, milliseconds)
-    return pack_command(command)
+    packed: bytes = pack_command(command)
+    return packed
 
 
 def _confirm(calls: Sequence[_Call], answer: Any) -> None:

@@ -49,6 +49,7 @@ class WatchedRedis:
         self.ports: list[int] = []
         """The sentinels'; known inside the `with` block."""
         self.sentinels: list[Child] = []
+        self._began = self.servers[0]  # the master of the last failover's end
 
     @property
     def url(self) -> str:
@@ -86,7 +87,7 @@ class WatchedRedis:
             sentinel.execute_command("SENTINEL FAILOVER", MASTER_NAME)
 
     def wait_for_failover(self, timeout: float = 30.0) -> None:
-        """Until all sentinels name another master than `servers` began with, and that takes writes."""
+        """Until all sentinels name another master than the last time, and that takes writes."""
         before = self._began.port
 
         def is_over() -> bool:
@@ -104,8 +105,7 @@ class WatchedRedis:
         try:
             for server in self.servers:
                 self._stack.enter_context(server)
-            self._began, *replicas = self.servers
-            for replica in replicas:
+            for replica in self.servers[1:]:
                 self._replicate(self._began, replica)
             for _ in range(SENTINELS):
                 self._start_sentinel(self._began.port)

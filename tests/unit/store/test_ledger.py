@@ -1308,7 +1308,8 @@ def test_an_accept_that_no_replica_confirms_may_be_repeated(bench: Bench) -> Non
         assert str(raised.value) == (
             f"Redis at {where(bench.redis)} accepted 2 messages, but no replica confirmed that within "
             "0.05 s, so a failover may forget it; try again with the ids that this error carries or with "
-            f"idempotency keys (then nothing is sent twice), or ask `status` for them: {batch.id}.0, {batch.id}.1"
+            "idempotency keys (then nothing is sent twice), or ask `status` for them: "
+            f"{batch.id}.0, {batch.id}.1"
         )
         assert raised.value.ids == (f"{batch.id}.0", f"{batch.id}.1")
         assert raised.value.unanswered
