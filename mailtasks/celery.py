@@ -25,7 +25,14 @@ from mailtasks import bootsteps, guard, tasks, transport
 from mailtasks.errors import SettingsError
 from mailtasks.installation import Installation, installation_of
 from mailtasks.logs import JsonFormatter
-from mailtasks.publish import SEND_MAIL, configuration, queues, routes, transport_options
+from mailtasks.publish import (
+    SEND_MAIL,
+    celerys_notation,
+    configuration,
+    queues,
+    routes,
+    transport_options,
+)
 from mailtasks.settings import Settings
 
 _lock = threading.RLock()
@@ -134,7 +141,10 @@ def _make() -> Celery:
     try:
         # In one piece, since what Celery calls `add_defaults` is stronger than a configuration.
         settings = Settings.load()
-        app.config_from_object(configuration(settings) | _WORKER_DEFAULTS | _celeryconfig())
+        said = configuration(settings) | _WORKER_DEFAULTS | _celeryconfig()
+        # A `celeryconfig.py` that has transport options need not know which master the sentinels watch.
+        broker, options = celerys_notation(settings.broker_url, said["broker_transport_options"] or {})
+        app.config_from_object(said | {"broker_url": broker, "broker_transport_options": options})
     except SettingsError as error:
         if "celery" in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name):  # also `python -m celery`
             guard.refuse(str(error))  # Celery would show a traceback
