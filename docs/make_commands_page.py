@@ -25,15 +25,16 @@ INTRODUCTION: Final = """\
     mailtasks [OPTIONS] COMMAND [OPTIONS]
 
 Every command that prints a result takes `--json` and then prints one JSON document. What runs until it is
-told to end (`worker`, `flower`, `sink`, `up`) doesn't; what `sink --save` has caught is in the folder's
-`journal.jsonl`, a JSON document a line for each recipient. Errors are one sentence on standard error. Exit
-codes:
+told to end (`worker`, `outbox` without `--once`, `flower`, `sink`, `up`) doesn't; what `sink --save` has
+caught is in the folder's `journal.jsonl`, a JSON document a line for each recipient. Errors are one sentence
+on standard error. Exit codes:
 
 | code | meaning |
 | --- | --- |
 | 0 | done |
 | 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault, the \
-idempotency key was used for other content, `retry` left something alone |
+idempotency key was used for other content, `retry` left something alone, \
+`outbox --once` set something aside |
 | 2 | wrong use: an argument, a setting or a message that can't be right; nothing was done |
 | 130 | Ctrl-C; `demo` also if another signal ended it before it was done |
 

@@ -19,6 +19,7 @@ import mailtasks
 from mailtasks.mailer import Mailer
 from mailtasks.message import Attachment, Message, Priority
 from mailtasks.settings import Settings
+from mailtasks.sql import Keep, Moved, Outbox, OutboxRelay, on_commit
 from mailtasks.state import State
 from mailtasks.status import (
     MessageStatus,
@@ -46,6 +47,11 @@ ANSWERS: Final = "Plain data; what `mailtasks` doesn't export is in `mailtasks.s
 TASK: Final = """\
 `send_mail` is the Celery task `mailtasks.send_mail` of the app that was installed last, or of our own.
 `send_mail.delay(**fields)` takes the fields of `Message`.
+"""
+
+SQL: Final = """\
+From `mailtasks.sql`, which needs `pip install mailtasks[sqlalchemy]`; [how to use
+it](../how-to/commit-and-send.md).
 """
 
 FUNCTIONS: Final = ("send", "asend", "send_many", "status", "cancel", "retry", "default_mailer")
@@ -77,6 +83,13 @@ def _sections() -> Iterator[str]:
     yield from map(_enum, ENUMS)
     yield f"## The task\n\n{TASK}"
     yield _function("send_mail.apply_async", SendMail.apply_async)
+    yield f"## With a database transaction\n\n{SQL}"
+    yield _function("on_commit", on_commit)
+    yield _class(Outbox)
+    yield from (_function(name, getattr(Outbox, name)) for name in ("send", "asend", "retry", "relay"))
+    yield from (_function(name, getattr(OutboxRelay, name)) for name in ("run", "drain", "stop"))
+    yield _record(Moved)
+    yield _enum(Keep)
 
 
 def _function(name: str, function: Callable[..., Any]) -> str:

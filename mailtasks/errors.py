@@ -13,6 +13,10 @@
     ├── IllegalMove              a state can't become that state
     ├── StoreError               Redis didn't do what was asked
     │   └── StoreUnavailable     Redis is away, hangs, or is loading
+    │       ├── MemoryFull       it is fuller than `memory_ceiling` allows; nothing was accepted
+    │       ├── BacklogFull      too much of that priority waits already; nothing was accepted
+    │       └── CommittedWithoutMail  … when a transaction had just been committed
+    ├── DatabaseError            the database that holds the outbox is away, or refused what was asked
     ├── RelayError               a connection to a relay could not be had or kept
     │   ├── RelayUnavailable     no connection: DNS, refused, timed out, greeting, TLS, AUTH
     │   └── PoolTimeout          every connection was lent for too long
@@ -27,6 +31,7 @@ where that can't be known (a time-out), the error says so and carries what makes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class MailtasksError(Exception):
@@ -111,6 +116,55 @@ class StoreUnavailable(StoreError, ConnectionError):
         self.ids = tuple(ids)
         self.unanswered = unanswered
         super().__init__(message)
+
+
+class MemoryFull(StoreUnavailable):
+    """Redis is fuller than `memory_ceiling` allows, so nothing was accepted. Delivery goes on."""
+
+
+class BacklogFull(StoreUnavailable):
+    """More mail of one priority would wait than `backlog_PRIORITY` allows, so nothing was accepted.
+
+    Attributes:
+        priority: which.
+        waiting: recipients of it that aren't finished.
+        most: how many there may be.
+    """
+
+    def __init__(self, priority: str, waiting: int, wanted: int, most: int) -> None:
+        self.priority = priority
+        self.waiting = waiting
+        self.most = most
+        advice = "send fewer at once" if wanted > most else "try again later, or start more workers"
+        super().__init__(
+            f"{waiting:,} recipients of {priority} mail are waiting and {wanted:,} more would exceed "
+            f"backlog_{priority} = {most:,}, so nothing was accepted; {advice}"
+        )
+
+
+class CommittedWithoutMail(StoreUnavailable):
+    """A transaction is committed, and the mail that was to be sent with it couldn't be accepted.
+
+    Raised by the call that committed. Don't repeat the transaction; `send_many(messages, ids=ids)` is safe.
+
+    Attributes:
+        messages: those that were asked for in the transaction.
+        ids: theirs, in order, as `on_commit` returned them.
+    """
+
+    def __init__(self, reason: StoreUnavailable, messages: Sequence[Any], ids: Sequence[str]) -> None:
+        self.messages = tuple(messages)
+        mails = "1 mail" if len(ids) == 1 else f"{len(ids)} mails"
+        super().__init__(
+            f"the transaction is committed, but not known to be sent with it: {mails}; don't repeat it, "
+            f"but call send_many with this error's messages and ids ({reason})",
+            ids,
+            unanswered=reason.unanswered,
+        )
+
+
+class DatabaseError(MailtasksError):
+    """The database that holds the outbox is away, or didn't do what was asked of it."""
 
 
 class RelayError(MailtasksError):

@@ -58,7 +58,9 @@ class Keeper:
             log.warning("%d leases could not be renewed: %s", len(current), error)
         with self._lock:
             lost = [claim for claim in current if claim.lost and claim.token in self._claims]
-        for claim in lost:  # not those that were given back meanwhile
+        for claim in lost:
+            if claim.stepping:  # it is being given back, or is told so itself
+                continue
             log.warning(
                 "the lease of batch %s was lost; what it has not begun is left to others", claim.batch
             )

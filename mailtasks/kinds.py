@@ -212,6 +212,21 @@ class RedisUrl:
         return mask_url(value)
 
 
+class DatabaseUrl:
+    """Where a database is, as SQLAlchemy spells it."""
+
+    expected = "a URL such as postgresql://USER:PASSWORD@HOST/NAME or sqlite:///FILE"
+    secret = True
+
+    def read(self, given: Any) -> str:
+        if not isinstance(given, str) or not re.fullmatch(r"[a-z0-9_]+(\+[a-z0-9_]+)?://\S*", given):
+            raise ValueError("it is no URL")
+        return given
+
+    def show(self, value: str) -> str:
+        return mask_url(value)
+
+
 class RelayUrl:
     """A relay, or its URL."""
 

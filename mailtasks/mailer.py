@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from types import TracebackType
@@ -21,10 +22,11 @@ from mailtasks.errors import (
     StoreUnavailable,
     UnknownMessage,
 )
-from mailtasks.message import PRIORITIES, Message
+from mailtasks.message import PRIORITIES, Message, Priority
 from mailtasks.packing import Packed
 from mailtasks.policy.verdict import HARD_BOUNCES
 from mailtasks.publish import Publisher, producing_app
+from mailtasks.room import Room
 from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.status import MessageStatus, QueueStatus, RetryReport, SetAside, Stats
@@ -83,6 +85,7 @@ class Mailer:
         self.ledger = Ledger(self.redis, keys, limits_from(self.settings))
         self.books = Books(self.redis, keys)
         self.events = Events(self.redis, keys)
+        self.room = Room(self.redis, keys, self.settings)
         self.publisher = publisher or Publisher(lambda: producing_app(self.settings), self.settings.namespace)
 
     # Accept
@@ -99,7 +102,9 @@ class Mailer:
         Raises:
             MessageError: it has no sender, or is larger than `size_limit`; nothing was accepted.
             IdempotencyConflict: the key was used for other content.
-            StoreUnavailable: Redis is away; said within twice `redis_connect_timeout + redis_timeout`.
+            MemoryFull, BacklogFull: there is no room for more (a StoreUnavailable); nothing was accepted.
+            StoreUnavailable: Redis is away; said within four times `redis_connect_timeout + redis_timeout`,
+                and as a rule within one.
                 If its `ids` are not empty, the mail may have been accepted all the same: sending it again
                 with that id is safe. With `durability = "replica"` also if no replica confirmed in time.
         """
@@ -137,6 +142,7 @@ class Mailer:
                 raise MessageError(f"{address.excerpt(message)} is no message: make it a mailtasks.Message")
         ids = list(ids) if ids else packing.places(wanted)
         packed = packing.pack(wanted, ids, self.settings)
+        self.room.demand(_recipients(packed))
         conflicts: list[Packed] = []
         for start in range(0, len(packed), _BATCHES_A_CALL):
             try:
@@ -363,6 +369,13 @@ class Mailer:
         if snapshot is None:
             raise UnknownMessage(id)
         return snapshot, index
+
+
+def _recipients(packed: Iterable[Packed]) -> Counter[Priority]:
+    counts: Counter[Priority] = Counter()
+    for one in packed:
+        counts[one.batch.priority] += len(one.batch.recipients)
+    return counts
 
 
 def _last_tried(snapshot: Snapshot) -> int:

@@ -21,7 +21,19 @@ from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Self
 
 from mailtasks.errors import SettingsError
-from mailtasks.kinds import Choice, Duration, Flag, Kind, Login, MailAddress, RedisUrl, RelayUrl, Text, Whole
+from mailtasks.kinds import (
+    Choice,
+    DatabaseUrl,
+    Duration,
+    Flag,
+    Kind,
+    Login,
+    MailAddress,
+    RedisUrl,
+    RelayUrl,
+    Text,
+    Whole,
+)
 from mailtasks.relay import Relay, is_loopback, mask_url
 
 __all__ = [
@@ -95,6 +107,15 @@ def _count(default: int, help: str, *, unit: str, minimum: int = 1) -> Any:
     return _setting(default, Whole(minimum), help, unit=unit)
 
 
+def _backlog(priority: str) -> Any:
+    return _count(
+        0,
+        f"To how many recipients {priority} mail may be waiting when more is accepted; 0: no limit.",
+        unit="recipients",
+        minimum=0,
+    )
+
+
 def _doubt(default: Doubt, help: str) -> Any:
     return _setting(default, Choice(("resend", "hold")), help)
 
@@ -136,6 +157,11 @@ class Settings:
         MailAddress(),
         "The sender of a message that names none; may hold a display name.",
     )
+    database_url: str | None = _setting(
+        None,
+        DatabaseUrl(),
+        "The database whose outbox `mailtasks outbox` empties; nothing else reads it.",
+    )
     namespace: str = _setting(
         "mailtasks",
         Text(r"[a-z0-9_-]+", "lower-case letters, digits, _ and -"),
@@ -162,6 +188,16 @@ class Settings:
     )
     retention: float = _seconds(604_800, "How long finished mail can still be asked about.", minimum=1)
     size_limit: int = _count(10_485_760, "How large a composed message may be.", unit="bytes", minimum=1024)
+
+    memory_ceiling: int = _setting(
+        85,
+        Whole(1, 100),
+        "How full Redis may be, of its maxmemory, when mail is accepted; 100: it isn't asked.",
+        unit="percent",
+    )
+    backlog_urgent: int = _backlog("urgent")
+    backlog_normal: int = _backlog("normal")
+    backlog_bulk: int = _backlog("bulk")
 
     hint_margin: float = _seconds(30, "How long after accept a mail that nobody took is hinted at again.")
     pump_interval: float = _seconds(1.0, "How often a worker looks for what is due.")
@@ -262,6 +298,11 @@ class Settings:
     def doubt(self, priority: str) -> Doubt:
         """What becomes of a mail of this priority whose final dot has no known answer."""
         return {"urgent": self.doubt_urgent, "normal": self.doubt_normal, "bulk": self.doubt_bulk}[priority]
+
+    def backlog(self, priority: str) -> int:
+        """To how many recipients mail of this priority may be waiting; 0: no limit."""
+        backlogs = {"urgent": self.backlog_urgent, "normal": self.backlog_normal, "bulk": self.backlog_bulk}
+        return backlogs[priority]
 
     def _is_default(self, name: str) -> bool:
         return bool(getattr(self, name) == getattr(_DEFAULTS, name))

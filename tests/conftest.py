@@ -3,6 +3,7 @@
 - `redis_url`: an empty database on a private Redis that lives as long as the session (with
   pytest-xdist: one a worker). A test that stops or kills Redis takes `own_redis` instead.
 - `sink`: a catching SMTP server, new for each test.
+- `database_url`: an empty database, once in a SQLite file and once on a private PostgreSQL.
 - `@pytest.mark.needs("smtp-sink")`: skipped, loudly, where the program isn't there. With
   MAILTASKS_NO_SKIP=1, as in CI, that and any other skip is a failure.
 - `@pytest.mark.slow`: only with `--slow` or MAILTASKS_SLOW=1.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ import pytest
 from mailtasks.local.processes import living
 from mailtasks.testing import CatchingServer, LocalRedis, descendants, empty, program
 from mailtasks.testing import wait_until as wait_for_condition
+from tests.postgres import LocalPostgres, missing
 
 NO_SKIP = os.environ.get("MAILTASKS_NO_SKIP") == "1"
 SLOW = os.environ.get("MAILTASKS_SLOW") == "1"
@@ -61,6 +64,31 @@ def own_redis() -> Iterator[LocalRedis]:
 def sink() -> Iterator[CatchingServer]:
     with CatchingServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[LocalPostgres]:
+    if reason := missing():
+        pytest.skip(reason)
+    with LocalPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[LocalPostgres]:
+    if reason := missing():
+        pytest.skip(reason)
+    with LocalPostgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        (tmp_path / "shop.db").touch()
+        return f"sqlite:///{tmp_path / 'shop.db'}"
+    server: LocalPostgres = request.getfixturevalue("postgres_server")
+    return server.empty()
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "pause": "operate",
     "resume": "operate",
     "worker": "serve",
+    "outbox": "outbox",
     "flower": "serve",
     "sink": "serve",
     "up": "serve",

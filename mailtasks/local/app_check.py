@@ -44,6 +44,8 @@ def _main() -> None:
     verdict = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # where what the app prints may go
     os.write(verdict, _try_to_load(sys.argv[1]).encode())
+    sys.stdout.flush()
+    os._exit(0)  # a thread that the app has started would keep the process
 
 
 if __name__ == "__main__":

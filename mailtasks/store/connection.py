@@ -2,9 +2,9 @@
 
 The rules:
 
-1. Every call ends within a stated time: one attempt and, where an open connection broke, one more; so
-   at most twice `redis_connect_timeout + redis_timeout`. Where sentinels have to be asked for the master
-   first, each that is silent adds `redis_connect_timeout`, at most twice, to either.
+1. Every call ends within a stated time: one attempt, which may first wait for that of other threads, and one
+   more where an open one broke at once; so at most three times `redis_connect_timeout + redis_timeout`. Where
+   sentinels are asked for the master first, each that is silent adds up to twice `redis_connect_timeout`.
 2. A call either was surely not carried out (no connection, or Redis refused it: `_REFUSALS`), or that is
    not known; the error says which, and what to do.
 3. What redis-py raises doesn't leave this package: `available` turns it into `mailtasks.errors`.
@@ -13,6 +13,7 @@ The rules:
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha1
@@ -34,6 +35,7 @@ Client: TypeAlias = Any
 """A `redis.Redis` that returns bytes. Its own annotations can't tell bytes from text, so they help nobody."""
 
 _AWAY: Final = "is it running and reachable?"
+_NOTHING: Final = ", so nothing was accepted"
 _REFUSALS: Final = (
     (NOT_FOUND, "is a failover under way? else see that they run, and are given the right name and login"),
     ("connecting to", _AWAY),
@@ -94,11 +96,12 @@ def where(redis: Client) -> str:
 
 
 @contextmanager
-def available(redis: Client, ids: Sequence[str] = ()) -> Iterator[None]:
+def available(redis: Client, ids: Sequence[str] = (), *, before_accept: bool = False) -> Iterator[None]:
     """Turn redis-py's errors into ours.
 
     Args:
         ids: what may have been accepted all the same, unless it is known that nothing was.
+        before_accept: what is asked decides whether anything will be accepted.
 
     Raises:
         StoreUnavailable: Redis is away, hangs, or can't do it now.
@@ -108,20 +111,20 @@ def available(redis: Client, ids: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise _in_our_words(redis, error, ids) from error
+        raise _in_our_words(redis, error, ids, before_accept) from error
 
 
-def _in_our_words(redis: Client, error: RedisError, ids: Sequence[str]) -> Exception:
+def _in_our_words(redis: Client, error: RedisError, ids: Sequence[str], before_accept: bool) -> Exception:
     reason = _plain(error)
     if ours := _OURS.search(reason):
         return IllegalMove(ours[2]) if ours[1] == "illegal" else StoreError(ours[2])
     advice = _refusal(error)
     if advice:
         verb = "can't be reached" if advice == _AWAY else "can't be used"
-        nothing = ", so nothing was accepted" if ids else ""
+        nothing = _NOTHING if ids or before_accept else ""
         return StoreUnavailable(f"Redis at {where(redis)} {verb} ({reason}){nothing}; {advice}")
     if isinstance(error, (ConnectionError, TimeoutError)):
-        return _unanswered(redis, reason, ids)
+        return _unanswered(redis, reason, ids, _NOTHING if before_accept else "")
     return StoreError(
         f"Redis at {where(redis)} answered {reason!r} instead of doing what it was asked to do; "
         "is it of version 6.2 or later, and were its keys left alone?"
@@ -138,9 +141,11 @@ def not_confirmed(redis: Client, seconds: float, ids: Sequence[str]) -> StoreUna
     )
 
 
-def _unanswered(redis: Client, reason: str, ids: Sequence[str]) -> StoreUnavailable:
+def _unanswered(redis: Client, reason: str, ids: Sequence[str], nothing: str) -> StoreUnavailable:
     if not ids:
-        return StoreUnavailable(f"Redis at {where(redis)} didn't answer ({reason}); {_AWAY}", unanswered=True)
+        return StoreUnavailable(
+            f"Redis at {where(redis)} didn't answer ({reason}){nothing}; {_AWAY}", unanswered=not nothing
+        )
     return StoreUnavailable(
         f"Redis at {where(redis)} didn't answer ({reason}), so it is not known whether it accepted "
         f"{_messages(ids)}; {_try_again(ids)}",
@@ -179,6 +184,7 @@ class Scripts:
 
     def __init__(self, redis: Client, clock_key: str | None = None) -> None:
         self._line = Line(redis)
+        self._timeout = redis.connection_pool.connection_kwargs["socket_timeout"]
         self._texts = {name: scripts.text(name, clock_key) for name in scripts.NAMES}
         self._digests = {name: sha1(text.encode()).hexdigest() for name, text in self._texts.items()}  # noqa: S324 (Redis' own choice)
 
@@ -201,12 +207,12 @@ class Scripts:
         Returns:
             The answers, and whether a replica has confirmed, which is true if none was asked to.
         """
-        digest = self._digests[name]
+        digest, began = self._digests[name], time.monotonic()
         commands = [("EVALSHA", digest, len(keys), *keys, *arguments) for keys, arguments in calls]
         try:
             return self._load_and_ask(name, commands, seconds)
         except (ConnectionError, ResponseError) as broken:
-            if not _is_worth_another(broken):
+            if not _is_worth_another(broken) or time.monotonic() - began > self._timeout:
                 raise
             try:
                 return self._load_and_ask(name, commands, seconds)

@@ -135,9 +135,8 @@ class Claim:
     lease_ends: float  # time.monotonic()
     give_up: float  # time.monotonic() after which it isn't renewed
     steps: int = 0  # that were answered; the next one's number
-    confirmed: bool = (
-        True  # False: a failover could forget that the window is claimed, so nothing may be sent
-    )
+    confirmed: bool = True  # False: no replica knows that the window is claimed, so nothing may be sent
+    stepping: bool = False  # a step is under way, or has ended the claim: its answer tells what is lost
     lost: bool = False
 
     def remaining(self) -> float:
@@ -214,6 +213,7 @@ class Ledger:
         self.keys = keys
         self.limits = limits
         self._scripts = Scripts(redis, clock_key)
+        self._renewals = Scripts(redis, clock_key)  # a lease can't wait behind other threads' large bodies
         self._clock_key = clock_key
         self._standing = {
             "lease": _ms(limits.lease),
@@ -336,6 +336,7 @@ class Ledger:
         gate: _Gate = "",
     ) -> Released | None:
         before = time.monotonic()
+        claim.stepping = True
         windows = self.limits.windows
         [status, *rest], confirmed = self._run_confirmed(
             "step",
@@ -355,6 +356,7 @@ class Ledger:
             return _released(status, rest)
         claim.steps += 1
         claim.confirmed = confirmed
+        claim.stepping = False
         claim.lease_ends = before + self.limits.lease
         try:
             _take(claim, rest)
@@ -381,12 +383,13 @@ class Ledger:
         )
 
     def renew(self, claims: Sequence[Claim]) -> None:
-        """Renew the leases of claims, in one call; those that are over are marked as lost."""
+        """Renew the leases of claims, in one call of its own; those that are over are marked as lost."""
         if not claims:
             return
         before = time.monotonic()
         pairs = [(claim.batch, claim.token) for claim in claims]
-        answers = self._run("renew", [claim.batch for claim in claims], claims=pairs)
+        batches = [claim.batch for claim in claims]
+        answers = self._run("renew", batches, scripts=self._renewals, claims=pairs)
         for claim, renewed in zip(claims, answers, strict=True):
             if renewed:
                 claim.lease_ends = before + self.limits.lease
@@ -461,9 +464,17 @@ class Ledger:
             keys += self.keys.batch(batch)
         return keys
 
-    def _run(self, name: str, batches: Sequence[str], more_keys: Sequence[str] = (), **values: object) -> Any:
+    def _run(
+        self,
+        name: str,
+        batches: Sequence[str],
+        more_keys: Sequence[str] = (),
+        scripts: Scripts | None = None,
+        **values: object,
+    ) -> Any:
+        keys, argument = [*self._keys(*batches), *more_keys], self._argument(**values)
         with available(self.redis):
-            return self._scripts.run(name, [*self._keys(*batches), *more_keys], [self._argument(**values)])
+            return (scripts or self._scripts).run(name, keys, [argument])
 
     def _run_confirmed(
         self, name: str, batches: Sequence[str], seconds: float, **values: object

@@ -114,10 +114,13 @@ class _Side(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[bytes] = deque()  # read here, not yet due at the peer; b"" is the end
         self._due = 0
+        self._heard_all = self._lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._proxy._sides.add(self)
+        if self.peer._lost:
+            self.abort()
         if self.dial:
             task = self._proxy._loop.create_task(self._proxy._dial(self.dial))
             task.add_done_callback(lambda done: done.result())
@@ -128,10 +131,12 @@ class _Side(asyncio.Protocol):
         self._proxy._loop.call_later(self._proxy._delay, self._fall_due)
 
     def eof_received(self) -> bool:
+        self._heard_all = True
         self.data_received(b"")
         return True
 
     def connection_lost(self, _: Exception | None) -> None:
+        self._lost = True
         self._proxy._sides.discard(self)
         if self.peer._transport:
             self.peer._transport.close()
@@ -148,14 +153,18 @@ class _Side(asyncio.Protocol):
         """Write what is due to the peer, if there is one yet and the line isn't dead."""
         while self._due and self.peer._transport and not self._proxy._hanging:
             self._due -= 1
-            self._pass(self.peer._transport, self._waiting.popleft())
+            self.peer.say(self._waiting.popleft())
 
-    def _pass(self, transport: asyncio.Transport, data: bytes) -> None:
+    def say(self, data: bytes) -> None:
+        """Write what the peer has read; at its end, close, if there is nothing more to read here either."""
+        assert self._transport
         if data:
-            transport.write(data)
-        elif not transport.is_closing():
+            self._transport.write(data)
+        elif self._heard_all:
+            self._transport.close()
+        elif not self._transport.is_closing():
             with suppress(OSError):  # it has gone meanwhile
-                transport.write_eof()
+                self._transport.write_eof()
 
 
 def main(host: str, port: str, round_trip: str) -> None:

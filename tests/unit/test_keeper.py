@@ -84,6 +84,23 @@ def test_a_lost_lease_is_noticed_and_said_once(
     ]
 
 
+def test_what_is_given_back_is_not_lost(
+    mailer: Mailer, keeper: Keeper, claim: Claim, caplog: pytest.LogCaptureFixture
+) -> None:
+    with keeper.keeping(claim):
+        mailer.ledger.release(claim, "w", [])
+        keeper.renew()  # before its thread could say that it is over
+    assert not caplog.messages
+
+
+def test_a_lease_is_renewed_though_other_calls_take_long(
+    mailer: Mailer, keeper: Keeper, claim: Claim
+) -> None:
+    before = claim.lease_ends
+    with keeper.keeping(claim), mailer.ledger._scripts._line._talking:
+        wait_until(lambda: claim.lease_ends > before, what="the next renewal")
+
+
 def test_redis_away_is_logged_and_survived(
     mailer: Mailer, keeper: Keeper, claim: Claim, own_redis: LocalRedis, caplog: pytest.LogCaptureFixture
 ) -> None:

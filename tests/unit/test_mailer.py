@@ -290,11 +290,27 @@ def test_redis_refuses_the_connection() -> None:
     )
 
 
-@pytest.mark.parametrize("connected", [True, False])
-def test_redis_hangs_and_sending_again_gives_one_mail(own_redis: LocalRedis, connected: bool) -> None:
+def test_redis_hangs_before_it_was_asked_to_accept(own_redis: LocalRedis) -> None:
     with impatient(own_redis.url) as mailer:
-        if connected:
-            mailer.stats()
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            with pytest.raises(StoreUnavailable) as caught:
+                mailer.send(ann())
+            assert time.monotonic() - began < 2 * SECONDS + 0.2
+        finally:
+            os.kill(own_redis.pid, signal.SIGCONT)
+        told = str(caught.value)
+        assert told.startswith(f"Redis at 127.0.0.1:{own_redis.port}/0 didn't answer (Timeout")
+        assert told.endswith("), so nothing was accepted; is it running and reachable?")
+        assert caught.value.ids == ()
+        mailer.send(ann())
+        assert mailer.stats().accepted == 1
+
+
+def test_redis_hangs_and_sending_again_gives_one_mail(own_redis: LocalRedis) -> None:
+    with impatient(own_redis.url) as mailer:
+        mailer.room.demand({})
         os.kill(own_redis.pid, signal.SIGSTOP)
         began = time.monotonic()
         try:

@@ -20,6 +20,7 @@ from mailtasks.testing import wait_until
 ROOT = Path(mailtasks.__file__).parents[1]
 FRAMEWORKS = {
     *("celery", "kombu", "redis", "django", "flask", "rich", "click", "flower", "tornado", "jinja2"),
+    "sqlalchemy",
     *("asyncio", "ssl", "multiprocessing"),
 }
 
@@ -46,7 +47,9 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     base = set(map(distribution, project["dependencies"]))
-    optional = {distribution(line) for name in ("cli", "flower", "embedded") for line in extras[name]}
+    optional = {
+        distribution(line) for name in ("cli", "flower", "embedded", "sqlalchemy") for line in extras[name]
+    }
     distributions = packages_distributions()
     imported = {
         distribution(name)

@@ -17,6 +17,14 @@ print("No module named 'shop'")
 app = Celery(os.environ["SHOP"])
 """
 
+BUSY = """
+import threading
+from celery import Celery
+
+threading.Thread(target=threading.Event().wait).start()
+app = Celery("busy")
+"""
+
 
 @pytest.fixture(autouse=True)
 def _shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +42,8 @@ def test_the_environment_counts() -> None:
 
 def test_our_own_and_the_demos() -> None:
     assert why_not("mailtasks") == why_not("mailtasks.local.demo_app") == ""
+
+
+def test_an_app_that_starts_a_thread(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(BUSY)
+    assert why_not("busy") == ""

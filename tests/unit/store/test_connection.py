@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -178,6 +179,42 @@ def test_the_line_breaks_after_redis_took_it(own_redis: LocalRedis, own: Bench) 
     own_redis.start()
     assert own.ledger.accept([batch]) == [(Acceptance.SAME, True)]
     assert own.count("accepted") == 2
+
+
+def test_a_line_that_breaks_after_long_is_not_tried_again() -> None:
+    """So that a call ends within the time that is stated."""
+    with hanging_up_after(TIMEOUT * 1.2) as (port, calls):
+        redis = connect(
+            f"redis://127.0.0.1:{port}/0?protocol=2", timeout=2 * TIMEOUT, connect_timeout=TIMEOUT
+        )
+        scripts = Scripts(redis)
+        scripts._timeout = TIMEOUT
+        with pytest.raises(ConnectionError):
+            scripts.run("renew", [], [])
+        redis.close()
+    assert len(calls) == 1
+
+
+@contextmanager
+def hanging_up_after(seconds: float) -> Iterator[tuple[int, list[float]]]:
+    """A server that greets, and hangs up so long after it is asked something."""
+    calls: list[float] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while data := self.request.recv(65536):
+                if b"EVALSHA" in data:
+                    calls.append(time.monotonic())
+                    time.sleep(seconds)
+                    return
+                self.request.sendall(b"+OK\r\n" * data.count(b"*"))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1], calls
+        server.shutdown()
+        thread.join()
 
 
 # Refused

@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event, get_ident
 from typing import Any
 
 import pytest
 from hiredis import pack_command
 from redis import Connection
-from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, ResponseError, TimeoutError
 
 from mailtasks.local.redis import LocalRedis, free_port
+from mailtasks.store import line as line_module
 from mailtasks.store.connection import connect
 from mailtasks.store.line import Line
 from mailtasks.testing import wait_until
@@ -53,6 +55,28 @@ def in_threads(calls: int, ask: Callable[[int], Any]) -> list[Any]:
         return list(threads.map(ask, range(calls)))
 
 
+@contextmanager
+def busy(line: Line) -> Iterator[None]:
+    """Another thread talks."""
+    talks, ends = Event(), Event()
+
+    def talk() -> None:
+        with line._talking:
+            line._talker = get_ident()
+            talks.set()
+            ends.wait()
+            line._talker = None
+        line._wake_one()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(talk)
+        talks.wait()
+        try:
+            yield
+        finally:
+            ends.set()
+
+
 def outcome(line: Line, *command: str) -> Any:
     try:
         return line.ask([command])
@@ -69,6 +93,13 @@ def test_a_refused_command_is_answered_in_its_place(line: Line) -> None:
     first, refused, last = line.ask([("ECHO", "one"), ("NOSUCH",), ("ECHO", "two")])
     assert (first, last) == (b"one", b"two")
     assert isinstance(refused, ResponseError)
+
+
+def test_who_comes_while_redis_is_loading_says_nothing_of_others(line: Line) -> None:
+    loading = "return redis.error_reply('LOADING Redis is loading the dataset in memory')"
+    refused, other = line.ask([("EVAL", loading, 0), ("ECHO", "done")])
+    assert isinstance(refused, BusyLoadingError)
+    assert other == b"done"
 
 
 def test_everybody_gets_their_own(line: Line) -> None:
@@ -88,11 +119,25 @@ def test_what_is_asked_meanwhile_goes_out_together(slow: tuple[Line, Proxy]) -> 
     assert time.monotonic() - began < 5 * ROUND_TRIP
 
 
+def test_nobody_waits_for_more_than_one_group_beside_their_own(slow: tuple[Line, Proxy]) -> None:
+    line, _ = slow
+
+    def longest(_: int) -> float:
+        took = []
+        for _ in range(6):
+            began = time.monotonic()
+            line.ask([("PING",)])
+            took.append(time.monotonic() - began)
+        return max(took)
+
+    assert max(in_threads(4, longest)) < 3 * ROUND_TRIP
+
+
 def test_a_cut_is_told_to_who_waited_and_the_next_call_connects_again(slow: tuple[Line, Proxy]) -> None:
     line, proxy = slow
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(outcome, line, "BLPOP", "nothing", "60")
-        wait_until(line._talking.locked)
+        wait_until(lambda: line._pool._in_use_connections)
         proxy.cut()
         assert isinstance(waiting.result(), ConnectionError)
     assert line.ask([("ECHO", "again")]) == [b"again"]
@@ -131,7 +176,7 @@ def test_who_talks_is_interrupted_and_the_others_are_told(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ThreadPoolExecutor(2) as threads:
-        with line._talking:
+        with busy(line):
             both = [threads.submit(outcome, line, "PING") for _ in range(2)]
             wait_until(lambda: len(line._asked) == 2)
             monkeypatch.setattr(Connection, "read_response", interrupted)
@@ -140,6 +185,28 @@ def test_who_talks_is_interrupted_and_the_others_are_told(
     assert isinstance(told[0], KeyboardInterrupt)
     assert isinstance(told[1], ConnectionError)
     assert str(told[1]) == "the thread that talked to Redis was interrupted"
+    assert line.ask([("ECHO", "again")]) == [b"again"]
+
+
+def test_who_talks_is_interrupted_before_anybody_is_told_of(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = line._take
+
+    def take_and_be_interrupted(calls: list[Any]) -> None:
+        take([])
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(line_module, "_PATIENCE", 0.1)
+    with ThreadPoolExecutor(2) as threads:
+        with busy(line):
+            both = [threads.submit(outcome, line, "PING") for _ in range(2)]
+            wait_until(lambda: len(line._asked) == 2)
+            monkeypatch.setattr(line, "_take", take_and_be_interrupted)
+        told = sorted((each.result() for each in both), key=str)
+    assert isinstance(told[0], KeyboardInterrupt)
+    assert isinstance(told[1], ConnectionError)
     assert line.ask([("ECHO", "again")]) == [b"again"]
 
 
@@ -152,11 +219,32 @@ def test_who_waits_is_interrupted_and_nothing_is_asked_for_them(line: Line) -> N
         wait_until(lambda: len(line._asked) == 1)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with line._talking, ThreadPoolExecutor(1) as thread:
+    with busy(line), ThreadPoolExecutor(1) as thread:
         thread.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):
             line.ask([("SET", "unwanted", "1")])
         assert not line._asked
+
+
+def test_a_handler_of_a_signal_asks_while_its_thread_talks(slow: tuple[Line, Proxy]) -> None:
+    line, _ = slow
+    heard: list[Any] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(line.ask([("ECHO", "handler")])))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, ROUND_TRIP / 2)
+        assert line.ask([("ECHO", "main")]) == [b"main"]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert heard == [[b"handler"]]
+
+
+def test_the_client_is_closed_by_another_thread(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def close_under_it(*_: object, **__: object) -> object:
+        raise TypeError("argument must be an int, or have a fileno() method")  # as redis-py does then
+
+    monkeypatch.setattr(Connection, "read_response", close_under_it)
+    with pytest.raises(ConnectionError, match="the connection was lost: argument must be an int"):
+        line.ask([("PING",)])
 
 
 # Who wants a replica to confirm
@@ -237,18 +325,23 @@ def test_a_fork_begins_anew(server: LocalRedis) -> None:
 
 
 FORK = """
-import os, sys
+import os, sys, threading
+from mailtasks.store import line as line_module
 from mailtasks.store.connection import connect
 from mailtasks.store.line import Line
 
 line = Line(connect(sys.argv[1], timeout=5, connect_timeout=5))
 line.ask([("PING",)])
-line._talking.acquire()
+def talk():
+    line._talking.acquire()
+    line._talker = threading.get_ident()
+talks = threading.Thread(target=talk)  # and never ends to
+talks.start()
+talks.join()
 child = os.fork()
 if child == 0:
     print(line.ask([("ECHO", "child")])[0].decode(), flush=True)
     os._exit(0)
 os.waitpid(child, 0)
-line._talking.release()
-print(line.ask([("ECHO", "parent")])[0].decode())
+print("parent")
 """

@@ -67,6 +67,28 @@ def test_the_end_passes_too(echo):
         assert client.recv(100) == b""
 
 
+def test_what_ends_in_good_order_is_closed_at_both_ends(echo, wait_until):
+    with Proxy("127.0.0.1", echo) as proxy:
+        for _ in range(3):
+            with connect(proxy.port) as client:
+                ask(client, b"hello")
+        wait_until(lambda: not proxy._sides)
+
+
+def test_who_leaves_before_the_server_is_reached_leaves_nothing_behind(wait_until):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Proxy("127.0.0.1", server.getsockname()[1]) as proxy,
+    ):
+        for _ in range(3):
+            connect(proxy.port).close()
+        for _ in range(3):
+            far, _ = server.accept()
+            with far:
+                assert far.recv(100) == b""
+        wait_until(lambda: not proxy._sides)
+
+
 def test_cut_ends_every_connection_and_new_ones_are_welcome(echo, wait_until):
     with Proxy("127.0.0.1", echo) as proxy:
         with connect(proxy.port) as client:

@@ -1,0 +1,148 @@
+"""The outbox's rows as the relay takes and changes them: the SQL, and nothing that decides.
+
+Where the database can, rows are locked as they are taken, and those that another relay has are passed over.
+SQLite can't: there two relays may take the same rows. That costs time and breaks nothing, since the ledger
+takes a batch once; a change is made only if the row is still in the state it was taken in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, delete, select, text, update
+
+from mailtasks.sql.table import Keep, RowState
+
+ROWS_A_ROUND: Final = 200
+LONGEST_LOCK: Final = 120  # seconds; a round waits for Redis for a fraction of that, if it hangs
+BYTES_A_ROUND: Final = 8_000_000  # of content, unless a single row has more
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that was taken, as it was then."""
+
+    id: int
+    batch: str
+    content: bytes
+    keep: str
+    state: str
+    written_at: datetime
+    accepted_at: datetime | None
+    seen_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of a row: it is deleted, if there are no values."""
+
+    row: Row
+    values: dict[str, Any] | None
+
+    @classmethod
+    def deleted(cls, row: Row) -> Change:
+        """It has served."""
+        return cls(row, None)
+
+    @classmethod
+    def accepted(cls, row: Row, now: datetime, look_at: datetime) -> Change:
+        """The ledger has it."""
+        first = row.accepted_at or now
+        state = RowState.ACCEPTED.value
+        return cls(row, {"state": state, "accepted_at": first, "seen_at": now, "look_at": look_at})
+
+    @classmethod
+    def final(cls, row: Row, now: datetime, outcome: dict[str, str]) -> Change:
+        """All of it has come to an end."""
+        values = {"state": RowState.FINAL.value, "seen_at": now, "look_at": None, "final_at": now}
+        return cls(row, {**values, "outcome": outcome})
+
+    @classmethod
+    def aside(cls, row: Row, error: str) -> Change:
+        """A person has to look."""
+        return cls(row, {"state": RowState.ASIDE.value, "look_at": None, "error": error})
+
+
+def can_lock(connection: Connection) -> bool:
+    """Whether rows are locked as they are taken, until the transaction's end."""
+    return connection.dialect.name != "sqlite"
+
+
+def limit_locks(connection: Connection) -> None:
+    """Let go of the rows of a relay whose machine has vanished; TCP alone notices that after two hours."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {LONGEST_LOCK * 1000}"))
+
+
+class Rows:
+    """The statements for one table."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def waiting(self, connection: Connection) -> list[Row]:
+        """Take what waits, the oldest first, as much as goes in one round."""
+        columns = self._table.c
+        waits = (columns.state == RowState.WAITING) & columns.look_at.is_(None)
+        return self._take(connection, waits)
+
+    def due(self, connection: Connection, now: datetime) -> list[Row]:
+        """Take what is accepted and due to be looked at."""
+        columns = self._table.c
+        due = (columns.state == RowState.ACCEPTED) & (columns.look_at <= now)
+        return self._take(connection, due)
+
+    def _take(self, connection: Connection, chosen: ColumnElement[bool]) -> list[Row]:
+        """Sizes first: a round must fit into memory, whatever the rows hold."""
+        columns = self._table.c
+        # The index's own order, though `look_at` may be null in all, or PostgreSQL sorts the whole backlog.
+        order = columns.look_at, columns.id
+        sizes = select(columns.id, columns.size).where(chosen).order_by(*order).limit(ROWS_A_ROUND)
+        found = connection.execute(sizes.with_for_update(skip_locked=True)).all()
+        ids = list(_fitting((id, size) for id, size in found))
+        return [_row(row) for row in connection.execute(self._whole(ids)).all()] if ids else []
+
+    def _whole(self, ids: Sequence[int]) -> Select[Any]:
+        columns = self._table.c
+        wanted = [columns[name] for name in Row.__slots__]
+        return select(*wanted).where(columns.id.in_(ids)).order_by(columns.id)
+
+    def change(self, connection: Connection, changes: Sequence[Change]) -> None:
+        """Delete and update rows."""
+        columns = self._table.c
+        gone = [change.row.id for change in changes if change.values is None]
+        if gone:
+            connection.execute(delete(self._table).where(columns.id.in_(gone)))
+        for change in changes:
+            if change.values is not None:
+                unchanged = (columns.id == change.row.id) & (columns.state == change.row.state)
+                connection.execute(update(self._table).where(unchanged).values(change.values))
+
+
+def _fitting(found: Iterable[tuple[int, int]]) -> Iterator[int]:
+    """As many of the first as have room together; at least one."""
+    total = 0
+    for id, size in found:
+        if total and total + size > BYTES_A_ROUND:
+            return
+        total += size
+        yield id
+
+
+def _row(row: Any) -> Row:
+    values = dict(row._mapping)
+    times = {name: _utc(values[name]) for name in ("written_at", "accepted_at", "seen_at")}
+    return Row(**{**values, **times, "content": bytes(values["content"])})
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """SQLite forgets the zone."""
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+
+def stays(keep: str) -> bool:
+    """Whether a row stays once the ledger has its mail."""
+    return keep != Keep.UNTIL_ACCEPTED

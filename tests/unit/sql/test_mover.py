@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+from sqlalchemy import Connection, create_engine, event
+
+from mailtasks.errors import DatabaseError, MemoryFull, StoreError, StoreUnavailable
+from mailtasks.local.redis import free_port
+from mailtasks.mailer import Mailer
+from mailtasks.message import Message
+from mailtasks.publish import Publisher
+from mailtasks.sql import mover as module
+from mailtasks.sql.mover import LATEST_LOOK, SOONEST_LOOK, Moved, Mover
+from mailtasks.sql.rows import Rows
+from mailtasks.state import State
+from mailtasks.store.ledger import Ledger
+
+WEEK = 604_800  # seconds: the default retention
+
+
+def mail(number=1, **fields):
+    return Message(to=f"r{number}@example.com", text="hi", **fields)
+
+
+@pytest.fixture
+def mover(engine, outbox, mailer, clock):
+    return Mover(outbox.table, engine, mailer, clock)
+
+
+@pytest.fixture
+def change(engine, outbox):
+    def change(id=None, **values):
+        statement = outbox.table.update().values(**values)
+        with engine.begin() as connection:
+            connection.execute(statement.where(outbox.table.c.id == id) if id else statement)
+
+    return change
+
+
+def accepted(mailer):
+    return mailer.stats().accepted
+
+
+def hints(mailer):
+    return sum(status.hints for status in mailer.queue())
+
+
+# --- Moving
+
+
+def test_rows_are_accepted_hinted_and_deleted(mover, mailer, write, rows):
+    ids = write(mail(1), mail(2)) + write(mail(3, priority="urgent"))
+    assert mover.move() == Moved(accepted=2)
+    assert rows() == []
+    assert [mailer.status(id).recipients[0].address for id in ids] == [f"r{n}@example.com" for n in (1, 2, 3)]
+    assert hints(mailer) == 2
+    assert not mover.move()
+
+
+def test_they_arrive_in_order(mover, mailer, write, monkeypatch):
+    seen = []
+    accept = Ledger.accept
+    monkeypatch.setattr(Ledger, "accept", lambda self, its: seen.extend(its) or accept(self, its))
+    ids = [write(mail(n))[0] for n in range(5)]
+    mover.move()
+    assert [f"{batch.id}.0" for batch in seen] == ids
+
+
+def test_what_is_moved_twice_is_accepted_once(mover, mailer, write, rows, monkeypatch):
+    write(mail(1), mail(2))
+    monkeypatch.setattr(Rows, "change", lambda *_: None)
+    assert mover.move() == mover.move() == Moved(accepted=1)
+    assert accepted(mailer) == 2
+
+
+def test_redis_is_too_full_and_the_rows_wait(mover, mailer, write, rows, monkeypatch):
+    def full(wanted):
+        raise MemoryFull("full")
+
+    write(mail(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(mailer.room, "demand", full)
+        with pytest.raises(MemoryFull):
+            mover.move()
+    assert len(rows()) == 1
+    assert mover.move() == Moved(accepted=1)
+
+
+class Died(BaseException):
+    """As if by SIGKILL: nothing of ours catches it, and the database rolls back what was open."""
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("keep", ["until_accepted", "until_final"])
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [
+        (Rows, "waiting"),
+        (Rows, "due"),
+        (Ledger, "accept"),
+        (Rows, "change"),
+        (Connection, "commit"),
+        (Publisher, "hint"),
+    ],
+    ids=lambda it: it if isinstance(it, str) else it.__name__,
+)
+def test_death_at_any_step(owner, step, before, keep, mover, mailer, write, rows, monkeypatch):
+    write(mail(1), mail(2), keep=keep)
+    write(mail(3), keep=keep)
+    real = getattr(owner, step)
+
+    def dying(*arguments, **named):
+        if not before:
+            real(*arguments, **named)
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, dying)
+        with pytest.raises(Died):
+            mover.move()
+    while mover.move():
+        pass
+    assert accepted(mailer) == 3
+    assert [row.state for row in rows()] == ([] if keep == "until_accepted" else ["accepted"] * 2)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_sqlite_is_free_while_redis_is_asked(database_url, outbox, mailer, write, rows, monkeypatch):
+    accept = Ledger.accept
+
+    def write_meanwhile(ledger, batches):
+        if len(batches) == 1:
+            write(mail(2), mail(3, priority="bulk"))  # would wait for five seconds, and fail
+        return accept(ledger, batches)
+
+    monkeypatch.setattr(Ledger, "accept", write_meanwhile)
+    eager = create_engine(database_url)
+    event.listen(eager, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    write(mail(1))
+    assert Mover(outbox.table, eager, mailer).move() == Moved(accepted=1)
+    assert len(rows()) == 2
+    eager.dispose()
+
+
+def test_the_age_counts_from_when_it_was_written(mover, mailer, write, clock):
+    [young] = write(mail(1, expires_after=600))
+    clock.go(400)
+    mover.move()
+    status = mailer.status(young)
+    assert 195 < (status.expires_at - status.accepted_at).total_seconds() < 205
+
+
+def test_what_was_too_old_is_accepted_and_expires(mover, mailer, write, clock):
+    [old] = write(mail(1, expires_after=600))
+    clock.go(601)
+    assert mover.move() == Moved(accepted=1)
+    batch = old.partition(".")[0]
+    mailer.ledger.claim(batch, "a worker")
+    assert mailer.status(old).state is State.EXPIRED
+
+
+# --- What can't be moved
+
+
+def test_a_row_that_cant_be_read_is_set_aside_and_said_once(mover, mailer, write, rows, change, caplog):
+    for number in range(3):
+        write(mail(number))
+    bad = rows()[1].id
+    change(bad, content=b"nonsense")
+    assert mover.move() == Moved(accepted=2, aside=1)
+    assert not mover.move()
+    [row] = rows()
+    assert (row.id, row.state) == (bad, "aside")
+    assert row.error.startswith("its content can't be read (")
+    assert row.error.endswith("; was it changed, or written by a later version?")
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.message == f"row {bad} of mailtasks_outbox is set aside: {row.error}"
+
+
+def test_a_conflict_is_set_aside(mover, mailer, write, rows):
+    mailer.send(mail(1, idempotency_key="k"))
+    [id] = write(mail(2, idempotency_key="k"))
+    write(mail(3))
+    assert mover.move() == Moved(accepted=1, aside=1)
+    [row] = rows()
+    assert row.error == (
+        f"its idempotency key or id was used before with other content, by message {id}; "
+        "use another key for another mail"
+    )
+
+
+def test_the_same_mail_by_the_same_key_is_one(mover, mailer, write, rows):
+    mailer.send(mail(1, idempotency_key="k"))
+    write(mail(1, idempotency_key="k"))
+    write(mail(1, idempotency_key="k"))
+    assert mover.move() == Moved(accepted=2)
+    assert accepted(mailer) == 1
+    assert rows() == []
+
+
+def test_what_only_redis_refuses_is_set_aside_if_it_took_another(mover, mailer, write, rows):
+    ids = [write(mail(number))[0] for number in range(3)]
+    key = mailer.ledger.keys.batch(ids[1].partition(".")[0])[0]
+    mailer.redis.set(key, "not a hash")
+    assert mover.move() == Moved(accepted=2, aside=1)
+    [row] = rows()
+    assert "WRONGTYPE" in row.error
+    assert accepted(mailer) == 2
+
+
+def test_if_redis_took_none_it_is_redis_and_no_row(mover, mailer, write, rows):
+    [id] = write(mail())
+    mailer.redis.set(mailer.ledger.keys.batch(id.partition(".")[0])[0], "not a hash")
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        mover.move()
+    assert [row.state for row in rows()] == ["waiting"]
+
+
+def test_redis_away_marks_nothing(outbox, engine, write, rows):
+    write(mail())
+    with Mailer(broker_url=f"redis://127.0.0.1:{free_port()}/0") as away, pytest.raises(StoreUnavailable):
+        Mover(outbox.table, engine, away).move()
+    assert [row.state for row in rows()] == ["waiting"]
+
+
+def test_redis_that_goes_away_between_one_and_one_marks_nothing(mover, write, rows, monkeypatch):
+    write(mail(1))
+    write(mail(2))
+    errors = [StoreError("one of them"), StoreUnavailable("gone")]
+
+    def accept(ledger, batches):
+        raise errors.pop(0)
+
+    monkeypatch.setattr(Ledger, "accept", accept)
+    with pytest.raises(StoreUnavailable, match="gone"):
+        mover.move()
+    assert [row.state for row in rows()] == ["waiting", "waiting"]
+
+
+def test_a_database_that_is_away_is_said(outbox, mailer):
+    engine = create_engine(f"postgresql+psycopg://ann:secret@127.0.0.1:{free_port()}/shop")
+    with pytest.raises(DatabaseError, match="Connection refused"):
+        Mover(outbox.table, engine, mailer).move()
+
+
+# --- What is kept
+
+
+@pytest.fixture
+def keep(mover, write):
+    """Write and move mail that is kept."""
+
+    def keep(*messages, until="until_final"):
+        ids = write(*(messages or [mail()]), keep=until)
+        assert mover.move() == Moved(accepted=1)
+        assert not mover.move()
+        return ids
+
+    return keep
+
+
+def test_a_kept_row_stays_until_all_its_mail_is_final(mover, clock, keep, rows, settle, mailer):
+    ids = keep(mail(1), mail(2))
+    [row] = rows()
+    assert (row.state, row.error) == ("accepted", None)
+    assert row.accepted_at == row.seen_at
+    clock.go(SOONEST_LOOK)
+    assert mover.move() == Moved(pending=1)
+    settle(ids[0], State.SENT)
+    clock.go(SOONEST_LOOK)
+    assert mover.move() == Moved(ended=1)
+    assert rows() == []
+    assert accepted(mailer) == 2
+
+
+@pytest.mark.parametrize("state", [State.DEFERRED, State.IN_DOUBT])
+def test_what_isnt_final_stays(mover, clock, keep, rows, settle, state):
+    [id] = keep()
+    settle(id, state)
+    clock.go(SOONEST_LOOK)
+    assert mover.move() == Moved(pending=1)
+    assert len(rows()) == 1
+
+
+def test_one_recipient_that_isnt_final_is_enough_to_stay(mover, clock, keep, rows, settle):
+    [id] = keep(Message(to=["ann@example.com", "bob@example.com"], text="hi"))
+    settle(id, State.SENT, State.DEFERRED)
+    clock.go(SOONEST_LOOK)
+    assert mover.move() == Moved(pending=1)
+    assert len(rows()) == 1
+
+
+def test_a_row_may_stay_with_its_outcome(mover, clock, keep, rows, settle):
+    one, other = keep(mail(1), mail(2), until="forever")
+    settle(one, State.FAILED)
+    clock.go(SOONEST_LOOK)
+    assert mover.move() == Moved(ended=1)
+    [row] = rows()
+    assert row.outcome == {one: "failed", other: "failed"}
+    assert (row.state, row.look_at) == ("final", None)
+    clock.go(WEEK * 2)
+    assert not mover.move()
+
+
+def test_it_looks_less_and_less_often(mover, clock, keep):
+    keep()
+    pauses = []
+    for _ in range(10):
+        waited = 0
+        while not mover.move():
+            clock.go(5)
+            waited += 5
+        pauses.append(waited)
+    assert pauses == [5, 5, 10, 20, 40, 80, 160, 320, 600, 600]
+    assert pauses[-1] == LATEST_LOOK
+
+
+def test_what_redis_lost_is_accepted_again_and_is_the_same_mail(mover, mailer, clock, keep, rows, caplog):
+    [id] = keep(mail(1, expires_after=7200))
+    before = mailer.status(id).message_id
+    mailer.redis.flushdb()
+    clock.go(SOONEST_LOOK)
+    assert mover.move() == Moved(accepted_again=1)
+    status = mailer.status(id)
+    assert (status.state, status.message_id) == (State.QUEUED, before)
+    assert (status.expires_at - status.accepted_at).total_seconds() < 7200 - SOONEST_LOOK + 1
+    assert hints(mailer) == 1
+    [row] = rows()
+    assert (row.state, row.seen_at > row.accepted_at) == ("accepted", True)
+    assert "Redis had lost the mail of 1 kept rows; it is accepted again" in caplog.text
+
+
+def test_death_while_accepting_again(mover, mailer, clock, keep, rows, monkeypatch):
+    keep()
+    mailer.redis.flushdb()
+    clock.go(SOONEST_LOOK)
+
+    def die(*_):
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rows, "change", die)
+        with pytest.raises(Died):
+            mover.move()
+    assert accepted(mailer) == 1
+    assert mover.move() == Moved(pending=1)
+    assert accepted(mailer) == 1
+
+
+def test_what_may_be_forgotten_in_good_order_is_not_sent_again(mover, mailer, clock, keep, rows):
+    keep()
+    mailer.redis.flushdb()
+    clock.go(WEEK)
+    assert mover.move() == Moved(aside=1)
+    [row] = rows()
+    assert row.error.startswith("the ledger doesn't know it, and no relay has looked since ")
+    assert row.error.endswith(": it may have been sent; delete the row, or release it by `Outbox.retry`")
+    assert accepted(mailer) == 0
+
+
+def test_a_kept_row_is_always_looked_at_before_it_may_be_forgotten(engine, outbox, redis_url, clock, write):
+    with Mailer(broker_url=redis_url, default_from="shop@example.com", retention=4) as mailer:
+        mover = Mover(outbox.table, engine, mailer, clock)
+        write(mail(), keep="until_final")
+        mover.move()
+        clock.go(2)
+        assert mover.move() == Moved(pending=1)
+
+
+def test_a_released_row_is_moved(mover, mailer, engine, outbox, clock, keep, rows):
+    keep()
+    mailer.redis.flushdb()
+    clock.go(WEEK)
+    mover.move()
+    with engine.begin() as connection:
+        assert outbox.retry(connection) == 1
+    assert mover.move() == Moved(accepted=1)
+    assert accepted(mailer) == 1
+
+
+def test_moved_is_added_up_and_false_if_nothing_was():
+    assert Moved(accepted=1, aside=2) + Moved(accepted=3, ended=1) == Moved(accepted=4, aside=2, ended=1)
+    assert not Moved()
+    assert Moved(pending=1)
+    assert module.SOONEST_LOOK > 2, "seconds that a Redis with everysec may forget"
