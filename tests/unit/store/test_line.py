@@ -259,6 +259,8 @@ class Followed:
             leading.config_set("repl-diskless-sync-delay", 0)
             following.replicaof("127.0.0.1", server.port)
             wait_until(lambda: following.info("replication")["master_link_status"] == "up")
+            leading.ping()
+            assert leading.wait(1, 10_000) == 1, "a replica counts from its first acknowledgement on"
 
     @contextmanager
     def held_up(self) -> Iterator[None]:
@@ -299,6 +301,14 @@ def test_many_wait_for_a_replica_together(line: Line, followed: Followed) -> Non
         told = in_threads(8, lambda thread: line.ask_confirmed([("SET", "mine", str(thread))], TIMEOUT / 2))
         assert time.monotonic() - began < 4 * TIMEOUT / 2
     assert told == [([b"OK"], False)] * 8
+
+
+def test_who_doesnt_ask_for_confirmation_is_told_of_none(slow: tuple[Line, Proxy]) -> None:
+    line, _ = slow
+    told = in_threads(
+        8, lambda thread: line.ask_confirmed([("SET", "mine", "1")], (thread % 2) * TIMEOUT / 5)
+    )
+    assert told == [([b"OK"], thread % 2 == 0) for thread in range(8)]
 
 
 def test_a_redis_that_doesnt_know_wait_confirms_nothing(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
