@@ -36,6 +36,8 @@ broker_transport_options = {
     "socket_timeout": 5.0,
     "socket_connect_timeout": 2.0,
     "socket_keepalive": True,
+    # And this is how a worker that waits for tasks notices one.
+    "health_check_interval": 5.0,
     # Urgent before normal before bulk, also after a queue was paused and resumed.
     "queue_order_strategy": "sorted",
 }

@@ -25,7 +25,14 @@ from mailtasks import bootsteps, guard, tasks, transport
 from mailtasks.errors import SettingsError
 from mailtasks.installation import Installation, installation_of
 from mailtasks.logs import JsonFormatter
-from mailtasks.publish import SEND_MAIL, configuration, queues, routes
+from mailtasks.publish import (
+    SEND_MAIL,
+    celerys_notation,
+    configuration,
+    queues,
+    routes,
+    transport_options,
+)
 from mailtasks.settings import Settings
 
 _lock = threading.RLock()
@@ -43,7 +50,7 @@ _WORKER_DEFAULTS: Final = {
 _BROKER: Final = frozenset({"broker_url", "broker_read_url", "broker_write_url"})
 """What can't stand in `celeryconfig.py`: producers and the ledger would go on with another Redis."""
 
-_LENT: Final = ("broker_url", "broker_use_ssl")
+_LENT: Final = ("broker_url", "broker_use_ssl", "broker_transport_options")
 """What an app that names no broker gets of our configuration."""
 
 
@@ -100,9 +107,11 @@ def _complete(sender: Celery, **_: Any) -> None:
     for queue in queues(namespace):
         sender.amqp.queues.select_add(queue)
     # A broker that hangs must not hold up `send()` or a worker's thread for ever.
+    ours = transport_options(installation_of(sender).settings)
     sender.conf.broker_transport_options = {
-        "socket_timeout": installation_of(sender).settings.redis_timeout,
-        "socket_connect_timeout": installation_of(sender).settings.redis_connect_timeout,
+        **{
+            name: ours[name] for name in ("socket_timeout", "socket_connect_timeout", "health_check_interval")
+        },
         **(sender.conf.broker_transport_options or {}),
     }
     given = sender.conf.task_routes or []
@@ -159,7 +168,10 @@ def _make() -> Celery:
     try:
         # In one piece, since what Celery calls `add_defaults` is stronger than a configuration.
         settings = Settings.load()
-        app.config_from_object(configuration(settings) | _WORKER_DEFAULTS | _celeryconfig())
+        said = configuration(settings) | _WORKER_DEFAULTS | _celeryconfig()
+        # A `celeryconfig.py` that has transport options need not know which master the sentinels watch.
+        broker, options = celerys_notation(settings.broker_url, said["broker_transport_options"] or {})
+        app.config_from_object(said | {"broker_url": broker, "broker_transport_options": options})
     except SettingsError as error:
         if "celery" in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name):  # also `python -m celery`
             guard.refuse(str(error))  # Celery would show a traceback

@@ -7,7 +7,8 @@ The rules:
 2. No dot is begun with less than half the lease left, after the lease was lost, or while the process
    is stopping. What was not begun is given back.
 3. A delivery works for a bounded time, then gives back what is left, so that priorities take turns.
-4. What may not go yet (paused, over the rate) holds neither thread nor connection: it waits in the ledger.
+4. What a failover could make somebody else send, because no replica has the claim, is given back, too.
+5. What may not go yet (paused, over the rate) holds neither thread nor connection: it waits in the ledger.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from typing import Final
 
@@ -202,13 +203,14 @@ class Delivery:
             self.limiter.give_back(allowed - len(claim.window))
             settled = self._send_window(claim, report)
             results = [each.result(self.route.relay) for each in settled]
-            over = self.stopping.is_set() or claim.lost or time.monotonic() > ends
+            unsafe = not claim.confirmed
+            over = unsafe or self.stopping.is_set() or claim.lost or time.monotonic() > ends
             allowed = 0 if over else self.limiter.take(self._largest_window, priority)
             released = self._move(claim, results, allowed, rated=not over)
             self._record_events(settled)
             if released:
                 self.limiter.give_back(allowed)
-                return self._conclude(claim, released)
+                return self._conclude(claim, replace(released, hint=released.hint and not unsafe))
 
     def _conclude(self, claim: Claim, released: Released) -> Released:
         """Say what somebody should know of, and hint what can go on."""
@@ -260,7 +262,7 @@ class Delivery:
 
     def _send_window(self, claim: Claim, report: Report) -> list[_Settled]:
         began = time.monotonic()
-        left_alone = self.route.closed()
+        left_alone = self.route.closed() if claim.confirmed else self._unconfirmed(claim)
         outcomes = _all_alike(claim, left_alone) if left_alone else self._talk_or_set_aside(claim)
         seconds = time.monotonic() - began
         self.limiter.give_back(sum(_is_unused(of_message) for of_message in outcomes))
@@ -272,6 +274,15 @@ class Delivery:
         for each in settled:
             self._tell(each, report)
         return settled
+
+    def _unconfirmed(self, claim: Claim) -> Outcome:
+        log.warning(
+            "within %g s no replica confirmed the claim of batch %s, so nothing of it is sent yet; "
+            "are Redis' replicas running?",
+            self.ledger.limits.confirm,
+            claim.batch,
+        )
+        return Outcome(Stage.CONNECT, How.UNTOUCHED, detail="no replica has confirmed the claim")
 
     def _talk_or_set_aside(self, claim: Claim) -> list[tuple[Outcome, ...]]:
         """An exception of ours, or records that a hand has changed, must not put a window in doubt.

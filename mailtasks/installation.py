@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from mailtasks.mailer import Mailer
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.publish import Publisher
 from mailtasks.routing import Route, open_route
+from mailtasks.sentinels import are_named, with_celerys_options
 from mailtasks.settings import SETTINGS, Settings, mask_url, redis_py_url
 
 
@@ -47,9 +49,7 @@ class Installation:
         Raises:
             SettingsError: one is wrong, or names another broker than the app.
         """
-        broker = self.app.conf.broker_url
-        if broker:
-            broker = SETTINGS["broker_url"].read(broker, "the Celery app")
+        broker = broker_of(self.app)
         if not broker:
             return self.without_app()
         return Settings.load(broker_url=broker) if self._given is None else with_broker(self._given, broker)
@@ -115,6 +115,19 @@ class Installation:
             keeper.stop()
         if route:
             route.pool.close()
+
+
+def broker_of(app: Celery) -> str | None:
+    """The app's broker as our settings name it: sentinels in one URL with what Celery has beside it.
+
+    Raises:
+        SettingsError: it can't be one of ours.
+    """
+    broker = app.conf.broker_url
+    if are_named(broker):
+        with suppress(ValueError):  # said below
+            broker = with_celerys_options(broker, app.conf.broker_transport_options or {})
+    return str(SETTINGS["broker_url"].read(broker, "the Celery app")) if broker else None
 
 
 def with_broker(settings: Settings, broker: str) -> Settings:

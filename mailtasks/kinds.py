@@ -18,6 +18,7 @@ from mailtasks import address
 from mailtasks.errors import AddressError
 from mailtasks.message import LONGEST
 from mailtasks.relay import EXPECTED, MASK, Relay, either, mask_url, parse_relay, split_url
+from mailtasks.sentinels import SCHEME, are_named, parse_sentinels
 
 
 class Kind(Protocol):
@@ -191,9 +192,14 @@ class RedisUrl:
 
     @property
     def expected(self) -> str:
-        return f"a URL such as redis://:PASSWORD@HOST:6379/0 ({either([f'{it}://' for it in self.schemes])})"
+        such = ["redis://:PASSWORD@HOST:6379/0"]
+        if SCHEME in self.schemes:
+            such.append("sentinel://:PASSWORD@HOST1:26379;sentinel://HOST2:26379/0?master_name=NAME")
+        return f"a URL such as {either(such)} ({either([f'{it}://' for it in self.schemes])})"
 
     def read(self, given: Any) -> str:
+        if SCHEME in self.schemes and are_named(given):
+            return parse_sentinels(given).url
         parts = split_url(given, self.schemes)
         # redis-py takes a database that is no number for 0, in silence.
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/\d*)?", parts.path, re.ASCII):

@@ -57,6 +57,8 @@ def limits_from(settings: Settings) -> Limits:
         margin=settings.hint_margin,
         pace=settings.pump_interval,
         retention=settings.retention,
+        # Half of it, so that the answer comes before the time-out.
+        confirm=settings.redis_timeout / 2 if settings.durability == "replica" else 0,
         windows={priority.value: settings.window(priority) for priority in PRIORITIES},
         doubt={priority.value: settings.doubt(priority) for priority in PRIORITIES},
     )
@@ -112,7 +114,7 @@ class Mailer:
             StoreUnavailable: Redis is away; said within four times `redis_connect_timeout + redis_timeout`,
                 and as a rule within one.
                 If its `ids` are not empty, the mail may have been accepted all the same: sending it again
-                with that id is safe.
+                with that id is safe. With `durability = "replica"` also if no replica confirmed in time.
         """
         return self.send_many([message], ids=[id] if id else None)[0]
 

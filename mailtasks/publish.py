@@ -11,16 +11,19 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from amqp.exceptions import ChannelError
 from celery import Celery
 from kombu import Exchange, Queue
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from mailtasks.errors import StoreUnavailable
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.relay import mask_url
+from mailtasks.sentinels import are_named, parse_sentinels, with_celerys_options
 from mailtasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -70,9 +73,10 @@ def routes(namespace: str = "mailtasks") -> dict[str, Any]:
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """The Celery settings that hints need, in a producer and in a worker (see `celeryconfig.py`)."""
+    broker, options = celerys_notation(settings.broker_url, transport_options(settings))
     return {
-        "broker_url": settings.broker_url,
-        "broker_transport_options": transport_options(settings),
+        "broker_url": broker,
+        "broker_transport_options": options,
         "broker_use_ssl": _tls(settings.broker_url),
         "broker_connection_max_retries": None,
         "broker_connection_retry_on_startup": True,
@@ -107,8 +111,35 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "socket_timeout": settings.redis_timeout,
         "socket_connect_timeout": settings.redis_connect_timeout,
         "socket_keepalive": True,
+        # A worker that waits for hints has no time-out: this is how it notices a Redis that hangs or whose
+        # machine is gone. kombu gives up at the third look, and looks every 25 seconds if it isn't told.
+        "health_check_interval": settings.redis_timeout,
         # Names that sort, taken in that order: a queue that is paused and resumed keeps its place.
         "queue_order_strategy": "sorted",
+    }
+
+
+def celerys_notation(url: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """A broker's URL and transport options as Celery wants them; only sentinels' differ from what is given.
+
+    Args:
+        url: of a broker; the sentinels' in our notation or in Celery's own.
+        options: what is said there of sentinels is stronger.
+    """
+    if not are_named(url):
+        return url, options
+    sentinels = parse_sentinels(with_celerys_options(url, options))
+    asking = {
+        "socket_timeout": options.get("socket_connect_timeout"),
+        "socket_connect_timeout": options.get("socket_connect_timeout"),
+        "retry": Retry(NoBackoff(), 0),  # of a sentinel that is away the next one is asked instead
+        **sentinels.sentinel_login,
+        **(options.get("sentinel_kwargs") or {}),
+    }
+    return sentinels.celerys_url, {
+        **options,
+        "master_name": sentinels.master_name,
+        "sentinel_kwargs": asking,
     }
 
 

@@ -139,12 +139,12 @@ class Settings:
 
     broker_url: str = _setting(
         "redis://127.0.0.1:6379/0",
-        RedisUrl(("redis", "rediss", "redis+socket")),
-        "The Redis through which Celery passes its tasks.",
+        RedisUrl(("redis", "rediss", "redis+socket", "sentinel")),
+        "The Redis through which Celery passes its tasks; sentinels may name it.",
     )
     store_url: str = _setting(
         None,
-        RedisUrl(("redis", "rediss", "unix")),
+        RedisUrl(("redis", "rediss", "unix", "sentinel")),
         "The Redis that holds the ledger; by default the broker's.",
     )
     relay: Relay = _setting(
@@ -168,6 +168,12 @@ class Settings:
         "What keys and queues begin with, so that several installations can share one Redis.",
     )
 
+    durability: Literal["primary", "replica"] = _setting(
+        "primary",
+        Choice(("primary", "replica")),
+        "Who must have a mail before send() returns, and know its claim before it is sent: the Redis that "
+        "takes writes, or a replica of it, too.",
+    )
     lease: float = _seconds(60, "How long a claim holds without being renewed.", minimum=1)
     window_urgent: int = _count(1, "How many urgent messages are claimed at once.", unit="messages")
     window_normal: int = _count(4, "How many normal messages are claimed at once.", unit="messages")

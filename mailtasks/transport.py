@@ -40,9 +40,11 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.connection import Connection as KombuConnection
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from kombu.utils.url import url_to_parts
 from redis.exceptions import ResponseError
+from redis.sentinel import Sentinel
 
-from mailtasks.publish import DELIVER
+from mailtasks.publish import DELIVER, celerys_notation
 
 CONSUMER: Final = "mailtasks.transport:Consumer"
 """What `worker_consumer` is set to."""
@@ -66,7 +68,8 @@ logger = logging.getLogger(__name__)
 def install(app: Celery) -> None:
     """Make `app` use these classes: its workers, producers, events and remote control.
 
-    Only Redis URLs (redis://, rediss://, redis+socket://, also as failover alternates) are concerned.
+    Only Redis URLs (redis://, rediss://, redis+socket://, sentinel://, also as failover alternates) are
+    concerned.
     Doesn't load the app's configuration, and may be called again.
     """
     app.amqp.Connection = Connection
@@ -189,17 +192,56 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """The same for a Redis that sentinels watch: whenever it connects, it asks them where the master is."""
+
+    def __init__(self, connection: Any, **options: Any) -> None:
+        addresses = map(url_to_parts, connection.client.alt)
+        self._sentinels = [(url.hostname, url.port or connection.default_port) for url in addresses]
+        super().__init__(connection, **options)
+
+    def _sentinel_managed_pool(self, asynchronous: bool = False) -> Any:
+        """As kombu's, which can't do it any more once the channel is closed."""
+        parameters = self._connparams(asynchronous)
+        alone = parameters.pop("host"), parameters.pop("port")
+        manager = Sentinel(
+            self._sentinels or [alone],
+            min_other_sentinels=getattr(self, "min_other_sentinels", 0),
+            sentinel_kwargs=getattr(self, "sentinel_kwargs", None),
+            **parameters,
+        )
+        setattr(self, "_async_sentinel_manager" if asynchronous else "_sentinel_manager", manager)
+        return manager.master_for(self.master_name).connection_pool
+
+
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """kombu's Sentinel transport with our `Channel`."""
+
+    Channel = SentinelChannel
+
+
+OURS: Final = {kombu_redis.Transport: Transport, kombu_redis.SentinelTransport: SentinelTransport}
+"""Which of kombu's transports ours stand in for."""
+
+
 class Connection(KombuConnection):
-    """A broker connection that takes our `Transport` wherever the URL asks for kombu's Redis transport.
+    """A broker connection that takes `OURS` wherever the URL asks for one of kombu's Redis transports.
 
     Decided here and not by `broker_transport`, because that setting is passed over for redis+socket://
-    and after a failover, and makes kombu forget that rediss:// means TLS.
+    and after a failover, and makes kombu forget that rediss:// means TLS. Sentinels may be named in Celery's
+    notation or in ours.
     """
+
+    def __init__(
+        self, hostname: Any = "localhost", *args: Any, transport_options: Any = None, **options: Any
+    ) -> None:
+        hostname, transport_options = celerys_notation(hostname, transport_options or {})
+        super().__init__(hostname, *args, transport_options=dict(transport_options), **options)
 
     def get_transport_cls(self) -> Any:
         """The class of the transport."""
         transport = super().get_transport_cls()
-        return Transport if transport is kombu_redis.Transport else transport
+        return OURS.get(transport, transport)
 
 
 class Consumer(CeleryConsumer):

@@ -15,7 +15,7 @@ import platform
 import smtplib
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,6 +29,7 @@ from mailtasks.cli.output import counted
 from mailtasks.errors import StoreError
 from mailtasks.relay import Relay, is_loopback, mask_url
 from mailtasks.reply import How, Outcome, Stage
+from mailtasks.sentinels import are_named
 from mailtasks.settings import Settings, redis_py_url
 from mailtasks.smtp.session import ConnectFailed, Session, Timeouts
 from mailtasks.smtp.transport import tls_context
@@ -36,6 +37,7 @@ from mailtasks.state import State
 from mailtasks.store.books import Books
 from mailtasks.store.connection import connect
 from mailtasks.store.keys import Keys
+from mailtasks.store.sentinel import NOT_FOUND
 
 OLDEST_REDIS: Final = (6, 2)
 SLOW_REDIS: Final = 10.0  # ms; a mail needs a few round trips
@@ -122,16 +124,18 @@ class Facts:
     eviction: str  # maxmemory-policy
     used: int  # bytes
     ceiling: int  # bytes; 0: none
+    replicas: int  # that are connected
 
 
 def redis_findings(settings: Settings) -> Iterator[Finding]:
     """The store, and the broker if that is another one."""
     broker = redis_py_url(settings.broker_url)
+    judges = (*STORE_JUDGES, *REPLICA_JUDGES[settings.durability, are_named(settings.store_url)])
     if broker == settings.store_url:
-        yield from _one_redis("store", broker, "broker_url", settings, STORE_JUDGES)
+        yield from _one_redis("store", broker, "broker_url", settings, judges)
         return
     yield from _one_redis("broker", broker, "broker_url", settings, BROKER_JUDGES)
-    yield from _one_redis("store", settings.store_url, "store_url", settings, STORE_JUDGES)
+    yield from _one_redis("store", settings.store_url, "store_url", settings, judges)
 
 
 def _one_redis(
@@ -150,6 +154,8 @@ def _one_redis(
 
 
 REDIS_ADVICE: Final = {
+    NOT_FOUND: "see that the sentinels run, and that {setting} has their addresses, what they call the "
+    "master (master_name) and, if they want one, their sentinel_password",
     "DB index is out of range": "write a database that this Redis has at the end of {setting}, such as /0",
     "invalid username-password": "put the right user and password into {setting}",
     "Authentication required": "put user and password into {setting}",
@@ -176,6 +182,7 @@ def _ask(url: str, settings: Settings) -> Facts:
             eviction=info["maxmemory_policy"],
             used=info["used_memory"],
             ceiling=info["maxmemory"],
+            replicas=info["connected_slaves"],
         )
 
 
@@ -289,6 +296,38 @@ def judge_memory(facts: Facts) -> Verdict:
 
 
 FULL: Final = "send() fails, while what was accepted goes on being sent"
+
+
+def judge_failover(facts: Facts) -> Verdict:
+    """Whether sentinels have what can become the master."""
+    if facts.replicas:
+        return "replicas", Level.OK, _connected(facts), ""
+    advice = "start a replica: as it is, the sentinels have nothing to fail over to"
+    return "replicas", Level.WARN, _connected(facts), advice
+
+
+def judge_confirmation(facts: Facts) -> Verdict:
+    """Whether a replica can confirm, now and after a failover."""
+    if not facts.replicas:
+        advice = 'start a replica: with durability = "replica" send() fails and nothing is sent without one'
+        return "replicas", Level.FAIL, _connected(facts), advice
+    if facts.replicas == 1:
+        advice = "run a second one: after a failover to this one none is left that could confirm"
+        return "replicas", Level.WARN, _connected(facts), advice
+    return "replicas", Level.OK, _connected(facts), ""
+
+
+def _connected(facts: Facts) -> str:
+    return f"{facts.replicas or 'none'} connected"
+
+
+REPLICA_JUDGES: Final[Mapping[tuple[str, bool], tuple[Judge, ...]]] = {
+    ("primary", False): (),
+    ("primary", True): (judge_failover,),
+    ("replica", False): (judge_confirmation,),
+    ("replica", True): (judge_confirmation,),
+}
+"""By durability, and whether sentinels are named."""
 
 
 def _mib(size: int) -> str:

@@ -3,7 +3,8 @@
 The rules:
 
 1. Every call ends within a stated time: one attempt, which may first wait for that of other threads, and one
-   more where an open one broke at once; so at most three times `redis_connect_timeout + redis_timeout`.
+   more where an open one broke at once; so at most three times `redis_connect_timeout + redis_timeout`. Where
+   sentinels are asked for the master first, each that is silent adds up to twice `redis_connect_timeout`.
 2. A call either was surely not carried out (no connection, or Redis refused it: `_REFUSALS`), or that is
    not known; the error says which, and what to do.
 3. What redis-py raises doesn't leave this package: `available` turns it into `mailtasks.errors`.
@@ -20,13 +21,15 @@ from typing import Any, Final, TypeAlias
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, NoScriptError, RedisError, TimeoutError
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError, TimeoutError
 from redis.retry import Retry
 
 from mailtasks.errors import IllegalMove, StoreError, StoreUnavailable
 from mailtasks.relay import mask_url
+from mailtasks.sentinels import are_named, parse_sentinels
 from mailtasks.store import scripts
-from mailtasks.store.line import Command, Line
+from mailtasks.store.line import DEMOTED, Command, Line
+from mailtasks.store.sentinel import NOT_FOUND, connect_by_sentinels, sentinels_of
 
 Client: TypeAlias = Any
 """A `redis.Redis` that returns bytes. Its own annotations can't tell bytes from text, so they help nobody."""
@@ -34,6 +37,7 @@ Client: TypeAlias = Any
 _AWAY: Final = "is it running and reachable?"
 _NOTHING: Final = ", so nothing was accepted"
 _REFUSALS: Final = (
+    (NOT_FOUND, "is a failover under way? else see that they run, and are given the right name and login"),
     ("connecting to", _AWAY),
     ("loading the dataset", "it is reading its data; try again in a moment"),
     ("max number of clients", "it has too many clients; raise its `maxclients`"),
@@ -41,7 +45,7 @@ _REFUSALS: Final = (
     ("Authentication required", "put user and password into its URL"),
     ("username-password", "put the right user and password into its URL"),
     ("used memory > 'maxmemory'", "its memory is full; give it more, and keep finished mail for less long"),
-    ("read only replica", "it is a replica; use the URL of the primary"),
+    (DEMOTED, "it is a replica; use the URL of the primary"),
     ("MISCONF", "it can't write to its disk; look at its log"),
     ("NOREPLICAS", "it accepts no writes without its replicas; are they running?"),
     ("BUSY", "it is running somebody's script; try again in a moment"),
@@ -66,21 +70,25 @@ def connect(url: str, *, timeout: float, connect_timeout: float) -> Client:
     """A client that returns bytes; connects on first use.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        url: `redis://`, `rediss://`, `unix://` or `sentinel://`.
         timeout: seconds to wait for an answer.
         connect_timeout: seconds to wait for a connection.
     """
-    return Redis.from_url(
-        url,
-        socket_timeout=timeout,
-        socket_connect_timeout=connect_timeout,
-        retry=Retry(NoBackoff(), 0),  # `Scripts` tries again itself: it must know what was written
-        client_name="mailtasks",
-    )
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": connect_timeout,
+        "retry": Retry(NoBackoff(), 0),  # `Scripts` tries again itself: it must know what was written
+        "client_name": "mailtasks",
+    }
+    if are_named(url):
+        return connect_by_sentinels(parse_sentinels(url), **options)
+    return Redis.from_url(url, **options)
 
 
 def where(redis: Client) -> str:
     """The address of a client's Redis, for people: no password."""
+    if sentinels := sentinels_of(redis):
+        return sentinels.shown
     options = redis.connection_pool.connection_kwargs
     if path := options.get("path"):
         return mask_url(str(path))
@@ -123,6 +131,16 @@ def _in_our_words(redis: Client, error: RedisError, ids: Sequence[str], before_a
     )
 
 
+def not_confirmed(redis: Client, seconds: float, ids: Sequence[str]) -> StoreUnavailable:
+    """What to raise for messages that were accepted, and that no replica is known to have."""
+    return StoreUnavailable(
+        f"Redis at {where(redis)} accepted {_messages(ids)}, but no replica confirmed that within "
+        f"{seconds:g} s, so a failover may forget it; {_try_again(ids)}",
+        ids,
+        unanswered=True,
+    )
+
+
 def _unanswered(redis: Client, reason: str, ids: Sequence[str], nothing: str) -> StoreUnavailable:
     if not ids:
         return StoreUnavailable(
@@ -130,11 +148,20 @@ def _unanswered(redis: Client, reason: str, ids: Sequence[str], nothing: str) ->
         )
     return StoreUnavailable(
         f"Redis at {where(redis)} didn't answer ({reason}), so it is not known whether it accepted "
-        f"{len(ids)} message{'s' if len(ids) != 1 else ''}; try again with the ids that this error "
-        "carries or with idempotency keys (then nothing is sent twice), or ask `status` for them: "
-        f"{', '.join(ids[:3])}{', …' if len(ids) > 3 else ''}",
+        f"{_messages(ids)}; {_try_again(ids)}",
         ids,
         unanswered=True,
+    )
+
+
+def _messages(ids: Sequence[str]) -> str:
+    return f"{len(ids)} message{'s' if len(ids) != 1 else ''}"
+
+
+def _try_again(ids: Sequence[str]) -> str:
+    return (
+        "try again with the ids that this error carries or with idempotency keys (then nothing is sent "
+        f"twice), or ask `status` for them: {', '.join(ids[:3])}{', …' if len(ids) > 3 else ''}"
     )
 
 
@@ -167,31 +194,58 @@ class Scripts:
 
     def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """Many calls of one script in one round trip. If Redis had lost the script, all are called again."""
+        return self.run_confirmed(name, calls, 0)[0]
+
+    def run_confirmed(
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]], seconds: float
+    ) -> tuple[list[Any], bool]:
+        """As `run_many`, and wait for a replica to have what was written by then.
+
+        Args:
+            seconds: to wait for it; 0: don't.
+
+        Returns:
+            The answers, and whether a replica has confirmed, which is true if none was asked to.
+        """
         digest, began = self._digests[name], time.monotonic()
         commands = [("EVALSHA", digest, len(keys), *keys, *arguments) for keys, arguments in calls]
         try:
-            return self._load_and_ask(name, commands)
-        except ConnectionError as broken:
-            if _refusal(broken) or time.monotonic() - began > self._timeout:
+            return self._load_and_ask(name, commands, seconds)
+        except (ConnectionError, ResponseError) as broken:
+            if not _is_worth_another(broken) or time.monotonic() - began > self._timeout:
                 raise
-            try:  # once more: it may be the connection that was open
-                return self._load_and_ask(name, commands)
-            except (ConnectionError, TimeoutError):
-                # The first error is the one that tells whether something may have been written.
-                raise broken from None
+            try:
+                return self._load_and_ask(name, commands, seconds)
+            except (ConnectionError, TimeoutError, ResponseError) as again:
+                raise _telling(broken, again) from None
 
-    def _load_and_ask(self, name: str, commands: Sequence[Command]) -> list[Any]:
+    def _load_and_ask(self, name: str, commands: Sequence[Command], seconds: float) -> tuple[list[Any], bool]:
         try:
-            return self._ask(commands)
+            return self._ask(commands, seconds)
         except NoScriptError:
-            self._ask([("SCRIPT", "LOAD", self._texts[name])])
-            return self._ask(commands)
+            [loaded] = self._line.ask([("SCRIPT", "LOAD", self._texts[name])])
+            if isinstance(loaded, Exception):
+                raise loaded from None
+            return self._ask(commands, seconds)
 
-    def _ask(self, commands: Sequence[Command]) -> list[Any]:
-        answers = self._line.ask(commands)
+    def _ask(self, commands: Sequence[Command], seconds: float) -> tuple[list[Any], bool]:
+        answers, confirmed = self._line.ask_confirmed(commands, seconds)
         if errors := [answer for answer in answers if isinstance(answer, Exception)]:
             raise _error_of_many(errors, len(answers))
-        return answers
+        return answers, confirmed
+
+
+def _is_worth_another(error: Exception) -> bool:
+    """Whether it may be the open connection's fault: broken, or to who was the primary until now."""
+    if DEMOTED in str(error):
+        return True
+    return isinstance(error, ConnectionError) and _refusal(error) is None
+
+
+def _telling(first: Exception, second: Exception) -> Exception:
+    """Of two attempts' errors the one that tells whether something may have been written."""
+    answered = isinstance(second, ResponseError) and _refusal(second) is None
+    return second if answered or DEMOTED in str(first) else first
 
 
 def _error_of_many(errors: Sequence[Exception], calls: int) -> Exception:

@@ -27,7 +27,7 @@ from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import State
 from mailtasks.status import Stray
 from mailtasks.store import records
-from mailtasks.store.connection import Client, Scripts, available
+from mailtasks.store.connection import Client, Scripts, available, not_confirmed
 from mailtasks.store.keys import ID_LENGTH, Keys
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
 
@@ -78,6 +78,7 @@ class Limits:
     margin: float = 30.0  # seconds until a lost hint is noticed
     pace: float = 1.0  # seconds between two looks of one pump
     retention: float = 604_800.0  # seconds
+    confirm: float = 0.0  # seconds for a replica to have what was accepted or claimed; 0: none is asked to
     windows: Mapping[str, int] = field(default_factory=lambda: {"urgent": 1, "normal": 4, "bulk": 8})
     doubt: Mapping[str, str] = field(
         default_factory=lambda: {"urgent": "resend", "normal": "resend", "bulk": "hold"}
@@ -138,6 +139,7 @@ class Claim:
     give_up: float  # time.monotonic() after which it isn't renewed
     relay: str = ""  # host:port, for people: where doubt about its window arose
     steps: int = 0  # that were answered; the next one's number
+    confirmed: bool = True  # False: no replica knows that the window is claimed, so nothing may be sent
     stepping: bool = False  # a step is under way, or has ended the claim: its answer tells what is lost
     lost: bool = False
 
@@ -235,10 +237,15 @@ class Ledger:
             For each, what became of it and whether it wants a hint now.
 
         Raises:
-            StoreUnavailable: Redis could not be asked. `ids` are those that it may have taken.
+            StoreUnavailable: Redis could not be asked, or no replica has confirmed in time. `ids` are those
+                that it may have taken.
         """
-        with available(self.redis, ids=[id for batch in batches for id in batch.message_ids()]):
-            answers = self._scripts.run_many("accept", [self._accept_call(batch) for batch in batches])
+        ids = [id for batch in batches for id in batch.message_ids()]
+        calls = [self._accept_call(batch) for batch in batches]
+        with available(self.redis, ids):
+            answers, confirmed = self._scripts.run_confirmed("accept", calls, self.limits.confirm)
+        if not confirmed:
+            raise not_confirmed(self.redis, self.limits.confirm, ids)
         return [(Acceptance(status.decode()), bool(hint)) for status, hint in answers]
 
     def _accept_call(self, batch: NewBatch) -> tuple[list[str], list[Any]]:
@@ -313,7 +320,8 @@ class Ledger:
         May be repeated after an error, with the same results.
 
         Returns:
-            None while there is more to send; else why the claim is over.
+            None while there is more to send, unless the claim is not `confirmed`: then give the window back;
+            else why the claim is over.
         """
         return self._step(claim, owner, results, most=most)
 
@@ -346,9 +354,10 @@ class Ledger:
         before = time.monotonic()
         claim.stepping = True
         windows = self.limits.windows
-        status, *rest = self._run(
+        [status, *rest], confirmed = self._run_confirmed(
             "step",
             [claim.batch],
+            self.limits.confirm if more else 0,
             id=claim.batch,
             token=claim.token,
             number=claim.steps,
@@ -363,6 +372,7 @@ class Ledger:
         if status != b"claimed":
             return _released(status, rest)
         claim.steps += 1
+        claim.confirmed = confirmed
         claim.stepping = False
         claim.lease_ends = before + self.limits.lease
         try:
@@ -521,6 +531,14 @@ class Ledger:
         keys, argument = [*self._keys(*batches), *more_keys], self._argument(**values)
         with available(self.redis):
             return (scripts or self._scripts).run(name, keys, [argument])
+
+    def _run_confirmed(
+        self, name: str, batches: Sequence[str], seconds: float, **values: object
+    ) -> tuple[Any, bool]:
+        call = self._keys(*batches), [self._argument(**values)]
+        with available(self.redis):
+            [answer], confirmed = self._scripts.run_confirmed(name, [call], seconds)
+        return answer, confirmed
 
 
 def _shared(lists: Sequence[Sequence[bytes]], room: int) -> Iterator[bytes]:

@@ -13,6 +13,9 @@ The rules:
 3. Redis' hanging costs nobody more than one time-out: who asked meanwhile is told so, too.
 4. A signal's handler may ask while its thread talks: the lock is one that a thread can take twice, and
    the handler talks over another connection.
+5. Who wants a replica to confirm waits together with all of a group: one WAIT at its end is about everything
+   that was written before, whoever wrote it.
+6. A connection to a Redis that has become a replica isn't used again: the next may lead to the new primary.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, Resp
 Command: TypeAlias = tuple[Any, ...]
 """Words of text, bytes or numbers."""
 
+DEMOTED: Final = "read only replica"
+"""What Redis says if it is asked to write and isn't, or isn't any more, the primary."""
+
 _PATIENCE: Final = 30.0  # seconds until who waits looks for itself whether anybody talks
 _LEFT: Final = "the thread that talked to Redis was interrupted"
 
@@ -40,10 +46,12 @@ _LEFT: Final = "the thread that talked to Redis was interrupted"
 class _Call:
     """Commands of one caller, and what became of them."""
 
-    __slots__ = ("answers", "commands", "error", "packed", "woken")
+    __slots__ = ("answers", "commands", "confirmed", "error", "packed", "wait", "woken")
 
-    def __init__(self, commands: Sequence[Command]) -> None:
+    def __init__(self, commands: Sequence[Command], wait: int) -> None:
         self.commands = len(commands)
+        self.wait = wait  # ms for a replica to confirm
+        self.confirmed = None if wait else True  # None: not known yet
         self.packed = b"".join([pack_command(command) for command in commands])
         self.answers: list[Any] = []
         self.error: RedisError | None = None
@@ -52,7 +60,8 @@ class _Call:
     @property
     def is_over(self) -> bool:
         """Whether its caller may go on."""
-        return self.error is not None or len(self.answers) == self.commands
+        is_answered = len(self.answers) == self.commands and self.confirmed is not None
+        return self.error is not None or is_answered
 
 
 class Line:
@@ -83,7 +92,18 @@ class Line:
             RedisError: there is no connection, it broke off, or an answer took longer than the client's
                 time-out. Then some of the commands may have been carried out.
         """
-        call = _Call(commands)
+        return self.ask_confirmed(commands, 0)[0]
+
+    def ask_confirmed(self, commands: Sequence[Command], seconds: float) -> tuple[list[Any], bool]:
+        """As `ask`; then wait for a replica to have all that was written by then.
+
+        Args:
+            seconds: to wait for it, less than the client's time-out; 0: don't.
+
+        Returns:
+            The answers, and whether a replica has confirmed, which is true if none was asked to.
+        """
+        call = _Call(commands, round(seconds * 1000))
         self._asked.append(call)
         try:
             if not self._is_woken(call):
@@ -100,7 +120,7 @@ class Line:
             raise ConnectionError(_LEFT)  # who took it was interrupted before there was anybody to tell
         if call.error is not None:
             raise copy(call.error)  # each caller's own: a traceback is written into it
-        return call.answers
+        return call.answers, bool(call.confirmed)
 
     def _is_woken(self, call: _Call) -> bool:
         """Wait while another thread talks; whether it has brought what the call wants."""
@@ -131,10 +151,16 @@ class Line:
         try:
             self._take(calls)
             connection = self._pool.get_connection()
-            connection.send_packed_command([b"".join([call.packed for call in calls])])
+            wait = max([call.wait for call in calls], default=0)
+            packed = [call.packed for call in calls] + ([_wait_for_replica(wait)] if wait else [])
+            connection.send_packed_command([b"".join(packed)])
             for call in calls:
-                while not call.is_over:
+                while len(call.answers) < call.commands:
                     call.answers.append(_answer(connection))
+            if wait:
+                _confirm(calls, _answer(connection))
+            if any(_is_refusal_to_write(answer) for call in calls for answer in call.answers):
+                connection.disconnect()
         except BaseException as error:
             if connection is not None:
                 connection.disconnect()
@@ -171,6 +197,22 @@ def _answer(connection: Any) -> Any:
         return connection.read_response(disconnect_on_error=False)  # that is done by who catches it
     except (ResponseError, BusyLoadingError) as refused:  # the latter is a broken connection to redis-py only
         return refused
+
+
+def _wait_for_replica(milliseconds: int) -> bytes:
+    command: Command = ("WAIT", 1, milliseconds)
+    packed: bytes = pack_command(command)
+    return packed
+
+
+def _confirm(calls: Sequence[_Call], answer: Any) -> None:
+    """Take down WAIT's answer; a Redis that can't say how many replicas have it hasn't confirmed."""
+    for call in filter(lambda call: call.wait, calls):
+        call.confirmed = isinstance(answer, int) and answer > 0
+
+
+def _is_refusal_to_write(answer: Any) -> bool:
+    return isinstance(answer, RedisError) and DEMOTED in str(answer)
 
 
 _lines: WeakSet[Line] = WeakSet()

@@ -105,6 +105,17 @@ def test_the_one_that_a_user_may_copy_says_what_is_the_default_anyway(
     assert module.tasks.retry_policy_of(with_it) == module.tasks.RetryPolicy()
 
 
+def test_one_that_has_transport_options_need_not_know_the_sentinels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILTASKS_BROKER_URL", "sentinel://a;sentinel://b/1?master_name=m")
+    _search(monkeypatch, [str(Path(__file__).parents[2]), *sys.path])
+    monkeypatch.setattr(module, "_own", None)
+    app = own_app()
+    assert app.conf.broker_url == "sentinel://a:26379/1;sentinel://b:26379/1"
+    assert app.conf.broker_transport_options["master_name"] == "m"
+    assert app.conf.broker_transport_options["visibility_timeout"] == 86_400
+    assert app.mailtasks.settings.broker_url == "sentinel://a:26379;sentinel://b:26379/1?master_name=m"
+
+
 def test_a_wrong_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("MAILTASKS_LEASE", "soon")
     with pytest.raises(SettingsError, match="lease"):
@@ -208,7 +219,7 @@ def test_a_broker_that_hangs_holds_up_nobody_for_ever(app: Celery, own: dict[str
     install(app, Settings(redis_timeout=3, redis_connect_timeout=1))
     app.finalize()
     options = app.conf.broker_transport_options
-    assert options == {"socket_timeout": 3, "socket_connect_timeout": 1, **own}
+    assert options == {"socket_timeout": 3, "socket_connect_timeout": 1, "health_check_interval": 3, **own}
 
 
 def test_a_wrong_setting_leaves_an_apps_own_tasks_alone(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:

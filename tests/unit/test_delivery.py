@@ -497,3 +497,48 @@ def test_tokens_that_nothing_was_sent_for_come_back(bench: Callable[..., Bench])
     limiter.set_rate(None)
     assert (limiter.available(), limiter.take(7, Priority.NORMAL)) == (None, 7)
     limiter.give_back(7)
+
+
+# --- A replica that has to know ---------------------------------------------------------------------
+
+
+def test_a_window_that_no_replica_knows_to_be_claimed_is_given_back_untouched(
+    bench: Callable[..., Bench], sink: CatchingServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = bench()
+    ids = one.mailer.send_many([Message(to=f"{n}@example.com", text="hi") for n in range(6)])
+    waiting = one.hints()
+    careful = bench(durability="replica", redis_timeout=0.6)
+    report = careful.deliver(ids[0])
+    assert str(report) == "4 queued"
+    assert sink.messages == []
+    assert sink.connections == 0
+    assert {one.state(id) for id in ids} == {State.QUEUED}
+    assert all(recipient.attempts == 0 for id in ids for recipient in one.mailer.status(id).recipients)
+    assert one.mailer.stats().tallies["doubts"] == 0
+    assert one.hints() == waiting, "nobody is told at once: it is tried again when it is due"
+    assert (
+        f"within 0.3 s no replica confirmed the claim of batch {ids[0].partition('.')[0]}, so nothing of it "
+        "is sent yet; are Redis' replicas running?"
+    ) in caplog.text
+    assert one.deliver(ids[0]).counts == {State.SENT: 6}
+
+
+def test_a_window_that_was_claimed_when_the_last_was_settled_is_given_back_too(
+    bench: Callable[..., Bench], sink: CatchingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench(durability="replica", redis_timeout=0.6)
+    confirmations = iter([True, False])
+    scripts = one.mailer.ledger._scripts
+    asked = scripts.run_confirmed
+    monkeypatch.setattr(
+        scripts,
+        "run_confirmed",
+        lambda name, calls, seconds: (asked(name, calls, 0)[0], not seconds or next(confirmations)),
+    )
+    with monkeypatch.context() as accepting:
+        accepting.setattr(scripts, "run_confirmed", lambda name, calls, seconds: asked(name, calls, 0))
+        ids = one.mailer.send_many([Message(to=f"{n}@example.com", text="hi") for n in range(6)])
+    assert one.deliver(ids[0]).counts == {State.SENT: 4, State.QUEUED: 2}
+    assert len(sink.messages) == 4
+    assert [one.state(id) for id in ids] == [State.SENT] * 4 + [State.QUEUED] * 2

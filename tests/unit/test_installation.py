@@ -56,6 +56,27 @@ def test_a_ledger_of_its_own_is_left_where_it_is() -> None:
     assert socket.store_url == "unix:///run/redis.sock?db=3"
 
 
+SENTINELS = "sentinel://:secret@a:26379;sentinel://b:26379/1?master_name=m&sentinel_password=pw"
+IN_CELERYS_WORDS = {"master_name": "m", "sentinel_kwargs": {"password": "pw"}}
+
+
+def test_sentinels_in_celerys_notation_are_those_of_our_settings() -> None:
+    app = app_at("sentinel://:secret@a/1;sentinel://:secret@b/1")
+    app.conf.broker_transport_options = IN_CELERYS_WORDS
+    assert Installation(app).settings.broker_url == Installation(app).settings.store_url == SENTINELS
+    given = Settings(broker_url=SENTINELS)
+    assert Installation(app, given).settings is given
+    assert Installation(app_at(SENTINELS), given).settings is given
+
+
+def test_sentinels_without_the_masters_name() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Installation(app_at("sentinel://a;sentinel://b")).settings  # noqa: B018
+    assert str(caught.value).startswith(
+        "broker_url (the Celery app): it doesn't say what its sentinels call the master; add ?master_name"
+    )
+
+
 def test_two_brokers_are_refused() -> None:
     given = Settings.load(environ={"MAILTASKS_BROKER_URL": "redis://ann:secret@elsewhere/0"})
     assert Installation(app_at("redis://ann:secret@elsewhere/0"), given).settings is given

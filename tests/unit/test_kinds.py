@@ -6,6 +6,7 @@ WHOLE = Whole(0, 1000)
 DURATION = Duration(0.5)
 TEXT = Text("[a-z]+", "letters")
 REDIS = RedisUrl(("redis", "unix"))
+WATCHED = RedisUrl(("redis", "sentinel"))
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,11 @@ REDIS = RedisUrl(("redis", "unix"))
         (REDIS, "redis://", "redis://"),
         (REDIS, "redis://h?password=pw&db=2", "redis://h?password=pw&db=2"),
         (REDIS, "unix:///run/r.sock?db=2", "unix:///run/r.sock?db=2"),
+        (
+            WATCHED,
+            "sentinel://h;sentinel://i/1?master_name=m",
+            "sentinel://h:26379;sentinel://i:26379/1?master_name=m",
+        ),
         (Login(), "ann:p:w", "ann:p:w"),
     ],
 )
@@ -88,6 +94,8 @@ def test_a_relay_is_read_to_itself():
         (REDIS, "redis://h/٣"),
         (REDIS, "redis://h:x"),
         (REDIS, b"redis://h"),
+        (REDIS, "sentinel://h/0?master_name=m"),
+        (WATCHED, "sentinel://h/0"),
         (RelayUrl(), "smtp:localhost"),
         (Login(), "ann:"),
         (Login(), ":pw"),
@@ -106,6 +114,10 @@ def test_what_is_expected():
     assert DURATION.expected.startswith("seconds, at least 0.5, at most 3650 days, as ")
     assert Choice(("a", "b")).expected == '"a" or "b"'
     assert REDIS.expected == "a URL such as redis://:PASSWORD@HOST:6379/0 (redis:// or unix://)"
+    assert WATCHED.expected == (
+        "a URL such as redis://:PASSWORD@HOST:6379/0 or "
+        "sentinel://:PASSWORD@HOST1:26379;sentinel://HOST2:26379/0?master_name=NAME (redis:// or sentinel://)"
+    )
 
 
 def test_only_what_may_hold_a_password_is_secret():
@@ -116,5 +128,7 @@ def test_only_what_may_hold_a_password_is_secret():
 def test_show_masks():
     assert WHOLE.show(5) == 5
     assert REDIS.show("redis://:pw@h/0") == "redis://:***@h/0"
+    watched = "sentinel://:pw@h:1;sentinel://i:1/0?master_name=m&sentinel_password=pw"
+    assert WATCHED.show(watched) == watched.replace("pw", "***")
     assert RelayUrl().show(RelayUrl().read("smtp://a:pw@h")) == "smtp://a:***@h:587?tls=required"
     assert Login().show("ann:pw") == "***"

@@ -348,6 +348,20 @@ def test_redis_hangs_and_sending_again_gives_one_mail(own_redis: LocalRedis) -> 
         assert mailer.status(id).state is State.QUEUED
 
 
+def test_what_no_replica_confirms_is_accepted_and_may_be_sent_again(redis_url: str) -> None:
+    common = {"broker_url": redis_url, "default_from": "shop@example.com"}
+    with Mailer(Settings(**common, durability="replica", redis_timeout=0.6)) as careful:
+        with pytest.raises(StoreUnavailable, match=r"accepted 1 message, but no replica confirmed") as caught:
+            careful.send(ann())
+        [id] = caught.value.ids
+        with pytest.raises(StoreUnavailable, match="no replica confirmed"):
+            careful.send(ann(), id=id)
+        assert (careful.stats().accepted, careful.status(id).state) == (1, State.QUEUED)
+    with Mailer(Settings(**common)) as mailer:
+        assert mailer.send(ann(), id=id) == id
+        assert mailer.stats().accepted == 1
+
+
 def test_many_of_which_only_some_are_known_to_be_in(own_redis: LocalRedis) -> None:
     """The connection dies in the middle: the error carries every id, and all may be sent again."""
     messages = [ann(idempotency_key=str(n)) for n in range(300)]

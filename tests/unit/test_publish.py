@@ -25,6 +25,7 @@ from mailtasks.publish import (
     NORMAL_QUEUE,
     URGENT_QUEUE,
     Publisher,
+    celerys_notation,
     configuration,
     producing_app,
     queue_name,
@@ -32,6 +33,7 @@ from mailtasks.publish import (
 )
 from mailtasks.settings import Settings
 from mailtasks.testing import LocalRedis, wait_until
+from mailtasks.testing.sentinels import WatchedRedis
 
 BATCH = "0" * 27
 
@@ -181,3 +183,29 @@ def test_only_json() -> None:
 )
 def test_the_brokers_certificate_is_verified(url: str, expected: object) -> None:
     assert configuration(Settings(broker_url=url))["broker_use_ssl"] == expected
+
+
+def test_sentinels_are_named_as_celery_wants_them() -> None:
+    url = "sentinel://:secret@a;sentinel://b/1?master_name=m&sentinel_password=pw"
+    said = configuration(Settings(broker_url=url, redis_connect_timeout=3))
+    assert said["broker_url"] == "sentinel://:secret@a:26379/1;sentinel://:secret@b:26379/1"
+    options = said["broker_transport_options"]
+    assert options["master_name"] == "m"
+    asking = options["sentinel_kwargs"]
+    assert (asking["password"], asking["socket_timeout"], asking["socket_connect_timeout"]) == ("pw", 3, 3)
+    assert asking["retry"].get_retries() == 0
+    assert celerys_notation(said["broker_url"], options) == (said["broker_url"], options)
+
+
+def test_other_brokers_are_left_as_they_are() -> None:
+    options = {"socket_timeout": 1}
+    assert celerys_notation("redis://a", options) == ("redis://a", options)
+
+
+def test_a_hint_goes_to_the_master() -> None:
+    with WatchedRedis(replicas=1) as watched:
+        publisher = Publisher(lambda: producing_app(Settings(broker_url=watched.url)))
+        assert publisher.hint([(BATCH, Priority.NORMAL)])
+        assert publisher.waiting(Priority.NORMAL) == 1
+        assert len(waiting(watched.master, NORMAL_QUEUE)) == 1
+        publisher.app.close()

@@ -112,6 +112,7 @@ def test_variables_that_are_no_settings_are_let_through():
         ("redis://h:1/2", "redis://h:1/2"),
         ("rediss://h/2", "rediss://h/2"),
         ("redis+socket:///run/redis.sock?virtual_host=3", "unix:///run/redis.sock?db=3"),
+        ("sentinel://h:1/2?master_name=m", "sentinel://h:1/2?master_name=m"),
     ],
 )
 def test_the_store_is_the_brokers_redis_by_default(broker, store):
@@ -216,7 +217,9 @@ def test_a_wrong_value_that_a_stronger_source_overrides_is_refused_all_the_same(
         ({"hello_name": "a b"}, "hello_name (keyword): 'a b' is wrong; expected a host name"),
         ({"default_from": "a\r\nBcc: c"}, "default_from (keyword): 'a\\r\\nBcc: c' is wrong; expected an"),
         ({"lease": None}, "lease (keyword): None is wrong; expected seconds"),
-        ({"broker_url": "amqp://h"}, "broker_url (keyword): it doesn't begin with redis://, rediss:// or"),
+        ({"broker_url": "amqp://h"}, "broker_url (keyword): it doesn't begin with redis://, rediss://, "),
+        ({"store_url": "sentinel://h"}, "store_url (keyword): it doesn't say what its sentinels call the"),
+        ({"durability": "disk"}, "durability (keyword): 'disk' is wrong; expected \"primary\" or"),
         ({"store_url": "redis://h/x"}, "store_url (keyword): its database is no number; expected a URL"),
         ({"relay": "http://h"}, "relay (keyword): it doesn't begin with smtp:// or smtps://; expected a URL"),
         ({"flower_auth": "admin"}, "flower_auth (keyword): it isn't a user, a colon and a password without"),

@@ -14,6 +14,7 @@ from kombu.transport import redis as kombu_redis
 
 from mailtasks import transport
 from mailtasks.local.redis import LocalRedis
+from mailtasks.testing.sentinels import WatchedRedis
 
 QUEUE = Queue("letters", Exchange("post"), routing_key="letters")
 BROADCAST = Queue("news", Exchange("news", type="fanout"), auto_delete=True)
@@ -41,6 +42,27 @@ def test_a_redis_url_gets_our_transport(url: str, shown: str) -> None:
     for connection in (app.connection_for_read(), app.connection_for_write(), app.connection().clone()):
         assert connection.get_transport_cls() is transport.Transport
         assert connection.as_uri() == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("sentinel://:secret@a;sentinel://b/1?master_name=m&sentinel_password=pw", {}),
+        (
+            "sentinel://:secret@a:26379/1;sentinel://:secret@b:26379/1",
+            {"master_name": "m", "sentinel_kwargs": {"password": "pw"}},
+        ),
+    ],
+)
+def test_sentinels_may_be_named_in_our_notation_and_in_celerys(url: str, options: dict) -> None:
+    app = installed(url)
+    app.conf.broker_transport_options = options
+    for connection in (app.connection_for_read(), app.connection_for_write(), app.connection().clone()):
+        assert connection.get_transport_cls() is transport.SentinelTransport
+        assert connection.as_uri() == "sentinel://:**@a:26379/1"
+        assert connection.alt == [f"sentinel://:secret@{host}:26379/1" for host in "ab"]
+        assert connection.transport_options["master_name"] == "m"
+        assert connection.transport_options["sentinel_kwargs"]["password"] == "pw"
 
 
 def test_a_url_with_tls_still_means_tls() -> None:
@@ -100,7 +122,7 @@ def server() -> Iterator[LocalRedis]:
 class Taker:
     """A consumer with one message taken and, as in an idle worker, a BRPOP under way."""
 
-    def __init__(self, server: LocalRedis) -> None:
+    def __init__(self, server: LocalRedis | WatchedRedis) -> None:
         options = {"socket_timeout": 2, "socket_connect_timeout": 1}
         self.app = installed(server.url)
         self.app.conf.broker_transport_options = options
@@ -223,3 +245,24 @@ def test_the_sweep_for_abandoned_messages_waits_while_redis_refuses(taker: Taker
         taker.channel.qos.restore_visible(interval=1)
         client.config_set("maxmemory", 0)
     taker.connection.close()
+
+
+# --- A Redis that sentinels watch -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", ["ack", "requeue"])
+def test_what_was_taken_is_finished_at_the_new_master(answer: str) -> None:
+    """By a channel that was closed when the old one was lost, and so has forgotten its connection."""
+    with WatchedRedis() as watched:
+        taker = Taker(watched)
+        taker.put("hello")
+        message = taker.take()
+        watched.synchronise()
+        taker.lose(watched.master)
+        watched.wait_for_failover()
+        with watched.master.client() as client:
+            assert client.hlen("unacked") == 1
+            getattr(message, answer)()
+            assert client.hlen("unacked") == 0
+            assert client.llen("letters") == (answer == "requeue")
+        taker.channel._disconnect_pools()

@@ -8,6 +8,7 @@ from mailtasks.local.redis import LocalRedis, free_port
 from mailtasks.relay import Relay
 from mailtasks.settings import Settings
 from mailtasks.testing.scripted import HANG, ScriptedRelay
+from mailtasks.testing.sentinels import WatchedRedis
 
 GOOD = {
     "version": "7.2.4",
@@ -19,6 +20,7 @@ GOOD = {
     "eviction": "noeviction",
     "used": 2**20,
     "ceiling": 2**30,
+    "replicas": 2,
 }
 DAY = 86400
 
@@ -27,7 +29,7 @@ def facts(**changes):
     return Facts(**(GOOD | changes))
 
 
-@pytest.mark.parametrize("judge", doctor.STORE_JUDGES)
+@pytest.mark.parametrize("judge", [*doctor.STORE_JUDGES, doctor.judge_failover, doctor.judge_confirmation])
 def test_a_good_redis_needs_no_advice(judge):
     _, level, found, advice = judge(facts())
     assert (level, advice) == (Level.OK, "")
@@ -50,6 +52,10 @@ def test_a_good_redis_needs_no_advice(judge):
         (doctor.judge_eviction, {"eviction": "allkeys-lru", "ceiling": 0}, "warn", "allkeys", "noeviction"),
         (doctor.judge_memory, {"ceiling": 0}, "ok", "1.0 MiB used, no limit", ""),
         (doctor.judge_role, {"read_only": True}, "fail", "a read-only replica", "the URL of the primary"),
+        (doctor.judge_failover, {"replicas": 1}, "ok", "1 connected", ""),
+        (doctor.judge_failover, {"replicas": 0}, "warn", "none connected", "nothing to fail over to"),
+        (doctor.judge_confirmation, {"replicas": 0}, "fail", "none connected", "nothing is sent without one"),
+        (doctor.judge_confirmation, {"replicas": 1}, "warn", "1 connected", "none is left that could"),
         (doctor.judge_memory, {"used": 70, "ceiling": 100}, "warn", "(70%)", "more maxmemory soon"),
         (doctor.judge_memory, {"used": 99, "ceiling": 100}, "warn", "(99%)", "is reached, send() fails"),
         (doctor.judge_memory, {"used": 100, "ceiling": 100}, "fail", "(100%)", "maxmemory: send() fails"),
@@ -142,6 +148,32 @@ def test_a_real_redis(redis_url):
     ]
     assert findings["store: persistence"].found.startswith("append-only file, synced every second")
     assert findings["store: eviction"].level is Level.OK
+
+
+def test_who_wants_a_replica_is_told_that_there_is_none(redis_url):
+    settings = Settings(broker_url=redis_url, durability="replica")
+    last = list(doctor.redis_findings(settings))[-1]
+    assert (last.subject, last.level) == ("store: replicas", Level.FAIL)
+
+
+def test_sentinels_that_are_not_there():
+    port = free_port()
+    url = f"sentinel://:hunter2@127.0.0.1:{port}/0?master_name=mymaster&sentinel_password=hunter2"
+    (finding,) = doctor.redis_findings(Settings(broker_url=url))
+    assert finding.level is Level.FAIL
+    assert "can't be used: no sentinel knows where it is: 127.0.0.1" in finding.found
+    assert "hunter2" not in str(finding)
+    assert finding.advice == (
+        "see that the sentinels run, and that broker_url has their addresses, what they call the master "
+        "(master_name) and, if they want one, their sentinel_password"
+    )
+
+
+def test_a_redis_that_sentinels_watch():
+    with WatchedRedis() as watched:
+        findings = list(doctor.redis_findings(Settings(broker_url=watched.url, durability="replica")))
+    assert findings[0].found == f"{watched.url} answers"
+    assert (findings[-1].level, findings[-1].found) == (Level.OK, "2 connected")
 
 
 def test_a_broker_of_its_own_need_not_persist(redis_url):

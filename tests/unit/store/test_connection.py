@@ -378,10 +378,32 @@ def test_what_is_refused_altogether_says_why() -> None:
         run_many(refused)
 
 
+def test_a_script_that_a_replica_refuses_is_called_once_more() -> None:
+    """By then the sentinels, or DNS, may lead to the new primary."""
+    assert run_many([READ_ONLY], [[b"new", 1]]) == [[b"new", 1]]
+
+
+def test_what_is_refused_by_a_replica_and_then_not_answered_is_not_known() -> None:
+    with pytest.raises(ConnectionError, match=r"^only 1 of 2 calls were carried out$"):
+        run_many([READ_ONLY, READ_ONLY], [[b"new", 1], ConnectionError("Redis is loading the dataset")])
+
+
+def test_what_is_not_answered_and_then_refused_is_not_known() -> None:
+    half: list[object] = [[b"new", 1], ConnectionError("Redis is loading the dataset in memory")]
+    with pytest.raises(ConnectionError, match=r"^only 1 of 2 calls were carried out$"):
+        run_many(half, [READ_ONLY, READ_ONLY])
+
+
+READ_ONLY = ResponseError("You can't write against a read only replica")
+
+
 def run_many(*answers: list[object]) -> list[object]:
     class Line:
-        def ask(self, commands: list[tuple[object, ...]]) -> list[object]:
-            return [b"digest"] if commands[0][0] == "SCRIPT" else left.pop(0)
+        def ask_confirmed(self, _: list[tuple[object, ...]], seconds: float) -> tuple[list[object], bool]:
+            return left.pop(0), True
+
+        def ask(self, _: list[tuple[object, ...]]) -> list[object]:
+            return [b"digest"]
 
     left = list(answers)
     scripts = Scripts(connect("redis://", timeout=1, connect_timeout=1))
@@ -396,6 +418,10 @@ def run_many(*answers: list[object]) -> list[object]:
         ("redis://example.com", "example.com:6379/0"),
         ("rediss://:secret@example.com/1", "example.com:6379/1"),
         ("unix:///run/redis.sock", "/run/redis.sock"),
+        (
+            "sentinel://:secret@a;sentinel://b:5/2?master_name=mymaster",
+            "mymaster/2 of the sentinels a:26379, b:5",
+        ),
     ],
 )
 def test_where_names_the_server_without_its_password(url: str, shown: str) -> None:

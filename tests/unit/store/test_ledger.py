@@ -16,7 +16,7 @@ from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import CODES, State
 from mailtasks.status import Stray
 from mailtasks.store import ledger as ledger_module
-from mailtasks.store.connection import connect
+from mailtasks.store.connection import connect, where
 from mailtasks.store.keys import new_batch_id
 from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Result, new_claim
 
@@ -1679,7 +1679,7 @@ def test_a_lost_retry_time_is_now(bench: Bench) -> None:
 def test_an_answer_of_another_version_is_said_to_be_one(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.ledger, "_run", lambda *_, **__: [b"postponed", 0])
+    monkeypatch.setattr(bench.ledger, "_run_confirmed", lambda *_, **__: ([b"postponed", 0], True))
     with pytest.raises(StoreError) as raised:
         bench.ledger.claim(new_batch_id(), OWNER)
     assert str(raised.value) == (
@@ -1738,3 +1738,40 @@ def test_limits_can_be_replaced() -> None:
 @pytest.fixture(autouse=True)
 def _errors_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
+
+
+# A replica that has to confirm, and doesn't: there is none
+
+
+def test_an_accept_that_no_replica_confirms_may_be_repeated(bench: Bench) -> None:
+    bench.limited(confirm=0.05)
+    batch = bench.new(1, 1)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable) as raised:
+            bench.ledger.accept([batch])
+        assert str(raised.value) == (
+            f"Redis at {where(bench.redis)} accepted 2 messages, but no replica confirmed that within "
+            "0.05 s, so a failover may forget it; try again with the ids that this error carries or with "
+            "idempotency keys (then nothing is sent twice), or ask `status` for them: "
+            f"{batch.id}.0, {batch.id}.1"
+        )
+        assert raised.value.ids == (f"{batch.id}.0", f"{batch.id}.1")
+        assert raised.value.unanswered
+    assert bench.count("accepted") == 2
+    bench.limited()
+    assert bench.ledger.accept([batch]) == [(Acceptance.SAME, True)]
+
+
+def test_a_claim_says_whether_a_replica_has_confirmed_it(bench: Bench) -> None:
+    id = bench.accept(*[1] * 20)
+    claim = bench.claim(id)
+    assert claim.confirmed
+    bench.limited(confirm=0.05)
+    bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert not claim.confirmed, "the next window was claimed when the last was settled"
+    assert bench.states(id).count(State.SENT.code) == 8
+    claim.steps -= 1  # as if its answer had been lost
+    bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert not claim.confirmed
+    assert bench.ledger.release(claim, OWNER, results(claim, State.QUEUED)).hint
+    assert bench.states(id) == State.SENT.code * 8 + State.QUEUED.code * 12

@@ -14,6 +14,7 @@ from threading import Event, get_ident
 from typing import Any
 
 import pytest
+from hiredis import pack_command
 from redis import Connection
 from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, ResponseError, TimeoutError
 
@@ -244,6 +245,87 @@ def test_the_client_is_closed_by_another_thread(line: Line, monkeypatch: pytest.
     monkeypatch.setattr(Connection, "read_response", close_under_it)
     with pytest.raises(ConnectionError, match="the connection was lost: argument must be an int"):
         line.ask([("PING",)])
+
+
+# Who wants a replica to confirm
+
+
+class Followed:
+    """A Redis with a replica that can be held up."""
+
+    def __init__(self, server: LocalRedis, replica: LocalRedis) -> None:
+        self.replica = replica
+        with server.client() as leading, replica.client() as following:
+            leading.config_set("repl-diskless-sync-delay", 0)
+            following.replicaof("127.0.0.1", server.port)
+            wait_until(lambda: following.info("replication")["master_link_status"] == "up")
+            leading.ping()
+            assert leading.wait(1, 10_000) == 1, "a replica counts from its first acknowledgement on"
+
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        os.kill(self.replica.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.replica.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def followed(server: LocalRedis) -> Iterator[Followed]:
+    with LocalRedis(binary=server.binary) as replica:
+        yield Followed(server, replica)
+        replica.kill()  # in good order it would end its first synchronisation before
+
+
+def test_a_replica_confirms(line: Line, followed: Followed, server: LocalRedis) -> None:
+    with made(server.port, timeout=10) as patient:
+        assert patient.ask_confirmed([("SET", "mine", "1"), ("GET", "mine")], 5) == ([b"OK", b"1"], True)
+    with followed.held_up():
+        assert line.ask_confirmed([("SET", "mine", "2")], TIMEOUT / 2) == ([b"OK"], False)
+        assert line.ask_confirmed([("SET", "mine", "3")], 0) == ([b"OK"], True)
+
+
+def test_what_is_only_read_again_isnt_confirmed_before_it_was_written_there(
+    line: Line, followed: Followed, server: LocalRedis
+) -> None:
+    """WAIT is about all that was written before the connection's last command, by whatever connection."""
+    with followed.held_up(), made(server.port) as another:
+        line.ask([("SET", "mine", "2")])
+        assert another.ask_confirmed([("GET", "mine")], TIMEOUT / 2) == ([b"2"], False)
+    with made(server.port, timeout=10) as patient:
+        assert patient.ask_confirmed([("GET", "mine")], 5) == ([b"2"], True)
+
+
+def test_many_wait_for_a_replica_together(line: Line, followed: Followed) -> None:
+    with followed.held_up():
+        began = time.monotonic()
+        told = in_threads(8, lambda thread: line.ask_confirmed([("SET", "mine", str(thread))], TIMEOUT / 2))
+        assert time.monotonic() - began < 4 * TIMEOUT / 2
+    assert told == [([b"OK"], False)] * 8
+
+
+def test_who_doesnt_ask_for_confirmation_is_told_of_none(slow: tuple[Line, Proxy]) -> None:
+    line, _ = slow
+    told = in_threads(
+        8, lambda thread: line.ask_confirmed([("SET", "mine", "1")], (thread % 2) * TIMEOUT / 5)
+    )
+    assert told == [([b"OK"], thread % 2 == 0) for thread in range(8)]
+
+
+def test_a_redis_that_doesnt_know_wait_confirms_nothing(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailtasks.store.line._wait_for_replica", lambda _: pack_command(("NOSUCH",)))
+    assert line.ask_confirmed([("ECHO", "one")], TIMEOUT / 2) == ([b"one"], False)
+    assert line.ask([("ECHO", "two")]) == [b"two"]
+
+
+def test_a_connection_to_who_has_become_a_replica_isnt_used_again(line: Line, server: LocalRedis) -> None:
+    [before] = line.ask([("CLIENT", "ID")])
+    line.ask([("REPLICAOF", "127.0.0.1", free_port())])
+    [refused] = line.ask([("SET", "mine", "1")])
+    line.ask([("REPLICAOF", "NO", "ONE")])
+    assert "read only replica" in str(refused)
+    assert line.ask([("CLIENT", "ID")]) != [before]
 
 
 def test_a_fork_begins_anew(server: LocalRedis) -> None:
