@@ -73,6 +73,7 @@ class Toll:
     abandoned: int = 0  # recipients put in doubt because their owner never told
     worst: int = 0  # the most of them after one kill
     slowest: float = 0.0  # seconds from a kill to the last of them being taken up or held
+    swept: int = 0  # what a sweep found that the mechanism should have caught
 
     @property
     def most(self) -> int:
@@ -83,6 +84,8 @@ class Toll:
 def complaints(books: Books, toll: Toll) -> list[str]:
     """A sentence for everything that the guarantee rules out."""
     wrong = [*books.lost(), *books.unexplained()]
+    if toll.swept:
+        wrong.append(f"a sweep found {toll.swept} batches that nothing else would have taken up")
     if toll.abandoned > toll.most:
         wrong.append(f"{toll.abandoned} were abandoned; {toll.kills} kills may cost {toll.most}")
     return wrong
@@ -101,6 +104,7 @@ def table(books: Books, toll: Toll, more: Mapping[str, object]) -> str:
         ("in doubt because an owner never told", f"{toll.abandoned} (at most {toll.most})"),
         ("– the most for one kill", f"{toll.worst} (at most {toll.threads * toll.window})"),
         ("– longest until taken up or held", f"{toll.slowest:.1f} s"),
+        ("found by a sweep", toll.swept),
         *more.items(),
     ]
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])

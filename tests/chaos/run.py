@@ -139,6 +139,8 @@ class Run:
         monkey.run(told)
         self._await_end()
         books = self._books()
+        self.mailer.sweep()
+        tallies = self.mailer.stats().tallies
         toll = Toll(
             kills=len(monkey.kills),
             window=max(self.mailer.ledger.limits.windows.values()),
@@ -146,8 +148,8 @@ class Run:
             abandoned=self.abandoned(),
             worst=max((kill.abandoned for kill in monkey.kills), default=0),
             slowest=max((kill.seconds for kill in monkey.kills), default=0.0),
+            swept=tallies["swept"],
         )
-        tallies = self.mailer.stats().tallies
         more = {
             "all doubts, the relay's among them": tallies["doubts"],
             "settled by late evidence": tallies["late_evidence"],

@@ -63,6 +63,11 @@ def test_more_in_doubt_than_the_kills_may_cost() -> None:
     assert complaints(books(State.SENT, 1), toll) == ["65 were abandoned; 2 kills may cost 64"]
 
 
+def test_something_that_only_a_sweep_has_found() -> None:
+    [complaint] = complaints(books(State.SENT, 1), Toll(swept=2))
+    assert complaint == "a sweep found 2 batches that nothing else would have taken up"
+
+
 def test_the_table_has_it_all() -> None:
     text = table(
         books(State.SENT, 2, resends=1), Toll(kills=1, window=8, threads=4, abandoned=3), {"seed": 7}
