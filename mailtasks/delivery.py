@@ -215,9 +215,7 @@ class Delivery:
     def _conclude(self, claim: Claim, released: Released) -> Released:
         """Say what somebody should know of, and hint what can go on."""
         if released.evidence:
-            log.warning(
-                "%d recipients of batch %s were settled by late evidence", released.evidence, claim.batch
-            )
+            log.warning("late evidence told of %d recipients of batch %s", released.evidence, claim.batch)
         if released.why is Refusal.ASIDE:
             log.error(
                 "batch %s is set aside, until somebody retries its messages: "

@@ -25,6 +25,7 @@ class Recipient:
     attempts: int = 0
     resends: int = 0
     reported_by: str = ""  # the token of the claim that reported its last attempt
+    in_window: tuple[str, int] = ("", -1)  # if nobody did: of the step that claimed it
 
 
 @dataclass
@@ -127,6 +128,7 @@ class Model:
 
     def abandon(self, batch: Batch, recipient: Recipient) -> None:
         self.doubt(batch, recipient)
+        recipient.reported_by, recipient.in_window = "", batch.applied
         self.tallies["abandoned"] += 1
 
     def expire(self, batch: Batch) -> None:
@@ -156,7 +158,7 @@ class Model:
         if over:
             self.lapse(batch)
         if batch.token != token and number > 0:
-            return Refusal.LOST, self.take_evidence(batch, token, results)
+            return Refusal.LOST, self.take_evidence(batch, (token, number - 1), results)
         if batch.token != token and batch.token:
             return Refusal.TAKEN, 0
         if not repeated:
@@ -196,11 +198,23 @@ class Model:
             recipient.attempts += result.counted
             recipient.reported_by = token
 
-    def take_evidence(self, batch: Batch, token: str, results: Sequence[Result]) -> int:
-        sent = [result for result in results if result.state is State.SENT]
-        news = sum(self.settle_as_sent(batch.recipients[result.index], token, result) for result in sent)
+    def take_evidence(self, batch: Batch, window: tuple[str, int], results: Sequence[Result]) -> int:
+        news = 0
+        for result in results:
+            recipient = batch.recipients[result.index]
+            if result.state is State.SENT:
+                news += self.settle_as_sent(recipient, window[0], result)
+            elif self.is_unbegun(recipient, result, window):
+                recipient.state = State.QUEUED
+                news += 1
         self.tallies["late_evidence"] += news
         return news
+
+    @staticmethod
+    def is_unbegun(recipient: Recipient, result: Result, window: tuple[str, int]) -> bool:
+        """In doubt only for having been in this window, of which its owner says that it never began it."""
+        freed = (result.state, recipient.state) == (State.QUEUED, State.IN_DOUBT)
+        return freed and not recipient.reported_by and recipient.in_window == window
 
     def settle_the_rest(self, batch: Batch, repeated: bool) -> None:
         for recipient in batch.having(State.SENDING):

@@ -312,7 +312,7 @@ class Machine(RuleBasedStateMachine):
         for result in results:
             if result.state is State.SENT:
                 promise.sent.add(result.index)
-            elif result.state is not State.IN_DOUBT and not lost:
+            elif result.state is State.QUEUED or (result.state is not State.IN_DOUBT and not lost):
                 promise.begun.get(result.index, set()).discard(token)  # by its owner's word not taken
 
     @precondition(lambda self: self.able())

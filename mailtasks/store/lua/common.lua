@@ -302,6 +302,13 @@ local function list_under(batch, code)
   redis.call('ZREMRANGEBYSCORE', WITH[code], '-inf', integer(now))
 end
 
+-- Something of a finished batch is to be sent after all: it is kept, and listed, for longer.
+local function reopen(batch)
+  table.insert(batch.gone, 'f')
+  for code in pairs(WITH) do list_under(batch, code) end
+  keep_for_ever(batch)
+end
+
 local function write_states(batch)
   redis.call('SET', batch.states_key, batch.states, 'KEEPTTL')
   local unfinished = 0
@@ -386,9 +393,16 @@ local function doubt(batch, index, reply)
   end
 end
 
--- In doubt because its owner never told: what a killed worker may cost is counted apart.
+-- Which step claimed the window that is being sent.
+local function window_mark(token, number)
+  return string.sub(token, 1, 6) .. ':' .. number
+end
+
+-- In doubt because its owner never told: what a killed worker may cost is counted apart. Its owner may yet
+-- live, and say that it never began.
 local function abandon(batch, index, why)
   doubt(batch, index, why)
+  new_tries(batch, index).claim = window_mark(string.match(batch.applied, '^(.*):(%d+)$'))
   tally(batch.counts, 'abandoned', 1)
 end
 

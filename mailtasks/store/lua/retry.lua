@@ -45,13 +45,11 @@ if retried == 0 then return { retried, bodiless } end
 local from = math.max(now, batch.not_before)
 batch.expires = from + batch.expires - batch.not_before
 batch.not_before = from
-for code in pairs(WITH) do list_under(batch, code) end -- anew, since it is kept for longer now
+reopen(batch) -- or it would vanish when the retention of what it was before ends
 set_field(batch, 'w', integer(batch.not_before))
 set_field(batch, 'x', integer(batch.expires))
 set_field(batch, 'z', 0)
 set_field(batch, 'g', 0)
 save(batch, batch.token and batch.lease)
 leave_gates(batch)
-redis.call('HDEL', batch.key, 'f')
-keep_for_ever(batch) -- or it would vanish when the retention of what it was before ends
 return { retried, bodiless }

@@ -62,15 +62,22 @@ local function settle_as_sent(index, counted, reply, relay, took)
   return news
 end
 
--- The lease is over. A `sent` of its old owner is evidence and always taken; nothing else is.
+-- The lease is over. A `sent` of its old owner is evidence and always taken; and so is that it never began
+-- what is in doubt for having been in that very window. Nothing else is.
 local function take_evidence()
-  local evidence = 0
+  local evidence, mark = 0, window_mark(arg.token, arg.number - 1)
   for _, result in ipairs(arg.results) do
     local index, to, _, counted, reply, relay, took = unpack(result)
     if state_of(batch, index) == '' then move(batch, index, to) end -- an error
-    if to == SENT and settle_as_sent(index, counted, reply, relay, took) then evidence = evidence + 1 end
+    if to == SENT then
+      if settle_as_sent(index, counted, reply, relay, took) then evidence = evidence + 1 end
+    elseif to == QUEUED and state_of(batch, index) == IN_DOUBT and tries_of(batch, index).claim == mark then
+      move(batch, index, QUEUED)
+      evidence = evidence + 1
+    end
   end
   tally(batch.counts, 'late_evidence', evidence)
+  if batch.finished and string.find(batch.states, ANY_UNFINISHED) then reopen(batch) end
   if batch.dirty or batch.lapsed then save(batch, batch.token and batch.lease) else write(batch) end
   return { 'lost', evidence }
 end

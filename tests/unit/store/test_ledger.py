@@ -613,9 +613,41 @@ def test_late_evidence_is_counted_once_however_often_it_is_told(bench: Bench) ->
     assert bench.tries(claim.batch).attempts == 1
 
 
-@pytest.mark.parametrize(
-    "told", [State.DEFERRED, State.FAILED, State.QUEUED, State.SUPPRESSED, State.IN_DOUBT]
-)
+def test_what_its_owner_never_began_is_freed_of_its_doubt(bench: Bench) -> None:
+    """A worker that was stopped comes back: a window's rest isn't left for a person to look at."""
+    claim = bench.claim(bench.accept(1, 1, 1))
+    bench.pass_time(70)
+    assert bench.states(claim.batch) == "???"
+    assert bench.snapshot(claim.batch).finished
+    released = bench.ledger.release(claim, OWNER, results(claim, State.SENT, State.QUEUED, State.IN_DOUBT))
+    assert (released.why, released.evidence) == (Refusal.LOST, 2)
+    assert bench.states(claim.batch) == "+q?"
+    assert bench.count("late_evidence") == 2
+    assert not bench.snapshot(claim.batch).finished
+    assert bench.look() == [claim.batch]
+    assert window(bench.claim(claim.batch)) == [1]
+
+
+def test_it_is_not_freed_of_anybody_elses_doubt(bench: Bench) -> None:
+    first = bench.claim(bench.accept(priority="normal"))
+    bench.pass_time(70)  # in doubt, and resent
+    bench.claim(first.batch)
+    bench.pass_time(70)
+    assert bench.states(first.batch) == "?"
+    assert bench.ledger.release(first, OWNER, results(first, State.QUEUED)).evidence == 0
+    assert bench.states(first.batch) == "?"
+
+
+def test_an_earlier_window_of_the_same_claim_frees_nothing(bench: Bench) -> None:
+    claim = bench.claim(bench.accept())
+    earlier = copy.copy(claim)
+    bench.ledger.step(claim, OWNER, results(claim, State.QUEUED))  # and it is claimed once more
+    bench.pass_time(70)
+    assert bench.ledger.release(earlier, OWNER, results(earlier, State.QUEUED)).evidence == 0
+    assert bench.states(claim.batch) == "?"
+
+
+@pytest.mark.parametrize("told", [State.DEFERRED, State.FAILED, State.SUPPRESSED, State.IN_DOUBT])
 def test_nothing_else_that_is_late_is_taken(bench: Bench, told: State) -> None:
     claim = bench.claim(bench.accept())
     bench.pass_time(70)
