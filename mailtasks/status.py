@@ -5,13 +5,13 @@ Times are aware datetimes in UTC, durations seconds. `as_dict` gives what `--jso
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
 from mailtasks.message import Priority
-from mailtasks.state import State, summarise
+from mailtasks.state import LAPSES_BEFORE_ASIDE, State, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,10 @@ class MessageStatus:
     def reply(self) -> str:
         """The last words about the recipient that the message's state comes from."""
         return next(recipient.reply for recipient in self.recipients if recipient.state is self.state)
+
+    def about(self, fits: Callable[[RecipientStatus], bool]) -> MessageStatus:
+        """The same message as those of its recipients see it that fit: `state` and `reply` are theirs."""
+        return replace(self, recipients=tuple(filter(fits, self.recipients)))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: derived values first, times in ISO 8601."""
@@ -116,9 +120,6 @@ class QueueStatus:
         """For JSON."""
         return _plain_dict(asdict(self))
 
-
-LAPSES_BEFORE_ASIDE: Final = 3
-"""Claims of a batch that lapse one after the other until it is set aside, as lua/common.lua has it."""
 
 _SET_ASIDE: Final = {
     True: (
