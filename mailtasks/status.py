@@ -109,7 +109,7 @@ class QueueStatus:
     recipients: int  # queued, sending or deferred
     batches: int
     due: int  # batches whose time has come
-    next_due: datetime | None
+    next_due: datetime | None  # None: nothing, or all of it waits behind gates
     oldest: datetime | None  # accepted; of the thousand batches that are due first
     hints: int  # tasks waiting in its Celery queue
     paused: bool

@@ -54,6 +54,16 @@ def test_queue_for_people(live):
     assert ["no" in row for row in rows] == [True, True, False]
 
 
+def test_a_paused_mail_is_due_at_no_time(live):
+    batch = send(live).partition(".")[0]
+    live("pause")
+    with Mailer() as mailer:
+        mailer.ledger.claim(batch, "a worker")
+    row = live("queue").out.splitlines()[2].split()
+    assert row[:5] == ["normal", "1", "1", "0", "-"]
+    assert live("queue", "--json").json["normal"]["next_due"] is None
+
+
 @pytest.mark.parametrize("what", [(), ("urgent",)])
 def test_pause_and_resume(live, what):
     name = what[0] if what else "all"
