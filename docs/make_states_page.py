@@ -20,7 +20,7 @@ PAGE: Final = Path(__file__).parent / "reference" / "states.md"
 INTRODUCTION: Final = """\
 # States
 
-<!-- Written by docs/make_states_page.py from mailtasks/state.py and store/books.py: change those, not this page. -->
+<!-- Written by docs/make_states_page.py from mailtasks/state.py, store/books.py: change those, not this. -->
 
 A state belongs to one recipient of one message. A message's own state, as `status` shows it, is the most
 telling of those of its recipients. An illegal move raises, and at any moment the number accepted is the sum

@@ -44,7 +44,7 @@ TALLIES: Final = {
     "abandoned": "those of them whose worker never told: it died, hung, or lost its lease",
     "resends": "recipients that were queued again out of doubt, by policy or by a person",
     "held": "recipients whose doubt was held for a person; how many still are is the state `in_doubt`",
-    "late_evidence": "recipients in doubt, or queued again from it, of whom the relay's 2xx was told late after all",
+    "late_evidence": "recipients that became `sent` by a 2xx that was told when its claim's lease was over",
     "settled": "recipients in doubt of whom a person has said what became of them",
     "lapses": "claims of a batch that ended by themselves, since their worker didn't renew them in time",
     "duplicates": "mails that the relay is known to have taken twice for one recipient",
