@@ -6,7 +6,7 @@ The rules:
    of it. The same for a relay and its `Reception`.
 2. `fail` means that mail isn't accepted or sent, or can be lost as things stand; `warn`, that it works
    and could be better. Each of both says what to do.
-3. Nothing is changed and no mail is sent.
+3. Nothing of the ledger is changed and no mail is sent.
 """
 
 from __future__ import annotations
