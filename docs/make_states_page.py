@@ -1,4 +1,4 @@
-"""Write `docs/reference/states.md` from the table in `mailtasks.state`.
+"""Write `docs/reference/states.md` from the tables in `mailtasks.state` and `mailtasks.store.books`.
 
     python docs/make_states_page.py
 
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from mailtasks.state import FINAL, MOVES, UNFINISHED, State
+from mailtasks.store.books import TALLIES
 
 PAGE: Final = Path(__file__).parent / "reference" / "states.md"
 
 INTRODUCTION: Final = """\
 # States
 
-<!-- Written by docs/make_states_page.py from mailtasks/state.py: change those, not this page. -->
+<!-- Written by docs/make_states_page.py from mailtasks/state.py, store/books.py: change those, not this. -->
 
 A state belongs to one recipient of one message. A message's own state, as `status` shows it, is the most
 telling of those of its recipients. An illegal move raises, and at any moment the number accepted is the sum
@@ -32,12 +33,23 @@ from `in_doubt` a policy's, an operator's, or those of a relay's answer that cam
 `suppressed` yet: there is no suppression list.
 """
 
+TALLYING: Final = """\
+## Tallies
+
+Beside the states `mailtasks stats` shows what was counted since the beginning, and is never taken back:
+
+| tally | what it counts |
+| --- | --- |
+"""
+
 
 def page() -> str:
     """The whole page."""
     rows = "\n".join(map(_row, State))
     head = "| state | in the ledger | kind | meaning | may become |\n| --- | --- | --- | --- | --- |"
-    return f"{INTRODUCTION}\n```mermaid\n{diagram()}\n```\n\n{BEHIND_THE_DIAGRAM}\n{head}\n{rows}\n"
+    tallies = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in TALLIES.items())
+    states = f"{INTRODUCTION}\n```mermaid\n{diagram()}\n```\n\n{BEHIND_THE_DIAGRAM}\n{head}\n{rows}\n"
+    return f"{states}\n{TALLYING}{tallies}"
 
 
 def diagram() -> str:

@@ -23,7 +23,7 @@ from celery.utils.text import str_to_list
 
 from mailtasks import bootsteps, guard, tasks, transport
 from mailtasks.errors import SettingsError
-from mailtasks.installation import Installation, installation_of
+from mailtasks.installation import Installation, OwnInstallation, installation_of
 from mailtasks.logs import JsonFormatter
 from mailtasks.publish import (
     SEND_MAIL,
@@ -69,8 +69,12 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     Returns:
         The same app.
     """
+    return _install(app, Installation(app, settings))
+
+
+def _install(app: Celery, installation: Installation) -> Celery:
     global _installed
-    app.mailtasks = Installation(app, settings)
+    app.mailtasks = installation
     transport.install(app)
     guard.install(app)
     bootsteps.install(app)
@@ -176,7 +180,7 @@ def _make() -> Celery:
         if "celery" in (Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name):  # also `python -m celery`
             guard.refuse(str(error))  # Celery would show a traceback
         raise
-    return install(app, settings)
+    return _install(app, OwnInstallation(app, settings))
 
 
 def _celeryconfig() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mailtasks.errors import SettingsError
 from mailtasks.keeper import Keeper
 from mailtasks.mailer import Mailer
 from mailtasks.policy.backoff import RetryPolicy
-from mailtasks.publish import Publisher
+from mailtasks.publish import CELERYS_BROKER, Publisher
 from mailtasks.routing import Route, open_route
 from mailtasks.sentinels import are_named, with_celerys_options
 from mailtasks.settings import SETTINGS, Settings, mask_url, redis_py_url
@@ -117,13 +117,35 @@ class Installation:
             route.pool.close()
 
 
-def broker_of(app: Celery) -> str | None:
+class OwnInstallation(Installation):
+    """That of our own app. Its broker is that of the settings, default or not: producers know no other."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Read when they are first needed.
+
+        Raises:
+            SettingsError: one is wrong, or Celery was told of another broker.
+        """
+        settings = self.without_app()
+        for variable in CELERYS_BROKER:
+            broker = broker_of(self.app, variable.removeprefix("CELERY_").lower())
+            if broker and broker != settings.broker_url:
+                ours = f"broker_url ({settings.source('broker_url')}): {mask_url(settings.broker_url)}"
+                raise SettingsError(
+                    f"{ours} is not what {variable} (or celery -b) says, {mask_url(broker)}; "
+                    "set MAILTASKS_BROKER_URL instead, which producers know, too"
+                )
+        return settings
+
+
+def broker_of(app: Celery, name: str = "broker_url") -> str | None:
     """The app's broker as our settings name it: sentinels in one URL with what Celery has beside it.
 
     Raises:
         SettingsError: it can't be one of ours.
     """
-    broker = app.conf.broker_url
+    broker = getattr(app.conf, name)  # an item wouldn't be what the environment says
     if are_named(broker):
         with suppress(ValueError):  # said below
             broker = with_celerys_options(broker, app.conf.broker_transport_options or {})

@@ -36,7 +36,7 @@ SEND_MAIL: Final = "mailtasks.send_mail"
 
 CELERYS_BROKER: Final = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 """Environment variables that to Celery are stronger than what an app is configured with. They are meant for a
-user's own app: where mail goes by ours, its broker is that of our settings."""
+user's own app: where mail goes by ours, its broker is that of our settings, and another is refused."""
 
 _HINTS_AT_ONCE: Final = 500  # published in one round trip
 _POOL_TIMEOUT: Final = 5.0  # seconds to wait for a producer that other threads have

@@ -71,6 +71,9 @@ MOVES: Final[dict[State, frozenset[State]]] = {
 UNFINISHED: Final = frozenset({State.QUEUED, State.SENDING, State.DEFERRED})
 """What the mechanism still has work with; `in_doubt` is held, neither finished nor waiting."""
 
+LAPSES_BEFORE_ASIDE: Final = 3
+"""Claims of a batch that lapse one after the other until it is set aside."""
+
 FINAL: Final = frozenset(State) - UNFINISHED - {State.IN_DOUBT}
 """What stays as it is unless an operator says otherwise."""
 

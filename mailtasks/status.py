@@ -5,13 +5,13 @@ Times are aware datetimes in UTC, durations seconds. `as_dict` gives what `--jso
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
 from mailtasks.message import Priority
-from mailtasks.state import State, summarise
+from mailtasks.state import LAPSES_BEFORE_ASIDE, State, summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,10 @@ class MessageStatus:
         """The last words about the recipient that the message's state comes from."""
         return next(recipient.reply for recipient in self.recipients if recipient.state is self.state)
 
+    def about(self, fits: Callable[[RecipientStatus], bool]) -> MessageStatus:
+        """The same message as those of its recipients see it that fit: `state` and `reply` are theirs."""
+        return replace(self, recipients=tuple(filter(fits, self.recipients)))
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: derived values first, times in ISO 8601."""
         derived = {"id": self.id, "state": self.state, "attempts": self.attempts, "reply": self.reply}
@@ -105,7 +109,7 @@ class QueueStatus:
     recipients: int  # queued, sending or deferred
     batches: int
     due: int  # batches whose time has come
-    next_due: datetime | None
+    next_due: datetime | None  # None: nothing, or all of it waits behind gates
     oldest: datetime | None  # accepted; of the thousand batches that are due first
     hints: int  # tasks waiting in its Celery queue
     paused: bool
@@ -116,9 +120,6 @@ class QueueStatus:
         """For JSON."""
         return _plain_dict(asdict(self))
 
-
-LAPSES_BEFORE_ASIDE: Final = 3
-"""Claims of a batch that lapse one after the other until it is set aside, as lua/common.lua has it."""
 
 _SET_ASIDE: Final = {
     True: (

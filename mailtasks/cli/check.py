@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 @as_json
 @pass_context
 def check(context: Context, timeout: float, as_json: bool) -> None:
-    """Look at Redis, the relay and this installation; say what to do.
+    """Look at Redis, the workers, the relay and this installation; say what to do.
 
     Exits with 1 if something fails.
     """
     from mailtasks.cli.doctor import Level, examine  # brings in Redis and SMTP
 
-    findings = list(examine(context.settings, timeout=timeout))
+    findings = list(examine(context.settings, timeout=timeout, environment=context.environment))
     fine = all(finding.level is not Level.FAIL for finding in findings)
     if as_json:
         print_json({"ok": fine, "findings": [asdict(finding) for finding in findings]})

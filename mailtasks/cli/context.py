@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mailtasks.settings import SETTINGS, Settings
+from mailtasks.settings import SETTINGS, Settings, mask_url
 
 if TYPE_CHECKING:
     from mailtasks.mailer import Mailer
@@ -41,6 +41,11 @@ class Context:
         named = {"MAILTASKS_CONFIG": self.file} if self.file else {}
         changed = {SETTINGS[name].variable: value for name, value in self.changes.items()}
         return {**os.environ, **named, **changed}
+
+    @property
+    def ledger(self) -> str:
+        """The Redis that is asked, its password masked: a wrong one is why most find nothing."""
+        return mask_url(self.settings.store_url)
 
     def mailer(self) -> Mailer:
         """A mailer of these settings; use it as a context manager."""

@@ -6,7 +6,7 @@ The rules:
    of it. The same for a relay and its `Reception`.
 2. `fail` means that mail isn't accepted or sent, or can be lost as things stand; `warn`, that it works
    and could be better. Each of both says what to do.
-3. Nothing is changed and no mail is sent.
+3. Nothing of the ledger is changed and no mail is sent.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ import platform
 import smtplib
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from mailtasks.cli.output import counted
-from mailtasks.errors import StoreError
+from mailtasks.errors import SettingsError, StoreError
+from mailtasks.local.app_check import why_not
+from mailtasks.publish import producing_app, queues
 from mailtasks.relay import Relay, is_loopback, mask_url
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.sentinels import are_named
@@ -38,12 +42,14 @@ from mailtasks.store.books import Books
 from mailtasks.store.connection import connect
 from mailtasks.store.keys import Keys
 from mailtasks.store.sentinel import NOT_FOUND
+from mailtasks.supervisor import OWN_APP
 
 OLDEST_REDIS: Final = (6, 2)
 SLOW_REDIS: Final = 10.0  # ms; a mail needs a few round trips
 MEMORY_WARNING: Final = 0.70  # of maxmemory
 CERTIFICATE_DAYS: Final = 14
 PINGS: Final = 5
+WORKERS_ANSWER: Final = 1.0  # seconds; an idle one's takes some milliseconds
 
 
 class Level(StrEnum):
@@ -64,10 +70,18 @@ class Finding:
     advice: str = ""  # what to do; "" if all is well
 
 
-def examine(settings: Settings, *, timeout: float) -> Iterator[Finding]:
-    """Look at everything; each step of a dialogue may take `timeout` seconds."""
+def examine(
+    settings: Settings, *, timeout: float, environment: Mapping[str, str] | None = None
+) -> Iterator[Finding]:
+    """Look at everything; each step of a dialogue may take `timeout` seconds.
+
+    Args:
+        environment: what workers would be started in; ours if it is None.
+    """
     yield from versions()
+    yield from celeryconfig_findings(environment)
     yield from redis_findings(settings)
+    yield from worker_findings(settings)
     yield from ledger_findings(settings)
     yield from relay_findings(settings.relay, settings.hello_name, timeout)
     yield judge_sender(settings.default_from)
@@ -107,6 +121,27 @@ def judge_version(package: str, beginning: str, version: str | None) -> Finding:
         return Finding(package, Level.FAIL, f"{version}, not {beginning}x", advice)
     return Finding(package, Level.OK, version)
 
+
+# --- celeryconfig.py --------------------------------------------------------------------------------
+
+
+def celeryconfig_findings(environment: Mapping[str, str] | None = None) -> Iterator[Finding]:
+    """Whether our own app could be loaded with the one that lies here. Nothing, if none does."""
+    if not Path(CELERYCONFIG).is_file():
+        return
+    try:
+        wrong = why_not(OWN_APP, environment)
+    except SettingsError as error:
+        wrong = str(error)
+    if not wrong:
+        yield Finding(CELERYCONFIG, Level.OK, "can be loaded")
+        return
+    # No failure, since it may be meant for an app of the user's, which has other rules.
+    advice = "`mailtasks worker` doesn't start with it; one with an app of your own (-A) may"
+    yield Finding(CELERYCONFIG, Level.WARN, wrong, advice)
+
+
+CELERYCONFIG: Final = "celeryconfig.py"
 
 # --- Redis ------------------------------------------------------------------------------------------
 
@@ -344,6 +379,42 @@ STORE_JUDGES: Final = (
     judge_memory,
 )
 
+# --- The workers ------------------------------------------------------------------------------------
+
+
+def worker_findings(settings: Settings) -> Iterator[Finding]:
+    """Whether a worker takes mail. Nothing, if the broker can't be asked: that is told of its Redis."""
+    ours = {queue.name for queue in queues(settings.namespace)}
+    with suppress(OperationalError, RedisError):
+        yield judge_workers(_queues_taken(settings, ours), ours)
+
+
+def _queues_taken(settings: Settings, ours: Set[str]) -> list[set[str]]:
+    """What each worker that answers takes tasks from; the first answer will do, if it is one of ours."""
+    app = producing_app(settings)
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=0)
+        for most in (1, None):
+            answers = app.control.broadcast(
+                "active_queues", reply=True, limit=most, timeout=WORKERS_ANSWER, connection=connection
+            )
+            told = (queues for answer in answers for queues in answer.values())
+            taken = [{queue["name"] for queue in queues} for queues in told if isinstance(queues, list)]
+            if not taken or not ours.isdisjoint(taken[0]):
+                break
+    return taken
+
+
+def judge_workers(taken: Sequence[Set[str]], ours: Set[str]) -> Finding:
+    """Whether anybody sends what is accepted."""
+    if not taken:
+        return Finding("workers", Level.WARN, "none answers", "start them: `mailtasks worker`")
+    if not any(names & ours for names in taken):
+        found = f"{len(taken)} answer, and none takes mail from {', '.join(sorted(ours))}"
+        return Finding("workers", Level.WARN, found, "start those that do: `mailtasks worker`")
+    return Finding("workers", Level.OK, "answer, and take mail")
+
+
 # --- The ledger -------------------------------------------------------------------------------------
 
 
@@ -352,8 +423,32 @@ def ledger_findings(settings: Settings) -> Iterator[Finding]:
     client = connect(
         settings.store_url, timeout=settings.redis_timeout, connect_timeout=settings.redis_connect_timeout
     )
+    books = Books(client, Keys(settings.namespace))
     with closing(client), suppress(StoreError):
-        yield judge_doubt(Books(client, Keys(settings.namespace)).stats().states[State.IN_DOUBT])
+        stats = books.stats()
+        yield judge_pause(books.paused())
+        yield judge_doubt(stats.states[State.IN_DOUBT])
+        yield judge_sweep(stats.tallies["swept"])
+
+
+def judge_pause(paused: Iterable[str]) -> Finding:
+    """Whether somebody has stopped the sending."""
+    held = sorted(paused)
+    if not held:
+        return Finding("paused", Level.OK, "nothing")
+    which = f" {held[0]}" if len(held) == 1 and "all" not in held else ""
+    return Finding("paused", Level.WARN, ", ".join(held), f"to go on: `mailtasks resume{which}`")
+
+
+def judge_sweep(swept: int) -> Finding:
+    """Whether anything was ever found that the mechanism should not have left."""
+    if not swept:
+        return Finding("sweep", Level.OK, "found nothing")
+    advice = (
+        "the workers' log has it as `the sweep found batch`; report it: unless a hand was in Redis, "
+        "it is a bug of mailtasks"
+    )
+    return Finding("sweep", Level.WARN, f"found {swept} astray, since the beginning, and mended it", advice)
 
 
 def judge_doubt(held: int) -> Finding:

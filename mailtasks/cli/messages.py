@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -113,7 +115,7 @@ def status(context: Context, id: str, as_json: bool) -> None:
             "subject": message.subject,
             "priority": message.priority,
             "accepted": message.accepted_at,
-            "send at": message.send_at,
+            **({"send at": message.send_at} if message.send_at > datetime.now(UTC) else {}),
             "finished": message.finished_at,
         }
     )
@@ -135,10 +137,18 @@ def _print_recipients(message: MessageStatus) -> None:
 @as_json
 @pass_context
 def find(context: Context, address: str, as_json: bool) -> None:
-    """List the mails to an address, as far as they are still kept."""
+    """List the mails to an address, as far as they are still kept.
+
+    State and reply are those of ADDRESS alone; `mailtasks status ID` shows a mail's other recipients, and
+    in --json they stand under `recipients`.
+    """
+    from mailtasks.address import parse
+
     with context.mailer() as mailer:
         found = list(mailer.find(address))
-    _print_messages(found, as_json, empty=f"no mail to {address} is known")
+    wanted = parse(address).address.casefold()
+    told = [_Told(it, it.about(lambda to: to.address.casefold() == wanted)) for it in found]
+    _print_messages(told, as_json, empty=f"no mail to {address} is known in {context.ledger}")
 
 
 @click.command()
@@ -148,15 +158,37 @@ def find(context: Context, address: str, as_json: bool) -> None:
 def failed(context: Context, limit: int, as_json: bool) -> None:
     """List the mails that failed, expired or are in doubt, the latest first.
 
+    State and reply are those of the recipients of whom that is so; `mailtasks status ID` shows a mail's other
+    recipients, and in --json they stand under `recipients`.
+
     Before them stand the batches that were set aside, which nobody sends until they are retried.
     """
+    from mailtasks.store.keys import LISTED_STATES  # brings in Redis
+
     with context.mailer() as mailer:
-        listed: Iterable[MessageStatus | SetAside] = chain(mailer.aside(), mailer.failed())
+        failures = (_Told(it, it.about(lambda to: to.state in LISTED_STATES)) for it in mailer.failed())
+        listed: Iterable[_Told | SetAside] = chain(mailer.aside(), failures)
         found = list(islice(listed, limit))
     _print_messages(found, as_json, empty="nothing failed")
 
 
-def _print_messages(messages: Iterable[MessageStatus | SetAside], as_json: bool, *, empty: str) -> None:
+@dataclass(frozen=True)
+class _Told:
+    """A message in a list, told by those of its recipients that the list is about."""
+
+    message: MessageStatus
+    about: MessageStatus
+
+    def as_dict(self) -> dict[str, Any]:
+        about = self.about
+        return self.message.as_dict() | {
+            "state": about.state.value,
+            "attempts": about.attempts,
+            "reply": about.reply,
+        }
+
+
+def _print_messages(messages: Sequence[_Told | SetAside], as_json: bool, *, empty: str) -> None:
     if as_json:
         print_json([message.as_dict() for message in messages])
         return
@@ -164,11 +196,11 @@ def _print_messages(messages: Iterable[MessageStatus | SetAside], as_json: bool,
     print_table(columns, map(_row, messages), empty=empty)
 
 
-def _row(it: MessageStatus | SetAside) -> Sequence[Any]:
-    from mailtasks.status import MessageStatus
-
-    if isinstance(it, MessageStatus):
-        return it.id, it.state, it.accepted_at, [to.address for to in it.recipients], it.subject, it.reply
+def _row(it: _Told | SetAside) -> Sequence[Any]:
+    if isinstance(it, _Told):
+        about = it.about
+        to = [recipient.address for recipient in about.recipients]
+        return about.id, about.state, about.accepted_at, to, about.subject, about.reply
     return it.id, "set_aside", None, None, None, it.reply
 
 

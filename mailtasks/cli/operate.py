@@ -24,6 +24,9 @@ def stats(context: Context, as_json: bool) -> None:
         print_json(figures.as_dict())
     else:
         _print_stats(figures)
+        if not figures.accepted:
+            print_line("")
+            print_line(f"nothing was ever accepted in {context.ledger}; is that the right Redis?")
 
 
 def _print_stats(figures: Stats) -> None:
@@ -31,7 +34,7 @@ def _print_stats(figures: Stats) -> None:
     print_line("")
     print_pairs(
         {
-            "sent a second (last 5 minutes)": figures.sent_per_second,
+            "sent a second (over the last 5 whole minutes)": figures.sent_per_second,
             "sent in the last hour": figures.sent_last_hour,
             "failed in the last hour": figures.failed_last_hour,
             "deferrals in the last hour": figures.deferrals_last_hour,
@@ -75,6 +78,8 @@ def queue(context: Context, as_json: bool) -> None:
         for it in queues
     )
     print_table(columns, rows)
+    if not any(it.recipients or it.hints or it.in_doubt for it in queues):
+        print_line(f"nothing waits in {context.ledger}")
 
 
 @click.command()
@@ -98,7 +103,7 @@ def pause(context: Context, what: str, as_json: bool) -> None:
 def resume(context: Context, what: str, as_json: bool) -> None:
     """Go on after `mailtasks pause`: with everything, or with one PRIORITY.
 
-    What one PRIORITY's resuming doesn't end is a pause of everything.
+    Resuming one PRIORITY leaves a pause of everything in force.
     """
     with context.mailer() as mailer:
         was_paused = mailer.resume(what)

@@ -39,11 +39,19 @@ _CHUNK: Final = 100  # batches read in one round trip
 _SAMPLE: Final = 1000  # batches among which the oldest is sought
 _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-TALLIES: Final = (
-    *("doubts", "abandoned", "resends", "held", "late_evidence", "settled"),
-    *("lapses", "duplicates", "swept"),
-)
-"""What `counts` holds beside the states, in the order in which it is shown."""
+TALLIES: Final = {
+    "doubts": "recipients that came into doubt, whatever became of them",
+    "abandoned": "those of them whose worker never told: it died, hung, or lost its lease",
+    "resends": "recipients that were queued again out of doubt, by policy or by a person",
+    "held": "recipients whose doubt was held for a person; how many still are is the state `in_doubt`",
+    "late_evidence": "recipients of whom was told, when their claim's lease was over, that a 2xx had come "
+    "(they became `sent`) or that they were never begun (they became `queued`)",
+    "settled": "recipients in doubt of whom a person has said what became of them",
+    "lapses": "claims of a batch that ended by themselves, since their worker didn't renew them in time",
+    "duplicates": "mails that the relay is known to have taken twice for one recipient",
+    "swept": "what a sweep found that should never be there; other than 0, look into the workers' log",
+}
+"""What `counts` holds beside the states, and what it counts, in the order in which it is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +241,25 @@ class Books:
             recipients=int(recipients or 0),
             batches=batches,
             due=ready,
-            next_due=_moment(sample[0][1] / 1000) if sample else None,
+            next_due=self._next_due(priority, sample),
             oldest=self._oldest([id.decode() for id, _ in sample]),
             hints=hints,
             paused="all" in paused or priority in paused,
             waiting={gate: count for gate, count in waiting.items() if count},
             in_doubt=int(doubts or 0),
         )
+
+    def _next_due(self, priority: Priority, sample: Sequence[tuple[bytes, float]]) -> datetime | None:
+        """When the first comes due that waits behind no gate: behind one, it is filed under its expiry."""
+        if not sample:
+            return None
+        pipeline = self.redis.pipeline(transaction=False)
+        for gate in ("pause", "aside", "rate"):
+            pipeline.zmscore(self.keys.gate(gate, priority), [id for id, _ in sample])
+        with available(self.redis):
+            waiting = pipeline.execute()
+        dues = (at for (_, at), *since in zip(sample, *waiting, strict=True) if not any(since))
+        return next((_moment(at / 1000) for at in dues), None)
 
     def _oldest(self, ids: Sequence[str]) -> datetime | None:
         pipeline = self.redis.pipeline(transaction=False)

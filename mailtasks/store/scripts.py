@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from mailtasks.state import CODES, MOVES, UNFINISHED, State
+from mailtasks.state import CODES, LAPSES_BEFORE_ASIDE, MOVES, UNFINISHED, State
 
 NAMES = ("accept", "step", "renew", "look", "open", "cancel", "retry", "settle", "turn", "sweep")
 """One script a move; each file opens with its keys, arguments and answer."""
@@ -20,13 +20,19 @@ def _table(rows: dict[str, str]) -> str:
 
 
 def _constants() -> str:
-    """The state table in Lua: a local a state, its name, the moves it allows."""
+    """`mailtasks.state` in Lua: a local a state, its name, the moves it allows, and when to set aside."""
     locals_ = [f"local {state.name} = {code!r}" for state, code in CODES.items()]
     names = _table({code: repr(state.value) for state, code in CODES.items()})
     moves = _table({CODES[old]: repr("".join(sorted(CODES[s] for s in new))) for old, new in MOVES.items()})
     unfinished = _table({CODES[state]: "true" for state in State if state in UNFINISHED})
     return "\n".join(
-        [*locals_, f"local NAMES = {names}", f"local MOVES = {moves}", f"local UNFINISHED = {unfinished}"]
+        [
+            *locals_,
+            f"local NAMES = {names}",
+            f"local MOVES = {moves}",
+            f"local UNFINISHED = {unfinished}",
+            f"local LAPSES_BEFORE_ASIDE = {LAPSES_BEFORE_ASIDE}",
+        ]
     )
 
 

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mailtasks.message import PRIORITIES, Priority
-from mailtasks.state import UNFINISHED, State
+from mailtasks.state import LAPSES_BEFORE_ASIDE, UNFINISHED, State
 from mailtasks.store.ledger import Limits, Refusal, Result
 
-LAPSES_BEFORE_ASIDE = 3
 BY_HAND = "a person"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import ssl
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ import mailtasks.celery as module
 from mailtasks.celery import current_app, install, own_app, send_mail
 from mailtasks.errors import SettingsError
 from mailtasks.logs import JsonFormatter
-from mailtasks.publish import BULK_QUEUE, DELIVER, NORMAL_QUEUE, SEND_MAIL, URGENT_QUEUE
+from mailtasks.publish import BULK_QUEUE, CELERYS_BROKER, DELIVER, NORMAL_QUEUE, SEND_MAIL, URGENT_QUEUE
 from mailtasks.settings import Settings
 from mailtasks.state import State
 
@@ -63,14 +65,55 @@ def test_our_own_app_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {DELIVER, SEND_MAIL} <= set(app.tasks)
 
 
-def test_celery_and_we_are_told_of_two_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAILTASKS_BROKER_URL", "redis://127.0.0.1:1/0")
-    monkeypatch.setenv("CELERY_BROKER_URL", "redis://127.0.0.1:2/0")  # or `celery --broker`
+@pytest.mark.parametrize("variable", CELERYS_BROKER)
+@pytest.mark.parametrize(
+    ("ours", "told"),
+    [
+        ("redis://127.0.0.1:1/0", "(environment MAILTASKS_BROKER_URL): redis://127.0.0.1:1/0"),
+        (None, "(default): redis://127.0.0.1:6379/0"),
+    ],
+)
+def test_celery_and_we_are_told_of_two_brokers(
+    monkeypatch: pytest.MonkeyPatch, variable: str, ours: str | None, told: str
+) -> None:
+    if ours:
+        monkeypatch.setenv("MAILTASKS_BROKER_URL", ours)
+    monkeypatch.setenv(variable, "redis://ann:secret@127.0.0.1:2/0")
     with pytest.raises(SettingsError) as caught:
         send_mail.delay(to="ann@example.com", text="hi")
     assert str(caught.value) == (
-        "broker_url (environment MAILTASKS_BROKER_URL): redis://127.0.0.1:1/0 is not the Celery app's "
-        "broker, redis://127.0.0.1:2/0; give both the same, or leave it out of the settings"
+        f"broker_url {told} is not what {variable} (or celery -b) says, redis://ann:***@127.0.0.1:2/0; "
+        "set MAILTASKS_BROKER_URL instead, which producers know, too"
+    )
+
+
+def test_celery_may_be_told_of_our_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("MAILTASKS_BROKER_URL", *CELERYS_BROKER):
+        monkeypatch.setenv(variable, "redis://127.0.0.1:1/0")
+    assert own_app().mailtasks.settings.broker_url == "redis://127.0.0.1:1/0"
+
+
+@pytest.mark.parametrize("said", ["variable", "option"])
+def test_a_worker_that_celery_alone_is_told_of_a_broker_does_not_start(tmp_path: Path, said: str) -> None:
+    elsewhere = "redis://127.0.0.1:9/0"
+    command = [sys.executable, "-m", "celery", "-A", "mailtasks"]
+    option = ["-b", elsewhere] if said == "option" else []
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILTASKS_")}
+    if said == "variable":
+        environment["CELERY_BROKER_URL"] = elsewhere
+    ran = subprocess.run(
+        [*command, *option, "worker", "-P", "threads"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.endswith(  # Celery may warn of root before it
+        "mailtasks: broker_url (default): redis://127.0.0.1:6379/0 is not what CELERY_BROKER_URL "
+        "(or celery -b) says, redis://127.0.0.1:9/0; set MAILTASKS_BROKER_URL instead, "
+        "which producers know, too\n"
     )
 
 

@@ -35,6 +35,11 @@ def test_a_message_is_told_by_its_most_telling_recipient() -> None:
     assert (only.state, only.attempts, only.reply) == (State.SENT, 1, "250 Ok")
 
 
+def test_a_message_about_some_of_its_recipients() -> None:
+    told = MESSAGE.about(lambda recipient: recipient.address == "a@example.com")
+    assert (told.id, told.state, told.reply) == ("B.0", State.SENT, "250 Ok")
+
+
 def test_a_message_as_json() -> None:
     shown = MESSAGE.as_dict()
     assert list(shown)[:4] == ["id", "state", "attempts", "reply"]

@@ -1,8 +1,8 @@
 -- Stands before every script: loading a batch, moving its recipients, writing it back.
 --
 -- A script works on a batch in memory and calls `save` once, after everything that can fail: an error
--- leaves nothing half done. QUEUED … SUPPRESSED, MOVES, NAMES and UNFINISHED are set in front of this
--- text by mailtasks/store/scripts.py, from the table in mailtasks/state.py.
+-- leaves nothing half done. QUEUED … SUPPRESSED, MOVES, NAMES, UNFINISHED and LAPSES_BEFORE_ASIDE are
+-- set in front of this text by mailtasks/store/scripts.py, from mailtasks/state.py.
 --
 -- KEYS, the same in every script (types in brackets):
 --   1 counts [hash]            states and tallies of this shard
@@ -27,7 +27,6 @@ local GATE_ASIDE = { urgent = KEYS[10], normal = KEYS[11], bulk = KEYS[12] }
 local GATE_RATE = { urgent = KEYS[13], normal = KEYS[14], bulk = KEYS[15] }
 local WITH = { [FAILED] = KEYS[16], [EXPIRED] = KEYS[17], [IN_DOUBT] = KEYS[18] }
 local FIRST_BATCH_KEY = 19
-local LAPSES_BEFORE_ASIDE = 3
 local BY_HAND = 'byhand' -- in place of a claim's mark, which is hexadecimal
 local ANY_UNFINISHED = '[' .. QUEUED .. SENDING .. DEFERRED .. ']'
 

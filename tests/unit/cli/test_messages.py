@@ -8,10 +8,16 @@ import pytest
 from mailtasks.errors import StoreError
 from mailtasks.mailer import Mailer
 from mailtasks.state import State
+from mailtasks.store.ledger import Result
 
 MAIL = ("--to", "ann@example.com", "--subject", "Hello", "--text", "It works")
 NO_SUCH_USER = "550 5.1.1 no such user"
 SPAM = "554 5.7.1 looks like spam"
+FATES = {
+    "defer": (State.DEFERRED, "451 4.3.0 try again later"),
+    "refuse": (State.FAILED, NO_SUCH_USER),
+    "ok": (State.SENT, "250 2.0.0 Ok"),
+}
 
 
 def sent(live, *options):
@@ -206,6 +212,16 @@ def test_status_for_people(live, settle):
     assert NO_SUCH_USER in ran.out
 
 
+def test_status_has_the_moment_of_a_plan_only(live, settle):
+    later = datetime.now(UTC) + timedelta(days=7)
+    assert "send at" in live("status", sent(live, "--send-at", later.isoformat())).out
+    id = sent(live)
+    assert "send at" not in live("status", id).out
+    settle(id, State.FAILED, SPAM)
+    live("retry", id)
+    assert "send at" not in live("status", id).out
+
+
 def test_status_json(live, settle):
     id = sent(live)
     settle(id, State.FAILED, NO_SUCH_USER)
@@ -225,11 +241,47 @@ def test_find(live):
     assert {it["id"] for it in live("find", "Ann <ANN@example.com>", "--json").json} == ids
     ran = live("find", "bob@example.com")
     assert len(ran.out.splitlines()) == 2
-    assert "ann@example.com, bob@example.com" in ran.out
+    assert "bob@example.com" in ran.out
 
 
-def test_find_nothing(live):
-    assert live("find", "eve@example.com").out == "no mail to eve@example.com is known\n"
+@pytest.fixture
+def parted(live):
+    """A mail whose recipients came to different ends."""
+    id = live("send", "--text", "hi", *(f"--to={name}@example.com" for name in FATES)).out.strip()
+    with Mailer() as mailer:
+        claim = mailer.ledger.claim(id.partition(".")[0], "a worker")
+        results = [
+            Result(index, state, delay=3600, reply=reply)
+            for index, (state, reply) in enumerate(FATES.values())
+        ]
+        mailer.ledger.release(claim, "a worker", results)
+    return id
+
+
+@pytest.mark.parametrize("name", FATES)
+def test_find_tells_the_fate_of_who_was_asked_for(live, parted, name):
+    state, reply = FATES[name]
+    _, row = live("find", f"{name.upper()}@example.com").out.splitlines()
+    assert row.split()[:2] == [parted, state]
+    assert row.endswith(reply)
+    [told] = live("find", f"{name}@example.com", "--json").json
+    assert (told["state"], told["attempts"], told["reply"]) == (state, 1, reply)
+    assert [it["state"] for it in told["recipients"]] == [state for state, _ in FATES.values()]
+
+
+def test_failed_tells_of_who_failed(live, parted):
+    _, row = live("failed").out.splitlines()
+    assert row.split()[:2] == [parted, "failed"]
+    assert "refuse@example.com" in row
+    assert "defer@example.com" not in row
+    assert row.endswith(NO_SUCH_USER)
+    [told] = live("failed", "--json").json
+    assert (told["state"], told["reply"]) == ("failed", NO_SUCH_USER)
+    assert len(told["recipients"]) == len(FATES)
+
+
+def test_find_nothing_names_the_redis_that_was_asked(live, redis_url):
+    assert live("find", "eve@example.com").out == f"no mail to eve@example.com is known in {redis_url}\n"
     assert live("find", "eve@example.com", "--json").json == []
 
 

@@ -27,6 +27,17 @@ def test_stats_for_people(live):
     assert any(line.startswith("RESPONSE TIMES") for line in lines)
 
 
+def test_rates_say_over_what(live):
+    assert "sent a second (over the last 5 whole minutes)  0\n" in live("stats").out
+
+
+def test_an_empty_ledger_is_named(live, redis_url):
+    assert live("stats").out.endswith(f"nothing was ever accepted in {redis_url}; is that the right Redis?\n")
+    assert live("queue").out.endswith(f"nothing waits in {redis_url}\n")
+    send(live)
+    assert redis_url not in live("stats").out + live("queue").out
+
+
 def test_queue_has_each_priority(live):
     send(live, "--priority", "bulk")
     queues = live("queue", "--json").json
@@ -38,9 +49,19 @@ def test_queue_has_each_priority(live):
 
 def test_queue_for_people(live):
     live("pause", "bulk")
-    rows = [line.split() for line in live("queue").out.splitlines()[1:]]
+    rows = [line.split() for line in live("queue").out.splitlines()[1:4]]
     assert [row[0] for row in rows] == [priority.value for priority in PRIORITIES]
     assert ["no" in row for row in rows] == [True, True, False]
+
+
+def test_a_paused_mail_is_due_at_no_time(live):
+    batch = send(live).partition(".")[0]
+    live("pause")
+    with Mailer() as mailer:
+        mailer.ledger.claim(batch, "a worker")
+    row = live("queue").out.splitlines()[2].split()
+    assert row[:5] == ["normal", "1", "1", "0", "-"]
+    assert live("queue", "--json").json["normal"]["next_due"] is None
 
 
 @pytest.mark.parametrize("what", [(), ("urgent",)])

@@ -163,6 +163,17 @@ def test_the_queue_of_a_priority(bench: Bench) -> None:
     assert bench.books.queue(Priority.BULK, hints=0).due == 1
 
 
+@pytest.mark.parametrize("gate", ["pause", "aside", "rate"])
+def test_what_waits_behind_a_gate_has_no_time(bench: Bench, gate: str) -> None:
+    due = bench.keys.due(Priority.BULK)
+    held, later = bench.accept(), bench.accept(send_at=bench.now / 1000 + 2 * LIFETIME)
+    bench.redis.zadd(bench.keys.gate(gate, Priority.BULK), {held: bench.now})
+    bench.redis.zadd(due, {held: bench.now + LIFETIME * 1000})
+    assert bench.books.queue(Priority.BULK, hints=0).next_due == START + timedelta(seconds=2 * LIFETIME)
+    bench.redis.zadd(bench.keys.gate(gate, Priority.BULK), {later: bench.now})
+    assert bench.books.queue(Priority.BULK, hints=0).next_due is None
+
+
 def test_an_empty_queue(bench: Bench) -> None:
     queue = bench.books.queue(Priority.URGENT, hints=0)
     assert (queue.recipients, queue.batches, queue.oldest, queue.next_due, queue.waiting) == (

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mailtasks.state import CODES, MOVES, UNFINISHED, State
+from mailtasks.state import CODES, LAPSES_BEFORE_ASIDE, MOVES, UNFINISHED, State
 from mailtasks.store import scripts
 from mailtasks.store.connection import Client
 from mailtasks.store.keys import Keys
@@ -25,6 +25,11 @@ def test_the_scripts_know_the_table_of_states() -> None:
     moves = {code: {CODES[new] for new in MOVES[state]} for state, code in CODES.items()}
     assert {code: set(allowed) for code, allowed in table("MOVES").items()} == moves
     assert set(table("UNFINISHED")) == {CODES[state] for state in UNFINISHED}
+
+
+def test_the_scripts_know_when_to_set_aside() -> None:
+    said = re.findall(r"LAPSES_BEFORE_ASIDE = (.*)", scripts.text("look"))
+    assert said == [str(LAPSES_BEFORE_ASIDE)]
 
 
 @pytest.mark.parametrize("name", scripts.NAMES)
