@@ -170,7 +170,8 @@ class Run:
         self.relay = enter(CatchingProcess(faults=Faults(seed=self.seed, **FAULTS)))
         self.redis_line = enter(Proxy("127.0.0.1", self.redis.port))
         self.relay_line = enter(Proxy("127.0.0.1", self.relay.port, round_trip=ROUND_TRIP))
-        self.mailer = enter(Mailer(Settings(broker_url=self.redis.url, **SETTINGS)))  # not by the proxy
+        patient = {**SETTINGS, "redis_timeout": 60}  # a disk may take long to sync
+        self.mailer = enter(Mailer(Settings(broker_url=self.redis.url, **patient)))  # not by the proxy
         self._stack.callback(self._end_children)
         self.monkey = Monkey(self, self.seed, self.kills, self.restarts, self.hints)
         self.workers += [self._worker() for _ in range(self.number_of_workers)]

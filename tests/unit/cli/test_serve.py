@@ -307,6 +307,9 @@ def test_up_starts_its_redis_again_and_stops_if_it_ends_at_once(
     wait_until(lambda: cli("status", id, "--json").json["state"] == "sent", timeout=30)
     os.kill(redis(), signal.SIGKILL)
     line = read_until(process.stdout, "^.* ended by itself.*$")[0]
+    if "was started again" in line:  # the mail took so long that Redis had been steady
+        os.kill(redis(), signal.SIGKILL)
+        line = read_until(process.stdout, "^.* ended by itself.*$")[0]
     assert line == (
         f"Redis ended by itself again, so everything stops; {tmp_path}/.mailtasks/redis/redis.log "
         "may say why, and `mailtasks up` then goes on with what wasn't finished"
