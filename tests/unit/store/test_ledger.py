@@ -947,6 +947,24 @@ def test_resume_opens_more_than_one_call_can(bench: Bench) -> None:
     assert bench.redis.zcount(bench.keys.due(Priority.BULK), "-inf", bench.now) == 2001
 
 
+@pytest.mark.parametrize("waiting", [3, 2001])
+def test_who_resumes_may_die_before_the_gates_are_open(
+    bench: Bench, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.ledger.pause("all")
+    batches = [bench.new() for _ in range(waiting)]
+    bench.ledger.accept(batches)
+    monkeypatch.setattr(bench.ledger, "open", dies)
+    with pytest.raises(KeyboardInterrupt):
+        bench.ledger.resume("all")
+    hinted = {id for _ in range(20) for id in bench.look()}
+    assert hinted == {batch.id for batch in batches}
+
+
+def dies(*_: object) -> int:
+    raise KeyboardInterrupt
+
+
 def test_a_later_send_that_was_paused_is_sent_at_its_time(bench: Bench) -> None:
     bench.ledger.pause("all")
     id = bench.accept(send_at=bench.now / 1000 + 600)
