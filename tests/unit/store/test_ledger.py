@@ -18,7 +18,7 @@ from mailtasks.status import Stray
 from mailtasks.store import ledger as ledger_module
 from mailtasks.store.connection import connect, where
 from mailtasks.store.keys import new_batch_id
-from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Result, new_claim
+from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Released, Result, new_claim
 
 from .bench import LIFETIME, OWNER, Bench, results, window
 
@@ -702,6 +702,21 @@ def test_after_a_stall_nothing_expires_for_one_lease(bench: Bench) -> None:
     assert bench.states(id) == "q"
     bench.pass_time(130)
     assert bench.states(id) == "x"
+
+
+def test_after_a_stall_what_is_too_old_is_not_sent_either(bench: Bench) -> None:
+    """Nobody worked for a while: a code that was good for a minute must not go out now."""
+    id = bench.accept(lifetime=60.0)
+    claim = bench.claim(bench.accept(1, 1, lifetime=60.0), most=1)
+    bench.look()
+    bench.later(200)
+    assert bench.look() == []
+    assert bench.ledger.claim(id, OWNER) == Released(Refusal.NOTHING, priority=Priority.BULK)
+    released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert released == Released(Refusal.NOTHING, priority=Priority.BULK)
+    assert (bench.states(id), bench.states(claim.batch)) == ("q", "+q")
+    bench.pass_time(130)
+    assert (bench.states(id), bench.states(claim.batch)) == ("x", "+x")
 
 
 def test_a_stall_is_half_a_lease_or_two_looks_whichever_is_longer(bench: Bench) -> None:
