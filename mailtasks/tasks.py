@@ -251,7 +251,7 @@ class SendMail(PolicyTask):
             raise PermanentFailure(why) from None
 
     def _came_before(self, given: Mapping[str, Any]) -> bool:
-        """Whether what differs from the mail that has the task's id may be no more than the time that is left.
+        """Whether the mail that has the task's id may differ in no more than the time that is left.
 
         A task comes again if its worker died, or wasn't told in time that Redis took the mail.
         """

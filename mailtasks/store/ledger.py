@@ -263,6 +263,15 @@ class Ledger:
         recipients = records.pack_recipients(batch.recipients)
         return self._keys(batch.id), [argument, header, recipients, *bodies]
 
+    def held(self, batches: Sequence[str]) -> set[str]:
+        """Those of the batches that are in the ledger, whatever their content."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for id in batches:
+            pipeline.exists(self.keys.batch(id)[0])
+        with available(self.redis):
+            answers = pipeline.execute()
+        return {id for id, there in zip(batches, answers, strict=True) if there}
+
     def cancel(self, batch: str, indices: Iterable[int]) -> int:
         """Cancel recipients that are neither being sent nor final.
 
