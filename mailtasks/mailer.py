@@ -388,7 +388,7 @@ class Mailer:
             if dry_run:
                 retried, bodiless = self._rehearse(snapshot, wanted)
             else:
-                retried, bodiless = self.ledger.retry(snapshot.id, wanted)
+                retried, bodiless = self.ledger.retry(snapshot.id, wanted, _resends(snapshot, wanted))
             report = RetryReport(
                 retried=report.retried + max(retried, 0),
                 bodiless=report.bodiless + bodiless,
@@ -579,6 +579,10 @@ class _Wanted:
         if self.domain is not None and snapshot.recipients[index].rpartition("@")[2] != self.domain:
             return False
         return self.reason is None or self.reason.casefold() in reply.casefold()
+
+
+def _resends(snapshot: Snapshot, indices: Iterable[int]) -> dict[int, int]:
+    return {index: snapshot.tries[index].resends for index in indices if index in snapshot.tries}
 
 
 def _is_hard_bounce(snapshot: Snapshot, index: int) -> bool:
