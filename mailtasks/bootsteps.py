@@ -93,14 +93,24 @@ class _Pumping:
     def run(self) -> None:
         while not self._stopped.wait(self._pause()):
             try:
-                self._open_rate_gates()
-                self._look()
-                self._ledger.sweep_on()
-                self._away = False
+                self._away = not self._tick()
+            except StoreUnavailable as error:
+                self._say_away(error)
+
+    def _tick(self) -> bool:
+        """Whether all went well. What one act stumbles over, a rate or a record, stops no other."""
+        well = True
+        for act in (self._open_rate_gates, self._look, self._ledger.sweep_on):
+            try:
+                act()
+            except StoreUnavailable:
+                raise
             except StoreError as error:
+                well = False
                 self._say_away(error)
             except Exception:  # a thread that dies takes recovery with it; whatever it is, it is logged
                 log.exception("the pump stumbled, and goes on")
+        return well
 
     def _pause(self) -> float:
         limited = self._limiter.available() is not None

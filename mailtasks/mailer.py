@@ -18,7 +18,9 @@ from typing import Any, Final, Self, TypeAlias
 
 from mailtasks import address, packing
 from mailtasks.errors import (
+    BacklogFull,
     IdempotencyConflict,
+    MemoryFull,
     MessageError,
     SettingsError,
     StoreUnavailable,
@@ -111,6 +113,7 @@ class Mailer:
             MessageError: it has no sender, or is larger than `size_limit`; nothing was accepted.
             IdempotencyConflict: the key was used for other content.
             MemoryFull, BacklogFull: there is no room for more (a StoreUnavailable); nothing was accepted.
+                What an earlier try has brought in needs none.
             StoreUnavailable: Redis is away; said within four times `redis_connect_timeout + redis_timeout`,
                 and as a rule within one.
                 If its `ids` are not empty, the mail may have been accepted all the same: sending it again
@@ -148,19 +151,42 @@ class Mailer:
         for message in wanted:
             if not isinstance(message, Message):
                 raise MessageError(f"{address.excerpt(message)} is no message: make it a mailtasks.Message")
+        again = bool(ids)
         ids = list(ids) if ids else packing.places(wanted)
         packed = packing.pack(wanted, ids, self.settings)
-        self.room.demand(_recipients(packed))
+        self._demand_room(packed, ids, again)
         conflicts: list[Packed] = []
         for start in range(0, len(packed), _BATCHES_A_CALL):
             try:
                 conflicts += self._accept(packed[start : start + _BATCHES_A_CALL])
             except StoreUnavailable as error:
-                may_be_in = bool(error.ids) or start > 0
-                raise StoreUnavailable(str(error), ids if may_be_in else ()) from error
+                may_be_in = again or bool(error.ids) or start > 0
+                told = ids if may_be_in else ()
+                raise StoreUnavailable(str(error), told, unanswered=error.unanswered) from error
         for conflict in conflicts:
             raise IdempotencyConflict(conflict.key, f"{conflict.batch.id}.0", ids)
         return ids
+
+    def _demand_room(self, packed: Sequence[Packed], ids: Sequence[str], again: bool) -> None:
+        """Room for what is new: what an earlier try brought in, though its answer was lost, needs none."""
+        try:
+            self._demand_room_for_new(packed, again)
+        except StoreUnavailable as error:
+            if again:
+                error.ids = tuple(ids)
+            raise
+
+    def _demand_room_for_new(self, packed: Sequence[Packed], again: bool) -> None:
+        try:
+            self.room.demand(_recipients(packed))
+        except (MemoryFull, BacklogFull):
+            may_be_in = [one.batch.id for one in packed if again or one.key is not None]
+            held = self.ledger.held(may_be_in) if may_be_in else set()
+            new = [one for one in packed if one.batch.id not in held]
+            if not held:
+                raise
+            if new:
+                self.room.demand(_recipients(new))
 
     def _accept(self, packed: Sequence[Packed]) -> list[Packed]:
         """Accept and hint batches; returns those whose id is held by other content."""
@@ -362,7 +388,7 @@ class Mailer:
             if dry_run:
                 retried, bodiless = self._rehearse(snapshot, wanted)
             else:
-                retried, bodiless = self.ledger.retry(snapshot.id, wanted)
+                retried, bodiless = self.ledger.retry(snapshot.id, wanted, _resends(snapshot, wanted))
             report = RetryReport(
                 retried=report.retried + max(retried, 0),
                 bodiless=report.bodiless + bodiless,
@@ -553,6 +579,10 @@ class _Wanted:
         if self.domain is not None and snapshot.recipients[index].rpartition("@")[2] != self.domain:
             return False
         return self.reason is None or self.reason.casefold() in reply.casefold()
+
+
+def _resends(snapshot: Snapshot, indices: Iterable[int]) -> dict[int, int]:
+    return {index: snapshot.tries[index].resends for index in indices if index in snapshot.tries}
 
 
 def _is_hard_bounce(snapshot: Snapshot, index: int) -> bool:

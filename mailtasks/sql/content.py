@@ -11,9 +11,11 @@ from typing import Final
 
 import msgspec
 
+from mailtasks.message import MOMENTS
 from mailtasks.store.keys import split_id
 from mailtasks.store.records import NewBatch
 
+_LONGEST: Final = 1e12  # seconds
 SHORTEST: Final = 0.001  # seconds: what is too old is accepted all the same, so that it ends as expired
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -40,6 +42,8 @@ def decode(content: bytes, id: str) -> NewBatch:
     recipients = sum(message.recipients for message in batch.record.messages)
     if not len(batch.record.messages) == len(batch.bodies) > 0 or recipients != len(batch.recipients):
         raise ValueError("its content is incomplete")
+    if not (0 <= batch.send_at <= MOMENTS[1].timestamp() and 0 < batch.lifetime <= _LONGEST):
+        raise ValueError("its content has an impossible time")
     return batch
 
 

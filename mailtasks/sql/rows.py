@@ -2,7 +2,8 @@
 
 Where the database can, rows are locked as they are taken, and those that another relay has are passed over.
 SQLite can't: there two relays may take the same rows. That costs time and breaks nothing, since the ledger
-takes a batch once; a change is made only if the row is still in the state it was taken in.
+takes a batch once; a change is made only to a row that still has the batch and the state it was taken with.
+(In a table made without AUTOINCREMENT a new row may get the `id` of one that was deleted.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, delete, select, text, tuple_, update
 
 from mailtasks.sql.table import Keep, RowState
 
@@ -113,13 +114,19 @@ class Rows:
     def change(self, connection: Connection, changes: Sequence[Change]) -> None:
         """Delete and update rows."""
         columns = self._table.c
-        gone = [change.row.id for change in changes if change.values is None]
+        gone = [(it.row.id, it.row.batch, it.row.state) for it in changes if it.values is None]
         if gone:
-            connection.execute(delete(self._table).where(columns.id.in_(gone)))
+            as_taken = tuple_(columns.id, columns.batch, columns.state).in_(gone)
+            connection.execute(delete(self._table).where(as_taken))
         for change in changes:
             if change.values is not None:
-                unchanged = (columns.id == change.row.id) & (columns.state == change.row.state)
-                connection.execute(update(self._table).where(unchanged).values(change.values))
+                connection.execute(
+                    update(self._table).where(self._is_still(change.row)).values(change.values)
+                )
+
+    def _is_still(self, row: Row) -> ColumnElement[bool]:
+        columns = self._table.c
+        return (columns.id == row.id) & (columns.batch == row.batch) & (columns.state == row.state)
 
 
 def _fitting(found: Iterable[tuple[int, int]]) -> Iterator[int]:

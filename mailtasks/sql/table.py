@@ -73,4 +73,5 @@ def outbox_table(metadata: MetaData, name: str = DEFAULT_NAME, schema: str | Non
         Column("error", Text),
         Index(f"ix_{name}_due", "state", "look_at", "id"),
         schema=schema,
+        sqlite_autoincrement=True,  # an id is given once, or a deleted row could be taken for a new one
     )

@@ -263,6 +263,15 @@ class Ledger:
         recipients = records.pack_recipients(batch.recipients)
         return self._keys(batch.id), [argument, header, recipients, *bodies]
 
+    def held(self, batches: Sequence[str]) -> set[str]:
+        """Those of the batches that are in the ledger, whatever their content."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for id in batches:
+            pipeline.exists(self.keys.batch(id)[0])
+        with available(self.redis):
+            answers = pipeline.execute()
+        return {id for id, there in zip(batches, answers, strict=True) if there}
+
     def cancel(self, batch: str, indices: Iterable[int]) -> int:
         """Cancel recipients that are neither being sent nor final.
 
@@ -271,15 +280,20 @@ class Ledger:
         """
         return int(self._run("cancel", [batch], id=batch, indices=list(indices)))
 
-    def retry(self, batch: str, wanted: Mapping[int, State]) -> tuple[int, int]:
+    def retry(
+        self, batch: str, wanted: Mapping[int, State], resends: Mapping[int, int] | None = None
+    ) -> tuple[int, int]:
         """Queue recipients again, each only if it is still in the state it was seen in.
+
+        Args:
+            resends: with how many some were seen; if there are more by now, they are left alone.
 
         Returns:
             How many were queued, and how many could not be since their body is gone; (-1, 0) if there
             is no such batch.
         """
-        pairs = [(index, state.code) for index, state in wanted.items()]
-        retried, bodiless = self._run("retry", [batch], id=batch, wanted=pairs)
+        seen = [(index, state.code, (resends or {}).get(index, -1)) for index, state in wanted.items()]
+        retried, bodiless = self._run("retry", [batch], id=batch, wanted=seen)
         return int(retried), int(bodiless)
 
     def settle(self, batch: str, indices: Iterable[int], state: State, said: str) -> int:

@@ -57,6 +57,8 @@ class Books:
             fate = self.ledger.get(pair)
             if fate is None:
                 yield f"{pair} was caught, and the ledger doesn't know it"
+            elif fate.resends > 1:
+                yield f"{pair} was resent {fate.resends} times, and once is the most"
             elif times > 1 + fate.resends:
                 yield f"{pair} was caught {times} times and resent {fate.resends} times"
             elif fate.state not in (State.SENT, State.IN_DOUBT) and not fate.resends:

@@ -45,6 +45,7 @@ def test_accepted_and_not_told_is_fine() -> None:
         (State.QUEUED, 0, 0, "came to no end: it is queued"),
         (State.SENT, 2, 0, "was caught 2 times and resent 0 times"),
         (State.SENT, 3, 1, "was caught 3 times and resent 1 times"),
+        (State.SENT, 3, 2, "was resent 2 times, and once is the most"),
         (State.FAILED, 1, 0, "was caught, and is failed without ever having been in doubt"),
     ],
 )

@@ -243,6 +243,8 @@ class Model:
         return None
 
     def choose(self, batch: Batch, most: int | None) -> list[int]:
+        if self.now >= batch.expires:
+            return []
         window = self.limits.windows[batch.priority]
         ready = [[i for i in message if self.is_sendable(batch, i)] for message in batch.messages()]
         return [

@@ -248,6 +248,17 @@ def test_whatever_goes_wrong_is_said_once_and_survived(
     assert "RuntimeError: a bug" in caplog.text
 
 
+def test_a_rate_that_cant_be_read_keeps_nobody_from_looking(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery's remote control takes -5/m for a rate."""
+    monkeypatch.setattr(installation.app.tasks[DELIVER], "rate_limit", "-5/m")
+    pump, looks = _Pumping(installation, threading.Event()), []
+    monkeypatch.setattr(pump, "_look", lambda: looks.append("looked"))
+    pump._tick()
+    assert looks == ["looked"]
+
+
 def test_it_sweeps(installation: Installation, caplog: pytest.LogCaptureFixture) -> None:
     id = batch_of(send(installation))
     installation.mailer.redis.zrem(installation.mailer.ledger.keys.due(Priority.NORMAL), id)

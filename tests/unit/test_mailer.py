@@ -694,6 +694,24 @@ def test_who_resends_at_the_same_time_resends_once(mailer: Mailer) -> None:
     assert sum(report.retried for report in reports) == 10
 
 
+def test_who_resends_late_doesnt_resend_what_is_in_doubt_once_more(
+    mailer: Mailer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read before another one's resend, and that has ended in doubt again meanwhile."""
+    id, retry = in_doubt(mailer), mailer.ledger.retry
+
+    def late(*args: Any) -> tuple[int, int]:
+        monkeypatch.undo()
+        assert mailer.resend(id).retried == 1
+        settle(mailer, id, State.IN_DOUBT, "lost after the dot")
+        return retry(*args)
+
+    monkeypatch.setattr(mailer.ledger, "retry", late)
+    assert mailer.resend(id).retried == 0
+    assert mailer.status(id).state is State.IN_DOUBT
+    assert mailer.resend(id).retried == 1
+
+
 def test_a_message_of_which_one_recipient_is_in_doubt(mailer: Mailer) -> None:
     id = mailer.send(ann(priority="bulk", cc="bob@example.com"))
     claim = claimed(mailer, id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,9 @@ from mailtasks.message import Message
 from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.store.connection import where
+from mailtasks.store.keys import new_batch_id
 from mailtasks.store.ledger import Claim, Result
+from mailtasks.store.records import NewBatch
 
 
 @pytest.fixture
@@ -159,6 +161,71 @@ def test_what_was_accepted_since_the_last_look_counts(
     mailer.send_many(mails(2))
     with pytest.raises(BacklogFull, match="5 recipients"):
         mailer.send_many(mails(1))
+
+
+# Trying again
+
+
+def unanswered(mailer: Mailer, messages: list[Message], monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
+    """Send, and lose the answer; returns the ids that the error carries."""
+    accept = mailer.ledger.accept
+
+    def lose(batches: Sequence[NewBatch]) -> Any:
+        accept(batches)
+        raise StoreUnavailable("no answer", batches[0].message_ids(), unanswered=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mailer.ledger, "accept", lose)
+        with pytest.raises(StoreUnavailable) as raised:
+            mailer.send_many(messages)
+    assert raised.value.unanswered
+    return raised.value.ids
+
+
+def is_full(mailer: Mailer) -> None:
+    fill(mailer, 90)
+
+
+def has_its_backlog(mailer: Mailer) -> None:
+    pass
+
+
+@pytest.mark.parametrize("reason", [is_full, has_its_backlog])
+@pytest.mark.parametrize("key", [None, "order-7"])
+def test_what_an_earlier_try_brought_in_needs_no_room(
+    made: Callable[..., Mailer],
+    monkeypatch: pytest.MonkeyPatch,
+    reason: Callable[[Mailer], None],
+    key: str | None,
+) -> None:
+    mailer = made(backlog_bulk=1)
+    messages = mails(1, priority="bulk", idempotency_key=key)
+    ids = unanswered(mailer, messages, monkeypatch)
+    reason(mailer)
+    assert mailer.send_many(messages, ids=None if key else ids) == list(ids)
+    with pytest.raises((MemoryFull, BacklogFull)) as raised:
+        mailer.send_many(mails(1, priority="bulk", idempotency_key=key and "order-8"))
+    assert raised.value.ids == ()
+    assert accepted(mailer) == 1
+
+
+def test_if_it_brought_in_some_there_must_be_room_for_the_rest(
+    made: Callable[..., Mailer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailer = made(backlog_bulk=2)
+    first = mails(1, priority="bulk", idempotency_key="order-7")
+    [id] = unanswered(mailer, first, monkeypatch)
+    with pytest.raises(BacklogFull, match="1 recipients of bulk mail are waiting and 2 more"):
+        mailer.send_many(first + mails(2, priority="bulk"))
+    assert mailer.send_many(first + mails(1, priority="bulk"))[0] == id
+    assert accepted(mailer) == 2
+
+
+def test_tried_again_in_vain_it_still_may_be_in() -> None:
+    settings = Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0", default_from="s@example.com")
+    with Mailer(settings) as mailer, pytest.raises(StoreUnavailable) as raised:
+        mailer.send(mails(1)[0], id=(id := f"{new_batch_id()}.0"))
+    assert raised.value.ids == (id,)
 
 
 def test_redis_is_away() -> None:

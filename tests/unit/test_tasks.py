@@ -361,6 +361,18 @@ def test_run_by_a_worker_it_accepts_once(app: Celery) -> None:
     assert mailer(app).stats().accepted == 1
 
 
+def test_one_that_expires_and_comes_again_is_the_same_mail(app: Celery) -> None:
+    """Though less time is left to it now."""
+    task, expires = app.tasks[SEND_MAIL], datetime.now(UTC) + timedelta(hours=1)
+    ids = set()
+    for _ in range(2):
+        task.push_request(id="order-7", expires=expires.isoformat())
+        ids.add(task.run(**ANN))
+        task.pop_request()
+    assert len(ids) == 1
+    assert mailer(app).stats().accepted == 1
+
+
 def refusal(app: Celery, *args: Any, **given: Any) -> str:
     """What Flower shows of mail by name that can't be mailed."""
     result = app.tasks[SEND_MAIL].apply(args, given, task_id="order-7")

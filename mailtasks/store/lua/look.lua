@@ -1,6 +1,6 @@
 -- Looks at batches that are due: turns a lapsed claim into doubt, lets what is too old expire, parks
 -- what is paused, and says which batches want a hint. One that a hand has damaged is set aside, and
--- looked at again in an hour.
+-- looked at again in an hour. What waits for the end of a pause that has ended becomes due.
 --
 -- arg: ids (in the order of the batches in KEYS), busy {PRIORITY = ms}: for how long a hint may merely be
 --      waiting in its queue; 0 if that is short
@@ -9,6 +9,7 @@
 write_though_full()
 local hints, aside = {}, {}
 local LONGEST_MARGIN = 3600 * 1000
+local OPENED_AT_MOST = 1000
 local TELL_OF_MORE, TELL_AGAIN = 60 * 1000, 3600 * 1000
 
 local function note_aside(id, why)
@@ -90,6 +91,19 @@ local function set_aside(id, why)
   end
 end
 
+-- Who ends a pause opens its gates after that; if he dies in between, nobody else would.
+local function open_what_no_pause_holds()
+  for priority, gate in pairs(GATE_PAUSE) do
+    if redis.call('EXISTS', gate) == 1 and not is_paused(priority) then
+      for _, id in ipairs(redis.call('ZRANGE', gate, 0, OPENED_AT_MOST - 1)) do
+        redis.call('ZREM', gate, id)
+        redis.call('ZADD', DUE[priority], 'XX', integer(now), id)
+      end
+    end
+  end
+end
+
+open_what_no_pause_holds()
 for i, id in ipairs(arg.ids) do
   local looked, why = pcall(look_if_due, id, FIRST_BATCH_KEY + (i - 1) * 3)
   if not looked then set_aside(id, why) end

@@ -1,8 +1,9 @@
 -- An operator's retry: recipients become queued again, with attempts and maximum age anew. A batch that
 -- was set aside comes back with it. From doubt it is a resend: should it end in doubt again, it is held.
 --
--- arg: id, wanted {{index, state it was seen in}, …}; one that has moved on since is left alone. `queued`
---      is taken for a recipient of a batch that is set aside, and then needs no move
+-- arg: id, wanted {{index, state it was seen in, resends it was seen with (-1: any)}, …}; one that has moved
+--      on since is left alone, also if it is in doubt once more. `queued` is taken for a recipient of a batch
+--      that is set aside, and then needs no move
 -- Returns {number retried, number without a body (gone, so it can't be sent again)}, or {-1, 0} if there
 -- is no such batch.
 write_though_full()
@@ -26,11 +27,16 @@ local function queue(index, seen)
   end
 end
 
+local function is_as_seen(index, seen, resends)
+  if seen ~= state_of(batch, index) or (seen == QUEUED and not is_aside) then return false end
+  return resends < 0 or resends == (tries_of(batch, index) or { resends = 0 }).resends
+end
+
 local retried, bodiless = 0, 0
 for _, want in ipairs(arg.wanted) do
-  local index, seen = want[1], want[2]
+  local index, seen, resends = unpack(want)
   if seen == SENT or seen == SENDING then illegal(batch, index, NAMES[seen] .. " can't be retried") end
-  if seen == state_of(batch, index) and (seen ~= QUEUED or is_aside) then
+  if is_as_seen(index, seen, resends) then
     if has_body(index) then
       queue(index, seen)
       retried = retried + 1

@@ -128,6 +128,10 @@ local function give_back()
     save(batch)
     return released(0)
   end
+  if now >= batch.expires then -- time has jumped: neither begun nor expired until that is over
+    save(batch, now + arg.lease)
+    return released(0)
+  end
   if arg.gate ~= '' then
     park(batch, GATES[arg.gate])
     return released(0)
@@ -158,6 +162,7 @@ local function choose()
   local again, window = has(batch, SENDING), arg.windows[batch.priority]
   local codes = SENDING
   if not again then
+    if now >= batch.expires then return {}, {} end
     codes = batch.not_before <= now and QUEUED or ''
     if has(batch, DEFERRED) and batch.next_due <= now then
       codes = codes .. DEFERRED

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from math import inf, nan
 
 import msgspec
 import pytest
@@ -41,6 +42,9 @@ def damaged(**changes):
         (*damaged(bodies=()), "its content is incomplete"),
         (*damaged(recipients=()), "its content is incomplete"),
         (*damaged(priority="soon"), "its content can't be read"),
+        (*damaged(send_at=1e300), "its content has an impossible time"),
+        (*damaged(lifetime=inf), "its content has an impossible time"),
+        (*damaged(lifetime=nan), "its content has an impossible time"),
     ],
     ids=[
         "empty",
@@ -52,6 +56,9 @@ def damaged(**changes):
         "no body",
         "nobody",
         "no priority",
+        "no year",
+        "for ever",
+        "no number",
     ],
 )
 def test_what_was_changed_is_refused(content, id, reason):

@@ -70,6 +70,23 @@ def test_a_row_that_was_changed_meanwhile_is_left_alone(engine, table, three, ro
     assert [row.state for row in rows()] == ["aside", "accepted"]
 
 
+@pytest.mark.parametrize("change", [Change.deleted, lambda row: Change.accepted(row, NOW, NOW)])
+def test_a_new_row_with_the_id_of_one_that_is_gone_is_left_alone(
+    engine, outbox, table, three, rows, write, change
+):
+    """Another relay has moved the row while Redis was slow, and SQLite gave its id to the next mail."""
+    with engine.begin() as connection:
+        *_, last = table.waiting(connection)
+    with engine.begin() as connection:
+        connection.execute(outbox.table.delete())
+    [new] = write(Message(to="new@example.com", text="hi"))
+    with engine.begin() as connection:
+        connection.execute(outbox.table.update().values(id=last.id))
+        table.change(connection, [change(last)])
+    [kept] = rows()
+    assert (f"{kept.batch}.0", kept.id, kept.state) == (new, last.id, "waiting")
+
+
 def test_locked_rows_are_passed_over_where_there_are_locks(engine, table, three):
     with engine.connect() as one, engine.connect() as other:
         assert can_lock(one) is (engine.dialect.name == "postgresql")

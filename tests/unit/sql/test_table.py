@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import MetaData, inspect
 from sqlalchemy.orm import DeclarativeBase
 
+from mailtasks.message import Message
 from mailtasks.sql import Keep, Outbox
 from mailtasks.sql.table import RowState, outbox_table
 
@@ -24,6 +25,16 @@ def test_it_is_made_with_the_users_other_tables(engine):
     [index] = found.get_indexes("mailtasks_outbox")
     assert index["column_names"] == ["state", "look_at", "id"]
     Base.metadata.drop_all(engine)
+
+
+def test_an_id_is_never_given_twice(engine, outbox, write, rows):
+    write(Message(to="ann@example.com", text="hi"))
+    [first] = rows()
+    with engine.begin() as connection:
+        connection.execute(outbox.table.delete())
+    write(Message(to="bob@example.com", text="hi"))
+    [second] = rows()
+    assert second.id > first.id
 
 
 def test_it_has_the_name_and_the_schema_that_were_given():

@@ -18,7 +18,7 @@ from mailtasks.status import Stray
 from mailtasks.store import ledger as ledger_module
 from mailtasks.store.connection import connect, where
 from mailtasks.store.keys import new_batch_id
-from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Result, new_claim
+from mailtasks.store.ledger import Acceptance, Claim, Hint, Limits, Refusal, Released, Result, new_claim
 
 from .bench import LIFETIME, OWNER, Bench, results, window
 
@@ -704,6 +704,21 @@ def test_after_a_stall_nothing_expires_for_one_lease(bench: Bench) -> None:
     assert bench.states(id) == "x"
 
 
+def test_after_a_stall_what_is_too_old_is_not_sent_either(bench: Bench) -> None:
+    """Nobody worked for a while: a code that was good for a minute must not go out now."""
+    id = bench.accept(lifetime=60.0)
+    claim = bench.claim(bench.accept(1, 1, lifetime=60.0), most=1)
+    bench.look()
+    bench.later(200)
+    assert bench.look() == []
+    assert bench.ledger.claim(id, OWNER) == Released(Refusal.NOTHING, priority=Priority.BULK)
+    released = bench.ledger.step(claim, OWNER, results(claim, State.SENT))
+    assert released == Released(Refusal.NOTHING, priority=Priority.BULK)
+    assert (bench.states(id), bench.states(claim.batch)) == ("q", "+q")
+    bench.pass_time(130)
+    assert (bench.states(id), bench.states(claim.batch)) == ("x", "+x")
+
+
 def test_a_stall_is_half_a_lease_or_two_looks_whichever_is_longer(bench: Bench) -> None:
     assert Limits(lease=60, pace=1).jump == 30
     assert Limits(lease=1, pace=1).jump == 2
@@ -945,6 +960,24 @@ def test_resume_opens_more_than_one_call_can(bench: Bench) -> None:
     bench.ledger.accept([bench.new() for _ in range(2001)])
     bench.ledger.resume("all")
     assert bench.redis.zcount(bench.keys.due(Priority.BULK), "-inf", bench.now) == 2001
+
+
+@pytest.mark.parametrize("waiting", [3, 2001])
+def test_who_resumes_may_die_before_the_gates_are_open(
+    bench: Bench, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.ledger.pause("all")
+    batches = [bench.new() for _ in range(waiting)]
+    bench.ledger.accept(batches)
+    monkeypatch.setattr(bench.ledger, "open", dies)
+    with pytest.raises(KeyboardInterrupt):
+        bench.ledger.resume("all")
+    hinted = {id for _ in range(20) for id in bench.look()}
+    assert hinted == {batch.id for batch in batches}
+
+
+def dies(*_: object) -> int:
+    raise KeyboardInterrupt
 
 
 def test_a_later_send_that_was_paused_is_sent_at_its_time(bench: Bench) -> None:
