@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from mailtasks.errors import StoreError
-from mailtasks.store.ledger import Claim, Ledger
+from mailtasks.store.ledger import Claim, Ledger, lease_clock
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class Keeper:
         """Renew all claims now, in one call. Redis being away is logged; the leases then run out."""
         with self._lock:
             claims = [claim for claim in self._claims.values() if not claim.lost]
-        current = [claim for claim in claims if time.monotonic() < claim.give_up]
+        current = [claim for claim in claims if lease_clock() < claim.give_up]
         try:
             self._ledger.renew(current)
         except StoreError as error:

@@ -4,7 +4,7 @@ The rules:
 
 1. Every move may be sent again. Accept is idempotent by id, a step by its number; after a time-out
    the caller repeats the same call and gets the same answer.
-2. Times in Redis are Redis' own. A claim also knows, by this process' monotonic clock, when its lease
+2. Times in Redis are Redis' own. A claim also knows, by this machine's clock, when its lease
    ends: counted from before the call, so that it ends here no later than there.
 3. Nothing here decides what a reply means or when to try again; results come in decided.
 """
@@ -47,7 +47,14 @@ for each priority but the first, in turn, so that none waits behind an endless l
 SWEPT_AT_ONCE: Final = 300
 """Keys of Redis that a tick of the sweep reads; a batch has two or three. A millisecond of Redis' time."""
 
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 _Gate: TypeAlias = Literal["", "rate", "aside"]
+
+
+def lease_clock() -> float:
+    """Seconds that have passed for Redis, too: on Linux also those in which this machine was suspended."""
+    return time.clock_gettime(_CLOCK)
 
 
 class Acceptance(StrEnum):
@@ -135,8 +142,8 @@ class Claim:
     record: BatchRecord
     recipients: tuple[str, ...]
     window: tuple[ClaimedMessage, ...]
-    lease_ends: float  # time.monotonic()
-    give_up: float  # time.monotonic() after which it isn't renewed
+    lease_ends: float  # by `lease_clock`
+    give_up: float  # by `lease_clock`; after that it isn't renewed
     relay: str = ""  # host:port, for people: where doubt about its window arose
     steps: int = 0  # that were answered; the next one's number
     confirmed: bool = True  # False: no replica knows that the window is claimed, so nothing may be sent
@@ -145,7 +152,7 @@ class Claim:
 
     def remaining(self) -> float:
         """Seconds of lease left, by this process' clock; 0 if it is known to be lost."""
-        return 0.0 if self.lost else max(0.0, self.lease_ends - time.monotonic())
+        return 0.0 if self.lost else max(0.0, self.lease_ends - lease_clock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +186,7 @@ def new_claim(batch: str, relay: str = "") -> Claim:
         recipients=(),
         window=(),
         lease_ends=0.0,
-        give_up=time.monotonic() + CLAIM_DEADLINE,
+        give_up=lease_clock() + CLAIM_DEADLINE,
         relay=relay,
     )
 
@@ -365,7 +372,7 @@ class Ledger:
         more: bool = True,
         gate: _Gate = "",
     ) -> Released | None:
-        before = time.monotonic()
+        before = lease_clock()
         claim.stepping = True
         windows = self.limits.windows
         [status, *rest], confirmed = self._run_confirmed(
@@ -417,7 +424,7 @@ class Ledger:
         """Renew the leases of claims, in one call of its own; those that are over are marked as lost."""
         if not claims:
             return
-        before = time.monotonic()
+        before = lease_clock()
         pairs = [(claim.batch, claim.token) for claim in claims]
         batches = [claim.batch for claim in claims]
         answers = self._run("renew", batches, scripts=self._renewals, claims=pairs)

@@ -24,7 +24,7 @@ from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.routing import open_route
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.store.ledger import Claim, Refusal
+from mailtasks.store.ledger import Claim, Refusal, lease_clock
 from mailtasks.testing import CatchingServer, LocalRedis, wait_until
 from mailtasks.testing.scripted import ScriptedRelay
 
@@ -355,7 +355,7 @@ def test_a_lost_lease_leaves_the_unsent_to_others(bench: Callable[..., Bench], s
 
 def half_a_lease_and(seconds: float) -> Callable[[Claim], None]:
     def set_end(claim: Claim) -> None:
-        claim.lease_ends = time.monotonic() + Settings().lease / 2 + seconds
+        claim.lease_ends = lease_clock() + Settings().lease / 2 + seconds
 
     return set_end
 

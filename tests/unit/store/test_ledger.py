@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -98,6 +99,15 @@ def test_a_claim_holds_all_that_is_needed_to_send(bench: Bench) -> None:
     assert (first.body, second.record.subject) == (b"body 0", "subject 1")
     assert [one.address for one in second.recipients] == ["1@example.com", "2@example.com"]
     assert 59 < claim.remaining() <= 60
+
+
+def test_a_lease_goes_on_while_the_machine_is_suspended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = bench.claim(bench.accept())
+    woken = time.clock_gettime(time.CLOCK_BOOTTIME) + 70
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: woken}.__getitem__)
+    assert claim.remaining() == 0
 
 
 def test_the_rest_of_a_message_to_very_many_comes_with_the_next_window(bench: Bench) -> None:
