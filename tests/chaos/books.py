@@ -78,9 +78,14 @@ class Toll:
     swept: int = 0  # what a sweep found that the mechanism should have caught
 
     @property
+    def most_for_one(self) -> int:
+        """What may be abandoned after one kill."""
+        return self.threads * self.window
+
+    @property
     def most(self) -> int:
         """What may be abandoned at all."""
-        return self.kills * self.threads * self.window
+        return self.kills * self.most_for_one
 
 
 def complaints(books: Books, toll: Toll) -> list[str]:
@@ -90,6 +95,8 @@ def complaints(books: Books, toll: Toll) -> list[str]:
         wrong.append(f"a sweep found {toll.swept} batches that nothing else would have taken up")
     if toll.abandoned > toll.most:
         wrong.append(f"{toll.abandoned} were abandoned; {toll.kills} kills may cost {toll.most}")
+    if toll.worst > toll.most_for_one:
+        wrong.append(f"{toll.worst} were abandoned after one kill, which may cost {toll.most_for_one}")
     return wrong
 
 
@@ -104,7 +111,7 @@ def table(books: Books, toll: Toll, more: Mapping[str, object]) -> str:
         ("duplicates", duplicates),
         ("– not explained by a resend", _number(books.unexplained())),
         ("in doubt because an owner never told", f"{toll.abandoned} (at most {toll.most})"),
-        ("– the most for one kill", f"{toll.worst} (at most {toll.threads * toll.window})"),
+        ("– the most for one kill", f"{toll.worst} (at most {toll.most_for_one})"),
         ("– longest until taken up or held", f"{toll.slowest:.1f} s"),
         ("found by a sweep", toll.swept),
         *more.items(),

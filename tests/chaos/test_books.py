@@ -64,6 +64,11 @@ def test_more_in_doubt_than_the_kills_may_cost() -> None:
     assert complaints(books(State.SENT, 1), toll) == ["65 were abandoned; 2 kills may cost 64"]
 
 
+def test_more_after_one_kill_than_it_may_cost() -> None:
+    toll = Toll(kills=2, window=8, threads=4, abandoned=40, worst=33)
+    assert complaints(books(State.SENT, 1), toll) == ["33 were abandoned after one kill, which may cost 32"]
+
+
 def test_something_that_only_a_sweep_has_found() -> None:
     [complaint] = complaints(books(State.SENT, 1), Toll(swept=2))
     assert complaint == "a sweep found 2 batches that nothing else would have taken up"
