@@ -1,7 +1,7 @@
 """One connection for all threads of a process: what they ask while an answer is awaited goes out together.
 
 A round trip costs the process more than the answer does: system calls on both sides, and a thread that
-has to be woken. Eight threads that share them drain a quarter to a third more mail than eight with a
+has to be woken. Eight threads that share them drain more mail than eight with a
 connection each (benchmarks/drain.py).
 
 The rules:
