@@ -154,39 +154,29 @@ class Mailer:
         again = bool(ids)
         ids = list(ids) if ids else packing.places(wanted)
         packed = packing.pack(wanted, ids, self.settings)
-        self._demand_room(packed, ids, again)
         conflicts: list[Packed] = []
-        for start in range(0, len(packed), _BATCHES_A_CALL):
-            try:
+        start = 0
+        try:
+            self._demand_room(packed, again)
+            for start in range(0, len(packed), _BATCHES_A_CALL):
                 conflicts += self._accept(packed[start : start + _BATCHES_A_CALL])
-            except StoreUnavailable as error:
-                may_be_in = again or bool(error.ids) or start > 0
-                told = ids if may_be_in else ()
-                raise StoreUnavailable(str(error), told, unanswered=error.unanswered) from error
+        except StoreUnavailable as error:
+            may_be_in = again or bool(error.ids) or start > 0
+            error.ids = tuple(ids) if may_be_in else ()
+            raise
         for conflict in conflicts:
             raise IdempotencyConflict(conflict.key, f"{conflict.batch.id}.0", ids)
         return ids
 
-    def _demand_room(self, packed: Sequence[Packed], ids: Sequence[str], again: bool) -> None:
+    def _demand_room(self, packed: Sequence[Packed], again: bool) -> None:
         """Room for what is new: what an earlier try brought in, though its answer was lost, needs none."""
-        try:
-            self._demand_room_for_new(packed, again)
-        except StoreUnavailable as error:
-            if again:
-                error.ids = tuple(ids)
-            raise
-
-    def _demand_room_for_new(self, packed: Sequence[Packed], again: bool) -> None:
         try:
             self.room.demand(_recipients(packed))
         except (MemoryFull, BacklogFull):
-            may_be_in = [one.batch.id for one in packed if again or one.key is not None]
-            held = self.ledger.held(may_be_in) if may_be_in else set()
-            new = [one for one in packed if one.batch.id not in held]
+            held = self.ledger.held([one.batch.id for one in packed if again or one.key is not None])
             if not held:
                 raise
-            if new:
-                self.room.demand(_recipients(new))
+            self.room.demand(_recipients(one for one in packed if one.batch.id not in held))
 
     def _accept(self, packed: Sequence[Packed]) -> list[Packed]:
         """Accept and hint batches; returns those whose id is held by other content."""

@@ -40,11 +40,27 @@ class Room:
         self._full = ""
 
     def demand(self, recipients: Mapping[Priority, int]) -> None:
-        """Take room for so many recipients, or refuse all of them.
+        """Take room for so many recipients, or refuse all of them; nobody needs none.
 
         Raises:
             MemoryFull: Redis has reached `memory_ceiling`.
             BacklogFull: of one priority more would wait than `backlog_PRIORITY` allows.
+            StoreUnavailable: Redis is away.
+        """
+        if not recipients:
+            return
+        self.demand_memory()
+        for priority, wanted in recipients.items():
+            waiting, most = self._waiting[priority], self._most.get(priority)
+            if most and waiting + wanted > most:
+                raise BacklogFull(priority, waiting, wanted, most)
+        self._waiting.update(recipients)
+
+    def demand_memory(self) -> None:
+        """Refuse everything while Redis is too full.
+
+        Raises:
+            MemoryFull: Redis has reached `memory_ceiling`.
             StoreUnavailable: Redis is away.
         """
         if not self._most and self._ceiling == 100:
@@ -53,11 +69,6 @@ class Room:
             self._look()  # several threads may, at once: no harm, and no lock that a fork could leave held
         if self._full:
             raise MemoryFull(self._full)
-        for priority, wanted in recipients.items():
-            waiting, most = self._waiting[priority], self._most.get(priority)
-            if most and waiting + wanted > most:
-                raise BacklogFull(priority, waiting, wanted, most)
-        self._waiting.update(recipients)
 
     def _look(self) -> None:
         with available(self._redis, before_accept=True):

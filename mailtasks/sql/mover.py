@@ -137,7 +137,7 @@ class Mover:
         """What the ledger says of each; an error stands for a batch only if the ledger took another."""
         if not batches:
             return []
-        self._mailer.room.demand({})  # memory only: what is committed isn't refused for a backlog
+        self._mailer.room.demand_memory()  # what is committed isn't refused for a backlog
         try:
             return self._accept_all(batches, round)
         except StoreUnavailable:

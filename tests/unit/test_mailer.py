@@ -326,7 +326,7 @@ def test_redis_hangs_before_it_was_asked_to_accept(own_redis: LocalRedis) -> Non
 
 def test_redis_hangs_and_sending_again_gives_one_mail(own_redis: LocalRedis) -> None:
     with impatient(own_redis.url) as mailer:
-        mailer.room.demand({})
+        mailer.room.demand_memory()
         os.kill(own_redis.pid, signal.SIGSTOP)
         began = time.monotonic()
         try:

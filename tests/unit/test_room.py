@@ -236,4 +236,4 @@ def test_redis_is_away() -> None:
 
 def test_without_limits_nothing_is_asked() -> None:
     mailer = Mailer(Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0", memory_ceiling=100))
-    mailer.room.demand({})
+    mailer.room.demand_memory()

@@ -75,12 +75,12 @@ def test_what_is_moved_twice_is_accepted_once(mover, mailer, write, rows, monkey
 
 
 def test_redis_is_too_full_and_the_rows_wait(mover, mailer, write, rows, monkeypatch):
-    def full(wanted):
+    def full():
         raise MemoryFull("full")
 
     write(mail(1))
     with monkeypatch.context() as patched:
-        patched.setattr(mailer.room, "demand", full)
+        patched.setattr(mailer.room, "demand_memory", full)
         with pytest.raises(MemoryFull):
             mover.move()
     assert len(rows()) == 1
