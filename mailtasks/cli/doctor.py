@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -48,6 +49,7 @@ OLDEST_REDIS: Final = (6, 2)
 SLOW_REDIS: Final = 10.0  # ms; a mail needs a few round trips
 MEMORY_WARNING: Final = 0.70  # of maxmemory
 CERTIFICATE_DAYS: Final = 14
+STRAY_IS_NEWS: Final = timedelta(days=7)
 PINGS: Final = 5
 WORKERS_ANSWER: Final = 1.0  # seconds; an idle one's takes some milliseconds
 
@@ -428,7 +430,7 @@ def ledger_findings(settings: Settings) -> Iterator[Finding]:
         stats = books.stats()
         yield judge_pause(books.paused())
         yield judge_doubt(stats.states[State.IN_DOUBT])
-        yield judge_sweep(stats.tallies["swept"])
+        yield judge_sweep(stats.tallies["swept"], books.last_stray())
 
 
 def judge_pause(paused: Iterable[str]) -> Finding:
@@ -440,15 +442,18 @@ def judge_pause(paused: Iterable[str]) -> Finding:
     return Finding("paused", Level.WARN, ", ".join(held), f"to go on: `mailtasks resume{which}`")
 
 
-def judge_sweep(swept: int) -> Finding:
-    """Whether anything was ever found that the mechanism should not have left."""
-    if not swept:
+def judge_sweep(swept: int, last: datetime | None) -> Finding:
+    """Whether anything was found lately that the mechanism should not have left."""
+    if not swept or last is None:
         return Finding("sweep", Level.OK, "found nothing")
+    found = f"found {swept} astray since the beginning, the last on {last:%Y-%m-%d at %H:%M} UTC"
+    if datetime.now(UTC) - last > STRAY_IS_NEWS:
+        return Finding("sweep", Level.OK, f"{found}, and mended it")
     advice = (
         "the workers' log has it as `the sweep found batch`; report it: unless a hand was in Redis, "
         "it is a bug of mailtasks"
     )
-    return Finding("sweep", Level.WARN, f"found {swept} astray, since the beginning, and mended it", advice)
+    return Finding("sweep", Level.WARN, f"{found}, and mended it", advice)
 
 
 def judge_doubt(held: int) -> Finding:

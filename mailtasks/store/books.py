@@ -219,6 +219,12 @@ class Books:
             if field.startswith(b"pause:")
         }
 
+    def last_stray(self) -> datetime | None:
+        """When a sweep last found something; None if it never has."""
+        with available(self.redis):
+            at = self.redis.hget(self.keys.steering, "sweep:found")
+        return _moment(int(at) / 1000) if at else None
+
     def queue(self, priority: Priority, hints: int) -> QueueStatus:
         """What is unfinished in one priority.
 

@@ -501,8 +501,10 @@ class Ledger:
         """Some batches, and the cursor for the next; 0, if these were the last."""
         prefix = self.keys.batch("")[0]
         with available(self.redis):
-            after, found = self.redis.scan(cursor, match=f"{prefix}{'?' * ID_LENGTH}", count=SWEPT_AT_ONCE)
-        return after, [key.decode().removeprefix(prefix) for key in found]
+            after, found = self.redis.scan(cursor, match=f"{prefix}*", count=SWEPT_AT_ONCE)
+        # By each of its keys: one of them may be all that a hand has left.
+        ids = dict.fromkeys(key.decode().removeprefix(prefix)[:ID_LENGTH] for key in found)
+        return after, list(ids)
 
     def _sweep(self, ids: Sequence[str], cursor: str = "") -> list[Stray]:
         answer = self._run("sweep", ids, ids=list(ids), cursor=cursor)

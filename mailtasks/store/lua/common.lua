@@ -8,7 +8,7 @@
 --   1 counts [hash]            states and tallies of this shard
 --   2 minute [hash]            the same for one minute, for rates and response times
 --   3 steering [hash]          pause:all, pause:PRIORITY, looked (ms), quiet (ms), doubt:told, doubt:at (ms),
---                              sweep:at (ms), sweep:cursor
+--                              sweep:at (ms), sweep:cursor, sweep:found (ms)
 --   4-6 due:PRIORITY [zset]    batch -> ms, for urgent, normal, bulk
 --   7-9 gate:pause:PRIORITY [zset]
 --   10-12 gate:aside:PRIORITY [zset]
@@ -297,7 +297,7 @@ local function list_under(batch, code)
   if code == IN_DOUBT then return redis.call('ZADD', WITH[code], integer(now), batch.id) end
   local finished = not string.find(batch.states, ANY_UNFINISHED)
   local gone = (finished and now or math.max(now, batch.expires)) + arg.retention
-  redis.call('ZADD', WITH[code], integer(gone), batch.id)
+  redis.call('ZADD', WITH[code], has(batch, IN_DOUBT) and '+inf' or integer(gone), batch.id)
   redis.call('ZREMRANGEBYSCORE', WITH[code], '-inf', integer(now))
 end
 

@@ -68,9 +68,18 @@ local function judge_unfinished(batch)
   end
 end
 
+-- A hand has deleted the record that says what the others are about.
+local function judge_remains(id, first)
+  local remains = { key = KEYS[first], states_key = KEYS[first + 1], tries_key = KEYS[first + 2], states = '' }
+  if any_lives(remains, for_ever) then
+    note(id, 'its record is gone, and what belongs to it would have been kept for ever')
+    keep_for_retention(remains)
+  end
+end
+
 local function judge(id, first)
   local batch = load(id, first)
-  if not batch then return end
+  if not batch then return judge_remains(id, first) end
   local unfinished, doubt = string.find(batch.states, ANY_UNFINISHED), has(batch, IN_DOUBT)
   if doubt then judge_doubt(batch) end
   if (unfinished or doubt) and any_lives(batch, for_a_while) then
@@ -99,7 +108,10 @@ for i, id in ipairs(arg.ids) do
   local judged, why = pcall(judge, id, first)
   if not judged then file_damaged(id, KEYS[first], why) end
 end
-if swept > 0 then add_up(COUNTS, { swept = swept }) end
+if swept > 0 then
+  add_up(COUNTS, { swept = swept })
+  redis.call('HSET', STEERING, 'sweep:found', integer(now))
+end
 if arg.cursor ~= '' then
   local at = arg.cursor == '0' and now + HOUR or now
   redis.call('HSET', STEERING, 'sweep:cursor', arg.cursor, 'sweep:at', integer(at))

@@ -1,10 +1,13 @@
 import os
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mailtasks.cli import doctor
 from mailtasks.local.processes import Child
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
+from mailtasks.message import Priority
 from mailtasks.supervisor import celery_command
 
 
@@ -94,11 +97,22 @@ def test_a_pause(healthy, paused, found, advice):
 
 
 def test_a_sweep_has_found_something(healthy):
+    now = datetime.now(UTC)
     with Mailer() as mailer:
-        mailer.redis.hset(mailer.ledger.keys.counts, "swept", 2)
+        mailer.send("ann@example.com", subject="x", text="x", sender="me@example.com")
+        for id in mailer.redis.keys(mailer.ledger.keys.due(Priority.NORMAL)):
+            mailer.redis.delete(id)
+        assert len(mailer.sweep()) == 1
     found, advice = lines(healthy("check"), "sweep")
-    assert found == "warn sweep found 2 astray, since the beginning, and mended it"
+    assert found.startswith(f"warn sweep found 1 astray since the beginning, the last on {now:%Y-%m-%d at }")
     assert "`the sweep found batch`; report it" in advice
+
+
+def test_what_a_sweep_found_long_ago_is_no_warning():
+    last = datetime.now(UTC) - timedelta(days=8)
+    finding = doctor.judge_sweep(2, last)
+    assert (finding.level, finding.advice) == (doctor.Level.OK, "")
+    assert f"found 2 astray since the beginning, the last on {last:%Y-%m-%d at %H:%M} UTC" in finding.found
 
 
 @pytest.mark.parametrize(

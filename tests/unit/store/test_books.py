@@ -94,6 +94,15 @@ def test_what_may_need_a_person_is_listed_latest_first(bench: Bench) -> None:
     assert list(bench.books.listed(State.EXPIRED)) == []
 
 
+def test_what_failed_beside_a_held_doubt_is_listed_as_long_as_that_is_kept(bench: Bench) -> None:
+    id = bench.accept(1, 1)
+    bench.settle(id, State.FAILED, State.IN_DOUBT)
+    bench.pass_time(2 * 1000)  # seconds; the retention is 1000
+    other = bench.accept()
+    bench.settle(other, State.FAILED)  # drops from the list what is surely gone
+    assert {snapshot.id for snapshot in bench.books.listed(State.FAILED)} == {id, other}
+
+
 def test_what_was_set_aside_is_told_with_what_a_retry_acts_upon(bench: Bench) -> None:
     lapsed = bench.accept(*[1] * 40)
     for _ in range(3):  # each leaves a window of eight in doubt

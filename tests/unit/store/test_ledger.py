@@ -1310,6 +1310,7 @@ STRAY = {
     "vanishing": "it is neither finished nor settled, and was to vanish",
     "kept": "it is finished, and would have been kept for ever",
     "unlisted": "it holds doubt, and was listed nowhere",
+    "remains": "its record is gone, and what belongs to it would have been kept for ever",
 }
 
 
@@ -1460,6 +1461,18 @@ def test_doubt_that_is_listed_nowhere_is_found(bench: Bench, caplog: pytest.LogC
     bench.redis.zrem(bench.keys.listed(State.IN_DOUBT), id)
     swept(bench, id, "unlisted", caplog)
     assert [snapshot.id for snapshot in bench.books.listed(State.IN_DOUBT)] == [id]
+
+
+def test_what_a_hand_left_of_a_batch_is_found_and_goes(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    id = bench.accept(1, 1)
+    bench.settle(id, State.DEFERRED)
+    bench.redis.delete(bench.keys.batch(id)[0])
+    swept(bench, id, "remains", caplog)
+    gone, *left = bench.lives(id)
+    assert gone == -2
+    assert all(990 < seconds <= 1000 for seconds in left)
 
 
 def test_a_damaged_batch_that_nobody_would_look_at_is_found_and_set_aside(bench: Bench) -> None:
