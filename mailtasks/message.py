@@ -164,7 +164,8 @@ class Message:
         send_at: not before this moment (aware, before 2100); None: now.
         expires_after: a timedelta or seconds, at most 3650 days, from accept or `send_at` on; then it
             isn't tried any more; None: the setting `max_age`.
-        idempotency_key: sending twice with the same key sends one mail; at most 256 characters.
+        idempotency_key: sending twice with the same key sends one mail, at the first call's times; at most
+            256 characters.
         tags: your own words, kept with the message, not mailed.
         metadata: your own names and values, kept with the message, not mailed.
 
@@ -239,7 +240,10 @@ class Message:
         return tuple(dict.fromkeys(parse(text).address for text in given))
 
     def fingerprint(self) -> str:
-        """32 hex digits over all that the user gave: equal for equal content, in every process."""
+        """32 hex digits over what is mailed, and to whom: equal for equal content, in every process.
+
+        When it is sent isn't content: who repeats a call "in five minutes" means the same mail.
+        """
         # What isn't set is left out, so that a field that a later version adds changes no fingerprint.
         given = {name: value for name, value in self._canonical().items() if value not in (None, (), {})}
         canonical = json.dumps(given, sort_keys=True, separators=(",", ":"))
@@ -262,8 +266,6 @@ class Message:
             ),
             "headers": dict(self.headers),
             "priority": self.priority.value,
-            "send_at": self.send_at and self.send_at.astimezone(UTC).isoformat(),
-            "expires_after": self.expires_after and self.expires_after // timedelta(microseconds=1),
             "idempotency_key": self.idempotency_key,
             "tags": self.tags,
             "metadata": dict(self.metadata),

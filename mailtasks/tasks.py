@@ -243,19 +243,10 @@ class SendMail(PolicyTask):
             time.sleep(_REJECTED_PAUSE)
             raise Reject(error, requeue=True) from error
         except (MessageError, IdempotencyConflict) as error:
-            if isinstance(error, IdempotencyConflict) and self._came_before(given):
-                return error.id
             # The sentence may hold an address or a subject, and what is raised is shown in Flower.
             why = f"{type(error).__name__}; mailtasks.Message(…) with the same fields says why"
             log.error("mail that came by name as task %s can't be mailed: %s", self.request.id, why)
             raise PermanentFailure(why) from None
-
-    def _came_before(self, given: Mapping[str, Any]) -> bool:
-        """Whether the mail that has the task's id may differ in no more than the time that is left.
-
-        A task comes again if its worker died, or wasn't told in time that Redis took the mail.
-        """
-        return bool(self.request.expires) and "idempotency_key" not in given
 
     def _with_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The fields with what `apply_async` would have made of the task's options; fields are stronger."""

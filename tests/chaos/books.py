@@ -52,6 +52,14 @@ class Books:
         """How often each pair was caught beyond once."""
         return {pair: times - 1 for pair, times in self.caught.items() if times > 1}
 
+    def explained(self) -> int:
+        """How many of the duplicates a resend accounts for."""
+        return sum(
+            min(more, self.ledger[pair].resends)
+            for pair, more in self.duplicates().items()
+            if pair in self.ledger
+        )
+
     def unexplained(self) -> Iterator[str]:
         for pair, times in self.caught.items():
             fate = self.ledger.get(pair)
@@ -74,13 +82,20 @@ class Toll:
     threads: int = 1
     abandoned: int = 0  # recipients put in doubt because their owner never told
     worst: int = 0  # the most of them after one kill
+    lease: float = 3.0  # seconds
     slowest: float = 0.0  # seconds from a kill to the last of them being taken up or held
     swept: int = 0  # what a sweep found that the mechanism should have caught
+    twice: int = 0  # mails that the ledger itself counts as taken twice, by late evidence
 
     @property
     def most_for_one(self) -> int:
         """What may be abandoned after one kill."""
         return self.threads * self.window
+
+    @property
+    def latest(self) -> float:
+        """When all of it must be taken up or held: a lease; another, if Redis stood still; a look."""
+        return 2 * self.lease + 1
 
     @property
     def most(self) -> int:
@@ -97,6 +112,10 @@ def complaints(books: Books, toll: Toll) -> list[str]:
         wrong.append(f"{toll.abandoned} were abandoned; {toll.kills} kills may cost {toll.most}")
     if toll.worst > toll.most_for_one:
         wrong.append(f"{toll.worst} were abandoned after one kill, which may cost {toll.most_for_one}")
+    if toll.slowest > toll.latest:
+        wrong.append(
+            f"a kill's work was taken up after {toll.slowest:.1f} s, and {toll.latest:.1f} are the most"
+        )
     return wrong
 
 
@@ -109,10 +128,12 @@ def table(books: Books, toll: Toll, more: Mapping[str, object]) -> str:
         *((state.value, count) for state, count in sorted(books.states.items())),
         ("lost", _number(books.lost())),
         ("duplicates", duplicates),
-        ("– not explained by a resend", _number(books.unexplained())),
+        ("– explained by a resend out of doubt", books.explained()),
+        ("– of these known to the ledger, by late evidence", toll.twice),
+        ("– not explained", _number(books.unexplained())),
         ("in doubt because an owner never told", f"{toll.abandoned} (at most {toll.most})"),
         ("– the most for one kill", f"{toll.worst} (at most {toll.most_for_one})"),
-        ("– longest until taken up or held", f"{toll.slowest:.1f} s"),
+        ("– longest until taken up or held", f"{toll.slowest:.1f} s (at most {toll.latest:.1f} s)"),
         ("found by a sweep", toll.swept),
         *more.items(),
     ]

@@ -99,29 +99,24 @@ class Monkey:
 
     def _kill_worker(self) -> None:
         place = self._random.randrange(len(self.stage.workers))
-
-        def kill() -> None:
-            self.stage.workers[place].kill()
-            self.stage.replace_worker(place)
-
-        self._watch(kill)
+        self.stage.workers[place].kill()
+        self._watch(0, lambda: self.stage.replace_worker(place))
 
     def _stop_worker(self) -> None:
         """Longer than its lease, then it goes on: what it says late is evidence, or nothing."""
         worker = self._random.choice(self.stage.workers)
+        worker.signal(signal.SIGSTOP)
+        leases = self._random.uniform(1.2, 2)
+        self._watch(leases * self.stage.lease, lambda: worker.signal(signal.SIGCONT))
 
-        def stop() -> None:
-            worker.signal(signal.SIGSTOP)
-            time.sleep(self.stage.lease * self._random.uniform(1.2, 2))
-            worker.signal(signal.SIGCONT)
-
-        self._watch(stop)
-
-    def _watch(self, deed: Callable[[], None]) -> None:
+    def _watch(self, after: float, then: Callable[[], None]) -> None:
+        """See what the deed just done costs; `after` so many seconds, do this as well."""
         before, began = self.stage.abandoned(), time.monotonic()
-        deed()
-        abandoned, last = before, began
-        while time.monotonic() - began < WATCH * self.stage.lease:
+        abandoned, last, done = before, began, False
+        while (passed := time.monotonic() - began) < WATCH * self.stage.lease:
+            if not done and passed >= after:
+                then()
+                done = True
             now = self.stage.abandoned()
             if now != abandoned:
                 abandoned, last = now, time.monotonic()

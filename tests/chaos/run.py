@@ -147,12 +147,14 @@ class Run:
             threads=THREADS,
             abandoned=self.abandoned(),
             worst=max((kill.abandoned for kill in monkey.kills), default=0),
+            lease=self.lease,
             slowest=max((kill.seconds for kill in monkey.kills), default=0.0),
             swept=tallies["swept"],
+            twice=tallies["duplicates"],
         )
         more = {
             "all doubts, the relay's among them": tallies["doubts"],
-            "settled by late evidence": tallies["late_evidence"],
+            "settled, or freed, by late evidence": tallies["late_evidence"],
             **{name.replace("_", " "): times for name, times in sorted(monkey.done.items())},
             "seed": self.seed,
             "took": f"{time.monotonic() - began:.0f} s",

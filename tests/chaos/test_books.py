@@ -69,6 +69,11 @@ def test_more_after_one_kill_than_it_may_cost() -> None:
     assert complaints(books(State.SENT, 1), toll) == ["33 were abandoned after one kill, which may cost 32"]
 
 
+def test_work_that_is_taken_up_too_late() -> None:
+    [complaint] = complaints(books(State.SENT, 1), Toll(lease=3, slowest=7.1))
+    assert complaint == "a kill's work was taken up after 7.1 s, and 7.0 are the most"
+
+
 def test_something_that_only_a_sweep_has_found() -> None:
     [complaint] = complaints(books(State.SENT, 1), Toll(swept=2))
     assert complaint == "a sweep found 2 batches that nothing else would have taken up"
@@ -76,7 +81,15 @@ def test_something_that_only_a_sweep_has_found() -> None:
 
 def test_the_table_has_it_all() -> None:
     text = table(
-        books(State.SENT, 2, resends=1), Toll(kills=1, window=8, threads=4, abandoned=3), {"seed": 7}
+        books(State.SENT, 3, resends=1), Toll(kills=1, window=8, threads=4, abandoned=3, twice=1), {"seed": 7}
     )
-    for row in ("| lost | 0 |", "| duplicates | 1 |", "never told | 3 (at most 32) |", "| seed | 7 |"):
+    for row in (
+        "| lost | 0 |",
+        "| duplicates | 2 |",
+        "by a resend out of doubt | 1 |",
+        "by late evidence | 1 |",
+        "not explained | 1 |",
+        "never told | 3 (at most 32) |",
+        "| seed | 7 |",
+    ):
         assert row in text
