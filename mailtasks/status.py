@@ -29,6 +29,11 @@ class RecipientStatus:
     next_attempt: datetime | None = None  # if deferred
     resends: int = 0  # times it was sent again out of doubt, by policy or by a person
 
+    @property
+    def may_have_arrived(self) -> bool:
+        """Whether an earlier attempt may have reached the relay, though this isn't `sent`."""
+        return self.state is State.IN_DOUBT or (self.state is not State.SENT and self.resends > 0)
+
 
 @dataclass(frozen=True, slots=True)
 class MessageStatus:
@@ -58,9 +63,14 @@ class MessageStatus:
         return max(recipient.attempts for recipient in self.recipients)
 
     @property
+    def most_telling(self) -> RecipientStatus:
+        """The recipient that the message's state comes from."""
+        return next(recipient for recipient in self.recipients if recipient.state is self.state)
+
+    @property
     def reply(self) -> str:
-        """The last words about the recipient that the message's state comes from."""
-        return next(recipient.reply for recipient in self.recipients if recipient.state is self.state)
+        """The last words about that recipient."""
+        return self.most_telling.reply
 
     def about(self, fits: Callable[[RecipientStatus], bool]) -> MessageStatus:
         """The same message as those of its recipients see it that fit: `state` and `reply` are theirs."""

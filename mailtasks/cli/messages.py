@@ -16,7 +16,7 @@ from mailtasks.cli.output import counted, print_json, print_line, print_pairs, p
 from mailtasks.state import State
 
 if TYPE_CHECKING:
-    from mailtasks.status import MessageStatus, RetryReport, SetAside
+    from mailtasks.status import MessageStatus, RecipientStatus, RetryReport, SetAside
 
 NOT_MEANT: Final = "isn't what the options mean"
 IDLE: Final = {
@@ -126,10 +126,17 @@ def status(context: Context, id: str, as_json: bool) -> None:
 def _print_recipients(message: MessageStatus) -> None:
     columns = ("recipient", "state", "attempts", "tried", "next attempt", "reply")
     rows = (
-        (it.address, it.state, it.attempts, it.tried_at, it.next_attempt, it.reply)
+        (it.address, it.state, it.attempts, it.tried_at, it.next_attempt, _said(it))
         for it in message.recipients
     )
     print_table(columns, rows)
+
+
+def _said(it: RecipientStatus) -> str:
+    """The last words, and that they aren't the whole story where an earlier attempt was in doubt."""
+    if it.may_have_arrived and it.state is not State.IN_DOUBT:
+        return f"{it.reply} (may have arrived before: it was resent out of doubt)".lstrip()
+    return it.reply
 
 
 @click.command()
@@ -200,7 +207,7 @@ def _row(it: _Told | SetAside) -> Sequence[Any]:
     if isinstance(it, _Told):
         about = it.about
         to = [recipient.address for recipient in about.recipients]
-        return about.id, about.state, about.accepted_at, to, about.subject, about.reply
+        return about.id, about.state, about.accepted_at, to, about.subject, _said(about.most_telling)
     return it.id, "set_aside", None, None, None, it.reply
 
 

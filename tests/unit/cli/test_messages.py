@@ -445,3 +445,13 @@ def test_force_sends_again_what_is_in_doubt(live, settle):
     ran = live("retry", id, "--force")
     assert (ran.code, ran.out) == (0, "retried 1 recipient\n")
     assert states(live, id) == ["queued"]
+
+
+def test_what_was_resent_out_of_doubt_and_then_failed_may_have_arrived(live, settle):
+    id = sent(live, "--priority", "urgent")
+    settle(id, State.IN_DOUBT, "lost behind the dot")  # urgent mail is resent
+    settle(id, State.FAILED, "550 no such user")
+    said = "550 no such user (may have arrived before: it was resent out of doubt)"
+    for ran in (live("status", id), live("find", "ann@example.com"), live("failed")):
+        assert said in ran.out
+    assert live("status", id, "--json").json["recipients"][0]["resends"] == 1
