@@ -70,7 +70,7 @@ class Shop:
             "MAILTASKS_DATABASE_URL": self.database_url,
             "MAILTASKS_REDIS_TIMEOUT": "2",
         }
-        command = [sys.executable, "-m", "mailtasks.cli", "outbox", "--interval", "0.05", *options]
+        command = [sys.executable, "-m", "mailtasks.cli", "outbox", "run", "--interval", "0.05", *options]
         self.relays.append(Child(command, environment=environment, output=self.folder / "relay.log"))
         return self.relays[-1]
 
