@@ -1,4 +1,4 @@
-# One image for everything: `mailtasks worker`, `mailtasks flower`, `mailtasks send …`.
+# One image for everything: `mailtasks worker`, `mailtasks flower`, `mailtasks outbox run`, `mailtasks send …`.
 FROM python:3.13-slim
 
 WORKDIR /src
@@ -6,7 +6,8 @@ COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY mailtasks mailtasks
 COPY examples/recipients.csv examples/
 # hatchling builds the wheel; constraints.txt holds the versions that the tests ran with.
-RUN pip install --no-cache-dir --constraint constraints.txt ".[cli,flower]"
+# psycopg is for an outbox in PostgreSQL; another database needs a driver of its own here.
+RUN pip install --no-cache-dir --constraint constraints.txt ".[cli,flower,sqlalchemy]" "psycopg[binary]"
 
 # Nothing is written outside Redis, so nothing needs root.
 RUN useradd --system --create-home mailtasks

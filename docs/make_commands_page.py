@@ -26,17 +26,18 @@ INTRODUCTION: Final = """\
     mailtasks [OPTIONS] COMMAND [OPTIONS]
 
 Every command that prints a result takes `--json` and then prints one JSON document. What runs until it is
-told to end (`worker`, `outbox` without `--once`, `flower`, `sink`, `up`) doesn't; what `sink --save` has
+told to end (`worker`, `outbox run` without `--once`, `flower`, `sink`, `up`) doesn't; what `sink --save` has
 caught is in the folder's `journal.jsonl`, a JSON document a line for each recipient. Errors are one sentence
 on standard error. Exit codes:
 
 | code | meaning |
 | --- | --- |
-| 0 | done; also what runs until it is told to end (`worker`, `outbox`, `flower`, `sink`, `up`) and was \
+| 0 | done; also what runs until it is told to end (`worker`, `outbox run`, `flower`, `sink`, `up`) and was \
 told so by Ctrl-C or SIGTERM, and `demo` once its table is shown |
 | 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault, `sweep` \
 found anything, the idempotency key was used for other content, `retry` left something alone, \
-`outbox --once` set something aside, `worker` or `up` had to kill a process |
+`outbox run --once` or `outbox status` found a row that is set aside, or that waits for too long, \
+`outbox retry` was given a row that isn't, `worker` or `up` had to kill a process |
 | 2 | wrong use: an argument, a setting or a message that can't be right; nothing was done |
 | 130 | Ctrl-C before the command was done, or before one of those that run on had started; `demo` also \
 if another signal ended it before it was done |

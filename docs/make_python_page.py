@@ -19,7 +19,7 @@ import mailtasks
 from mailtasks.mailer import Mailer
 from mailtasks.message import Attachment, Message, Priority
 from mailtasks.settings import Settings
-from mailtasks.sql import Keep, Moved, Outbox, OutboxRelay, on_commit
+from mailtasks.sql import Keep, Moved, Outbox, OutboxRelay, OutboxStatus, RowAside, on_commit
 from mailtasks.state import State
 from mailtasks.status import (
     Doubt,
@@ -61,6 +61,7 @@ METHODS: Final = (
     *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue"),
     *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "sweep", "close"),
 )
+OUTBOX_METHODS: Final = ("send", "asend", "status", "aside", "retry", "relay")
 RECORDS: Final = (
     *(MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, Doubt, Stray),
     RetryReport,
@@ -91,9 +92,9 @@ def _sections() -> Iterator[str]:
     yield f"## With a database transaction\n\n{SQL}"
     yield _function("on_commit", on_commit)
     yield _class(Outbox)
-    yield from (_function(name, getattr(Outbox, name)) for name in ("send", "asend", "retry", "relay"))
+    yield from (_function(name, getattr(Outbox, name)) for name in OUTBOX_METHODS)
     yield from (_function(name, getattr(OutboxRelay, name)) for name in ("run", "drain", "stop"))
-    yield _record(Moved)
+    yield from map(_record, (Moved, OutboxStatus, RowAside))
     yield _enum(Keep)
 
 

@@ -57,7 +57,7 @@ class Room:
         self._waiting.update(recipients)
 
     def demand_memory(self) -> None:
-        """Refuse everything while Redis is too full.
+        """Refuse everything while Redis is too full. The outbox's relay asks for no more than this.
 
         Raises:
             MemoryFull: Redis has reached `memory_ceiling`.

@@ -1,76 +1,226 @@
-"""`mailtasks outbox`: moves mail from a table in a user's database into the ledger."""
+"""`mailtasks outbox`: moves mail from a table in a user's database into the ledger, and tells what is there.
+
+Only `run` needs Redis.
+"""
 
 from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from mailtasks.cli.context import Context, as_json, pass_context
 from mailtasks.cli.options import seconds
-from mailtasks.cli.output import print_json, print_pairs
+from mailtasks.cli.output import cell, counted, print_json, print_line, print_pairs, print_table
 from mailtasks.errors import SettingsError
 from mailtasks.logs import JsonFormatter
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
-    from mailtasks.sql import OutboxRelay
+    from mailtasks.sql import Outbox, OutboxRelay, OutboxStatus
+
+Command = Callable[..., Any]
+
+LARGEST_ID: Final = 2**63 - 1  # that the table's column takes
 
 
-@click.command()
-@click.argument("url", metavar="[DATABASE_URL]", required=False)
-@click.option(
-    "--table",
-    default="mailtasks_outbox",
-    show_default=True,
-    help="The outbox's table, if need be with its schema: app.mail.",
-)
+@click.group()
+def outbox() -> None:
+    """Move mail from the outbox in your database into the queue, and see what waits there.
+
+    The database is the setting database_url, unless --database names it (a password in a command line can
+    be seen by others on the machine).
+    """
+
+
+def _named(command: Command) -> Command:
+    """The options that say which outbox is meant."""
+    for decorator in (
+        click.option(
+            "--table",
+            default="mailtasks_outbox",
+            show_default=True,
+            help="The outbox's table, if need be with its schema: app.mail.",
+        ),
+        click.option("--database", metavar="URL", help="The database; by default the setting database_url."),
+    ):
+        command = decorator(command)
+    return command
+
+
+@outbox.command()
+@_named
 @click.option(
     "--interval", default="1s", show_default=True, callback=seconds, help="How often to look for new rows."
 )
 @click.option("--once", is_flag=True, help="Move what is there, say what was done, and end.")
 @as_json
 @pass_context
-def outbox(context: Context, url: str | None, table: str, interval: float, once: bool, as_json: bool) -> None:
-    """Move mail from the outbox in your database into the queue.
+def run(
+    context: Context, database: str | None, table: str, interval: float, once: bool, as_json: bool
+) -> None:
+    """Move mail from the outbox into the queue.
 
-    The database is the setting database_url, unless it is given here (a password in a command line can be
-    seen by others on the machine). A Redis or a database that is away is waited for; with --once it is an
-    error. May be killed at any moment, and run several times. Exits with 1 if --once set a row aside;
-    --json is for --once.
+    A Redis or a database that is away is waited for; with --once it is an error. May be killed at any
+    moment, and run several times. Exits with 1 if --once set a row aside; --json is for --once.
     """
-    engine = _engine(url or context.settings.database_url)
-    try:
-        with context.mailer() as mailer:
-            from mailtasks.sql import Outbox  # brings in SQLAlchemy
+    with _opened(context, database, table) as (outbox, engine), context.mailer() as mailer:
+        relay = outbox.relay(engine, mailer, interval=interval)
+        with _ended_by_signals(relay.stop):
+            if not once:
+                _write_logs(context.settings.log_format)
+                relay.run()
+                return
+            _once(relay, as_json)
 
-            schema, _, name = table.rpartition(".")
-            relay = Outbox(name=name, schema=schema or None).relay(engine, mailer, interval=interval)
-            with _ended_by_signals(relay.stop):
-                if not once:
-                    _write_logs(context.settings.log_format)
-                    relay.run()
-                    return
-                _once(relay, as_json)
+
+@outbox.command()
+@_named
+@click.option(
+    "--patience",
+    default="5m",
+    show_default=True,
+    callback=seconds,
+    help="How long a row may wait before that is a failure.",
+)
+@as_json
+@pass_context
+def status(context: Context, database: str | None, table: str, patience: float, as_json: bool) -> None:
+    """Count the rows by their state. Exits with 1 if one is set aside, or has waited for too long.
+
+    A row that waits for long says that no `mailtasks outbox run` runs, or that it has to wait, too: its log
+    says for what.
+    """
+    with _opened(context, database, table) as (outbox, engine), _transaction(engine, outbox) as connection:
+        found = outbox.status(connection)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _print_status(found)
+    click.get_current_context().exit(1 if found.aside or (found.waiting_seconds or 0) > patience else 0)
+
+
+def _print_status(found: OutboxStatus) -> None:
+    print_table(("state", "rows"), found.rows.items())
+    if found.waiting_seconds is not None:
+        age = timedelta(seconds=int(found.waiting_seconds))
+        print_line(f"the oldest that waits was written {age} ago, at {cell(found.waiting_since)}")
+
+
+@outbox.command("list")
+@_named
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@as_json
+@pass_context
+def list_(context: Context, database: str | None, table: str, limit: int, as_json: bool) -> None:
+    """List the rows that were set aside, the oldest first: whose mail it is, and why it can't be moved."""
+    with _opened(context, database, table) as (outbox, engine), _transaction(engine, outbox) as connection:
+        found = list(islice(outbox.aside(connection), limit))
+    if as_json:
+        print_json([asdict(row) for row in found])
+        return
+    columns = ("row", "batch", "written", "messages", "to", "reason")
+    rows = (
+        (it.id, it.batch, it.written_at, len(it.messages) or None, it.recipients or None, it.error)
+        for it in found
+    )
+    print_table(columns, rows, empty="nothing is set aside")
+
+
+@outbox.command()
+@click.argument("rows", nargs=-1, metavar="[ROW]...", type=click.IntRange(1, LARGEST_ID))
+@_named
+@click.option("--all", "everything", is_flag=True, help="All that is set aside.")
+@click.option("--yes", is_flag=True, help="Don't ask whether all is meant.")
+@as_json
+@pass_context
+def retry(
+    context: Context,
+    rows: Sequence[int],
+    database: str | None,
+    table: str,
+    everything: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Let `mailtasks outbox run` try again what was set aside. Exits with 1 if a named row isn't.
+
+    Mend what the reason in `mailtasks outbox list` says first. Where it says that the mail may have been
+    sent, it is sent again.
+    """
+    if bool(rows) is everything:
+        raise click.UsageError("Name rows, or all of them with --all.")
+    with _opened(context, database, table) as (outbox, engine):
+        if everything and not yes:
+            _ask(outbox, engine)
+        with _transaction(engine, outbox) as connection:
+            released, others = _release(outbox, connection, rows)
+    if as_json:
+        print_json({"released": released, "left_alone": others})
+    else:
+        print_line(f"released {counted(released, 'row')}")
+        for row in others:
+            print_line(f"row {row} isn't set aside")
+    click.get_current_context().exit(1 if others else 0)
+
+
+def _ask(outbox: Outbox, engine: Engine) -> None:
+    """All of it is asked about; where nobody can be asked it is refused."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("--all asks first, and this is no terminal; add --yes.")
+    with _transaction(engine, outbox) as connection:
+        aside = outbox.status(connection).aside
+    print_line(f"{counted(aside, 'row')} set aside")
+    click.confirm("Release all of them?", abort=True)
+
+
+def _release(outbox: Outbox, connection: Connection, rows: Sequence[int]) -> tuple[int, list[int]]:
+    """How many were released, and which of those that were named weren't aside."""
+    if not rows:
+        return outbox.retry(connection), []
+    named = dict.fromkeys(rows)
+    others = [row for row in named if not outbox.retry(connection, row)]
+    return len(named) - len(others), others
+
+
+@contextmanager
+def _opened(context: Context, database: str | None, table: str) -> Iterator[tuple[Outbox, Engine]]:
+    engine = _engine(database or context.settings.database_url)
+    try:
+        from mailtasks.sql import Outbox  # brings in SQLAlchemy
+
+        schema, _, name = table.rpartition(".")
+        yield Outbox(name=name, schema=schema or None), engine
     finally:
         engine.dispose()
 
 
 def _engine(url: str | None) -> Engine:
     if url is None:
-        raise SettingsError("no database is named; set MAILTASKS_DATABASE_URL, or give its URL")
+        raise SettingsError("no database is named; set MAILTASKS_DATABASE_URL, or give --database URL")
     if find_spec("sqlalchemy") is None:
         raise SettingsError("the outbox needs SQLAlchemy; install mailtasks[sqlalchemy]")
     from mailtasks.sql.database import engine_for
 
     return engine_for(url)
+
+
+@contextmanager
+def _transaction(engine: Engine, outbox: Outbox) -> Iterator[Connection]:
+    from mailtasks.sql.database import transaction
+
+    with transaction(engine, outbox.table) as connection:
+        yield connection
 
 
 def _once(relay: OutboxRelay, as_json: bool) -> None:

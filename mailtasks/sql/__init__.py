@@ -11,6 +11,7 @@ from mailtasks.sql.commit import on_commit
 from mailtasks.sql.mover import Moved
 from mailtasks.sql.outbox import Outbox
 from mailtasks.sql.relay import OutboxRelay
+from mailtasks.sql.report import OutboxStatus, RowAside
 from mailtasks.sql.table import Keep
 
-__all__ = ["Keep", "Moved", "Outbox", "OutboxRelay", "on_commit"]
+__all__ = ["Keep", "Moved", "Outbox", "OutboxRelay", "OutboxStatus", "RowAside", "on_commit"]

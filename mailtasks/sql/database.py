@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Engine, Table, create_engine, inspect
+from sqlalchemy import Connection, Engine, Table, create_engine, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
@@ -127,3 +127,15 @@ def check_table(engine: Engine, table: Table) -> None:
             f"there is no table {table.fullname} in {where(engine)}; run the migration that makes it, "
             "or name your table with --table"
         )
+
+
+@contextmanager
+def transaction(engine: Engine, table: Table) -> Iterator[Connection]:
+    """A transaction of a person who looks at the table, or changes something there by hand.
+
+    Raises:
+        DatabaseError: there is no such table, or the database is away, or refused what was asked.
+    """
+    check_table(engine, table)
+    with reachable(engine), engine.begin() as connection:
+        yield connection

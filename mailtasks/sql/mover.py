@@ -9,15 +9,19 @@ The rules:
 3. A kept row that the ledger doesn't know is accepted anew, for Redis has lost it, unless so much time has
    passed since it was last seen there that the ledger may have ended and forgotten it in good order. Then it
    is set aside, since it may have been sent.
-4. A row that can't be moved is set aside, said once, and stops no other. What is wrong with Redis or with
-   the database marks no row: it is raised.
+4. A row that can't be moved is set aside, said once, and stops no other. Where Redis refuses a row, that is
+   the row's own fault if the same round had a proper answer for another, or if it has gone on for PATIENCE.
+   Until then it may be Redis': the row waits, and is taken behind the others.
+5. What is wrong with Redis or with the database sets no row aside: it is raised. What keeps mail from being
+   accepted (no room, a refusal) doesn't keep the relay from looking at kept rows, and is raised at the end.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
@@ -28,7 +32,7 @@ from mailtasks.message import Priority
 from mailtasks.sql.content import aged, decode
 from mailtasks.sql.database import reachable
 from mailtasks.sql.rows import Change, Row, Rows, can_lock, limit_locks, stays
-from mailtasks.sql.table import Keep
+from mailtasks.sql.table import Keep, RowState
 from mailtasks.state import FINAL
 from mailtasks.store.books import Snapshot
 from mailtasks.store.ledger import Acceptance
@@ -41,6 +45,10 @@ log = logging.getLogger(__name__)
 
 SOONEST_LOOK: Final = 5.0  # seconds; longer than Redis takes to forget what it hadn't written to disk
 LATEST_LOOK: Final = 600.0  # seconds between two looks at a mail that is being tried for days
+
+PATIENCE: Final = 3600.0
+"""Seconds for which Redis may refuse all that waits before that is taken for the rows' own fault: time for a
+person to mend Redis, if it is Redis after all. A row that is set aside by mistake can be released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,12 @@ class _Round:
     """What one round has come to so far."""
 
     now: datetime
-    changes: list[Change]
-    hints: list[tuple[str, Priority]]
+    changes: list[Change] = field(default_factory=list)
+    hints: list[tuple[str, Priority]] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)  # rows, by the fields of `Moved`
+    answered: bool = False  # the ledger had a proper answer for at least one row
+    refused: list[tuple[Row, StoreError]] = field(default_factory=list)
+    trouble: StoreError | None = None  # why there is mail that couldn't be accepted
 
 
 class Mover:
@@ -94,35 +106,54 @@ class Mover:
 
         Raises:
             DatabaseError: the database is away.
-            StoreUnavailable, StoreError: Redis is, or it has no room for more (MemoryFull).
+            StoreUnavailable, StoreError: Redis is, it has no room for more (MemoryFull), or it refuses what
+                waits. What could be done all the same is done.
         """
-        round = _Round(self._clock(), [], [])
+        round = _Round(self._clock())
         with reachable(self._engine), self._engine.connect() as connection:
-            waiting, due = self._taken(connection, round.now)
-            moved = self._accepted(waiting, round) + self._looked_at(due, round)
+            waiting, refused, due = self._taken(connection, round.now)
+            lost = self._look_at(due, round)
+            self._accept_in_turn([waiting, refused, lost], round)
+            self._judge(round)
+            round.done["aside"] = sum(change.set_aside_for is not None for change in round.changes)
             self._rows.change(connection, round.changes)
             connection.commit()
         if round.hints:
             self._mailer.publisher.hint(round.hints)
-        self._say(round.changes)
-        return moved
+        self._say(round)
+        if round.trouble:
+            raise round.trouble
+        return Moved(**round.done)
 
-    def _taken(self, connection: Connection, now: datetime) -> tuple[list[Row], list[Row]]:
+    def _taken(self, connection: Connection, now: datetime) -> tuple[list[Row], list[Row], list[Row]]:
         limit_locks(connection)
-        waiting, due = self._rows.waiting(connection), self._rows.due(connection, now)
+        waiting, refused = self._rows.waiting(connection), self._rows.refused(connection)
+        due = self._rows.due(connection, now)
         if not can_lock(connection):
             connection.rollback()  # nobody should wait for SQLite while we wait for Redis
-        return waiting, due
+        return waiting, refused, due
 
-    # --- What waits
+    # --- What the ledger is to take
 
-    def _accepted(self, rows: Sequence[Row], round: _Round) -> Moved:
+    def _accept_in_turn(self, groups: Sequence[Sequence[Row]], round: _Round) -> None:
+        if not any(groups):
+            return
+        try:
+            self._mailer.room.demand_memory()  # and no room in a backlog: see decision record 0014
+            for rows in groups:
+                self._accept(rows, round)
+        except StoreUnavailable as error:
+            round.trouble = error
+
+    def _accept(self, rows: Sequence[Row], round: _Round) -> None:
         readable = list(self._readable(rows, round))
-        answers = self._accept([batch for _, batch in readable], round)
+        answers = self._answers([batch for _, batch in readable], round)
         for (row, batch), answer in zip(readable, answers, strict=True):
-            round.changes.append(self._after(row, batch, answer, round.now))
-        accepted = sum(answer in (Acceptance.NEW, Acceptance.SAME) for answer in answers)
-        return Moved(accepted=accepted, aside=len(rows) - accepted)
+            if isinstance(answer, StoreError):
+                round.refused.append((row, answer))
+                continue
+            round.answered = True
+            round.changes.append(self._after(row, batch, answer, round))
 
     def _readable(self, rows: Sequence[Row], round: _Round) -> Iterator[tuple[Row, NewBatch]]:
         for row in rows:
@@ -133,20 +164,16 @@ class Mover:
                     Change.aside(row, f"{error}; was it changed, or written by a later version?")
                 )
 
-    def _accept(self, batches: Sequence[NewBatch], round: _Round) -> Sequence[Acceptance | StoreError]:
-        """What the ledger says of each; an error stands for a batch only if the ledger took another."""
+    def _answers(self, batches: Sequence[NewBatch], round: _Round) -> Sequence[Acceptance | StoreError]:
+        """What the ledger says of each: of all in one call, or one by one if it refuses that."""
         if not batches:
             return []
-        self._mailer.room.demand_memory()  # what is committed isn't refused for a backlog
         try:
             return self._accept_all(batches, round)
         except StoreUnavailable:
             raise
-        except StoreError as error:
-            answers = [self._accept_one(batch, round) for batch in batches]
-            if all(isinstance(answer, StoreError) for answer in answers):
-                raise error from None  # it is Redis, then, and no row
-            return answers
+        except StoreError:
+            return [self._accept_one(batch, round) for batch in batches]
 
     def _accept_one(self, batch: NewBatch, round: _Round) -> Acceptance | StoreError:
         try:
@@ -165,42 +192,45 @@ class Mover:
         ]
         return [acceptance for acceptance, _ in answers]
 
-    def _after(self, row: Row, batch: NewBatch, answer: Acceptance | StoreError, now: datetime) -> Change:
-        if isinstance(answer, StoreError):
-            return Change.aside(row, str(answer))
+    def _after(self, row: Row, batch: NewBatch, answer: Acceptance, round: _Round) -> Change:
         if answer is Acceptance.CONFLICT:
             return Change.aside(
                 row,
                 f"its idempotency key or id was used before with other content, by message {batch.id}.0; "
                 "use another key for another mail",
             )
+        round.done["accepted" if row.state == RowState.WAITING else "accepted_again"] += 1
         if stays(row.keep):
-            return Change.accepted(row, now, self._next_look(row.accepted_at or now, now))
+            return Change.accepted(row, round.now, self._next_look(row.accepted_at or round.now, round.now))
         return Change.deleted(row)
+
+    def _judge(self, round: _Round) -> None:
+        """Say of each refusal whether it is the row's own fault; see rule 4."""
+        for row, error in round.refused:
+            patient_until = row.patient_until or round.now + timedelta(seconds=PATIENCE)
+            if round.answered or patient_until <= round.now:
+                round.changes.append(Change.aside(row, str(error)))
+            else:
+                round.changes.append(Change.refused(row, str(error), patient_until))
+                round.trouble = round.trouble or error
 
     # --- What is kept
 
-    def _looked_at(self, rows: Sequence[Row], round: _Round) -> Moved:
+    def _look_at(self, rows: Sequence[Row], round: _Round) -> list[Row]:
+        """See what became of kept rows' mail; returns those whose mail Redis has lost."""
         if not rows:
-            return Moved()
+            return []
         known = {it.id: it for it in self._mailer.books.batches([row.batch for row in rows])}
-        lost = [row for row in rows if row.batch not in known]
-        forgotten = [row for row in lost if self._may_be_forgotten(row, round.now)]
-        again = self._accepted([row for row in lost if row not in forgotten], round)
-        round.changes += [Change.aside(row, self._forgotten(row)) for row in forgotten]
-        ended = 0
+        lost = []
         for row in rows:
             if snapshot := known.get(row.batch):
-                ended += _is_final(snapshot)
+                round.done["ended" if _is_final(snapshot) else "pending"] += 1
                 round.changes.append(self._seen(row, snapshot, round.now))
-        if again.accepted:
-            log.warning("Redis had lost the mail of %d kept rows; it is accepted again", again.accepted)
-        return Moved(
-            accepted_again=again.accepted,
-            aside=again.aside + len(forgotten),
-            ended=ended,
-            pending=len(known) - ended,
-        )
+            elif self._may_be_forgotten(row, round.now):
+                round.changes.append(Change.aside(row, self._forgotten(row)))
+            else:
+                lost.append(row)
+        return lost
 
     def _seen(self, row: Row, snapshot: Snapshot, now: datetime) -> Change:
         if not _is_final(snapshot):
@@ -222,16 +252,16 @@ class Mover:
         seen = (row.seen_at or row.written_at).isoformat(timespec="seconds")
         return (
             f"the ledger doesn't know it, and no relay has looked since {seen}, which is longer than the "
-            "retention: it may have been sent; delete the row, or release it by `Outbox.retry`"
+            "retention: it may have been sent; delete the row, or release it by "
+            f"`mailtasks outbox retry {row.id}`"
         )
 
-    def _say(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            if change.values and change.values.get("error"):
-                log.error(
-                    "row %d of %s is set aside: %s",
-                    *(change.row.id, self._table.fullname, change.values["error"]),
-                )
+    def _say(self, round: _Round) -> None:
+        if again := round.done["accepted_again"]:
+            log.warning("Redis had lost the mail of %d kept rows; it is accepted again", again)
+        for change in round.changes:
+            if reason := change.set_aside_for:
+                log.error("row %d of %s is set aside: %s", change.row.id, self._table.fullname, reason)
 
 
 def _is_final(snapshot: Snapshot) -> bool:

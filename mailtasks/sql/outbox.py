@@ -6,7 +6,7 @@ into the ledger (see `mailtasks.sql.relay`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +23,7 @@ from mailtasks.settings import Settings
 from mailtasks.sql.composing import composed
 from mailtasks.sql.content import encode
 from mailtasks.sql.relay import INTERVAL, OutboxRelay
+from mailtasks.sql.report import OutboxStatus, RowAside, aside_in, status_of
 from mailtasks.sql.table import DEFAULT_NAME, Keep, RowState, outbox_table
 from mailtasks.store.records import NewBatch
 
@@ -115,6 +116,20 @@ class Outbox:
             As `send`.
         """
         return await connection.run_sync(lambda session: self.send(session, *messages, keep=keep))
+
+    def status(self, connection: Executor) -> OutboxStatus:
+        """Count the rows by their state, and say since when the oldest that waits does.
+
+        Waiting for long says that no relay runs, or that it has to wait; its log says for what.
+        """
+        return status_of(self.table, connection)
+
+    def aside(self, connection: Executor) -> Iterator[RowAside]:
+        """What can't be moved, the oldest first: whose mail it is, and why.
+
+        It is read bit by bit, so the connection has to stay open meanwhile.
+        """
+        return aside_in(self.table, connection)
 
     def retry(self, connection: Executor, *rows: int) -> int:
         """Let the relay try again what it has set aside, in the transaction that is open there.

@@ -34,6 +34,12 @@ class Row:
     written_at: datetime
     accepted_at: datetime | None
     seen_at: datetime | None
+    look_at: datetime | None
+
+    @property
+    def patient_until(self) -> datetime | None:
+        """When it is set aside if the ledger still refuses it; None: it has never refused it."""
+        return self.look_at if self.state == RowState.WAITING else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,8 @@ class Change:
         """The ledger has it."""
         first = row.accepted_at or now
         state = RowState.ACCEPTED.value
-        return cls(row, {"state": state, "accepted_at": first, "seen_at": now, "look_at": look_at})
+        times = {"accepted_at": first, "seen_at": now, "look_at": look_at}
+        return cls(row, {"state": state, **times, "error": None})
 
     @classmethod
     def final(cls, row: Row, now: datetime, outcome: dict[str, str]) -> Change:
@@ -62,9 +69,20 @@ class Change:
         return cls(row, {**values, "outcome": outcome})
 
     @classmethod
+    def refused(cls, row: Row, error: str, patient_until: datetime) -> Change:
+        """The ledger doesn't take it, and it isn't known whose fault that is."""
+        return cls(row, {"state": RowState.WAITING.value, "look_at": patient_until, "error": error})
+
+    @classmethod
     def aside(cls, row: Row, error: str) -> Change:
         """A person has to look."""
         return cls(row, {"state": RowState.ASIDE.value, "look_at": None, "error": error})
+
+    @property
+    def set_aside_for(self) -> str | None:
+        """Why the row is set aside, if it is."""
+        values = self.values or {}
+        return values["error"] if values.get("state") == RowState.ASIDE else None
 
 
 def can_lock(connection: Connection) -> bool:
@@ -85,10 +103,16 @@ class Rows:
         self._table = table
 
     def waiting(self, connection: Connection) -> list[Row]:
-        """Take what waits, the oldest first, as much as goes in one round."""
+        """Take what waits and was never refused, the oldest first, as much as goes in one round."""
         columns = self._table.c
         waits = (columns.state == RowState.WAITING) & columns.look_at.is_(None)
         return self._take(connection, waits)
+
+    def refused(self, connection: Connection) -> list[Row]:
+        """Take what waits and has been refused before, apart: others must not stand behind it."""
+        columns = self._table.c
+        refused = (columns.state == RowState.WAITING) & columns.look_at.is_not(None)
+        return self._take(connection, refused)
 
     def due(self, connection: Connection, now: datetime) -> list[Row]:
         """Take what is accepted and due to be looked at."""
@@ -141,12 +165,12 @@ def _fitting(found: Iterable[tuple[int, int]]) -> Iterator[int]:
 
 def _row(row: Any) -> Row:
     values = dict(row._mapping)
-    times = {name: _utc(values[name]) for name in ("written_at", "accepted_at", "seen_at")}
+    times = {name: utc(values[name]) for name in ("written_at", "accepted_at", "seen_at", "look_at")}
     return Row(**{**values, **times, "content": bytes(values["content"])})
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    """SQLite forgets the zone."""
+def utc(moment: datetime | None) -> datetime | None:
+    """As it was written: SQLite forgets the zone."""
     return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 

@@ -7,6 +7,9 @@
 | `final` | every recipient of its mail is final; `outcome` says how it ended | leaves it alone |
 | `aside` | it can't be moved; `error` says why | leaves it alone, until a person says otherwise |
 
+While Redis refuses a row that waits, and it may be Redis' fault, `error` says why, and `look_at` until when
+it is tried before it is set aside.
+
 A row is a batch: what was sent in one call and is alike in priority and times, up to a hundred messages.
 The ledger takes a batch as a whole or not at all, by its id, so a row may be moved any number of times.
 The id isn't unique here: a second mail with the same idempotency key is a second row, and the ledger tells
@@ -67,7 +70,7 @@ def outbox_table(metadata: MetaData, name: str = DEFAULT_NAME, schema: str | Non
         Column("written_at", DateTime(timezone=True), nullable=False),  # by the writer's clock
         Column("accepted_at", DateTime(timezone=True)),  # these and below by the relay's
         Column("seen_at", DateTime(timezone=True)),  # when the ledger last knew it
-        Column("look_at", DateTime(timezone=True)),  # when the relay looks again
+        Column("look_at", DateTime(timezone=True)),  # when the relay looks again, or gives up
         Column("final_at", DateTime(timezone=True)),
         Column("outcome", JSON),  # the state of each message, by its id
         Column("error", Text),

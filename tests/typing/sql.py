@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from mailtasks import Mailer, Message, Settings, send_many
 from mailtasks.errors import CommittedWithoutMail, DatabaseError, MailtasksError, StoreUnavailable
-from mailtasks.sql import Keep, Moved, Outbox, OutboxRelay, on_commit
+from mailtasks.sql import Keep, Moved, Outbox, OutboxRelay, OutboxStatus, RowAside, on_commit
 
 message = Message(to="ann@example.com", text="1234")
 
@@ -41,6 +41,8 @@ def write(session: Session, scoped: scoped_session[Any], connection: Connection,
     outbox.send(connection, message)
     outbox.send(engine, message)  # type: ignore[arg-type]
     assert_type(outbox.retry(connection, 1, 2), int)
+    assert_type(outbox.status(session), OutboxStatus)
+    assert_type(list(outbox.aside(connection)), list[RowAside])
 
 
 async def awrite(session: AsyncSession, connection: AsyncConnection) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -20,7 +21,8 @@ ROOT = Path(mailtasks.__file__).parents[1]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load(TEXT)
 SERVICES = COMPOSE["services"]
-OURS = ("worker", "flower")
+OURS = ("worker", "flower", "outbox")
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def options(command):
@@ -77,6 +79,23 @@ def test_flower_has_a_login_that_must_be_chosen():
     assert settings_of("flower", MAILTASKS_FLOWER_AUTH="ann:pw").flower_auth == "ann:pw"
 
 
+def test_an_outbox_is_for_who_asks_for_it():
+    assert SERVICES["outbox"]["profiles"] == ["outbox"]
+    assert all("profiles" not in service for name, service in SERVICES.items() if name != "outbox")
+    url = "postgresql://shop:secret@db/shop"
+    assert settings_of("outbox", MAILTASKS_DATABASE_URL=url).database_url == url
+    assert settings_of("outbox").database_url is None, "what others of ours start doesn't need it"
+
+
+def test_the_image_has_what_its_services_need():
+    [installed] = re.findall(r"^RUN pip install (.*)$", DOCKERFILE, re.MULTILINE)
+    assert re.search(r'"\.\[(.*?)\]"', installed)[1].split(",") == ["cli", "flower", "sqlalchemy"]
+    assert '"psycopg[binary]"' in installed
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {"cli", "flower", "sqlalchemy"} <= set(project["optional-dependencies"])
+    assert "psycopg[binary]" in {it.partition(">")[0] for it in project["optional-dependencies"]["dev"]}
+
+
 def test_ports_are_open_to_this_machine_only():
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(ports) == 2
@@ -92,8 +111,7 @@ def test_our_services_wait_for_redis_and_run_our_commands(service):
 
 def copied():
     """What the Dockerfile copies into the image: (source, folder or name in it)."""
-    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    lines = re.findall(r"^COPY (.*) (\S+)$", dockerfile, re.MULTILINE)
+    lines = re.findall(r"^COPY (.*) (\S+)$", DOCKERFILE, re.MULTILINE)
     return [(source, target) for sources, target in lines for source in sources.split()]
 
 

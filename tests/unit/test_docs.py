@@ -171,7 +171,10 @@ SAID = [
         "README.md",
         "130 interrupted by Ctrl-C, which ends `worker`, `flower`, `sink` and `up` in good order, with 0",
     ),
-    ("docs/reference/commands.md", "| 0 | done; also what runs until it is told to end (`worker`, `outbox`,"),
+    (
+        "docs/reference/commands.md",
+        "| 0 | done; also what runs until it is told to end (`worker`, `outbox run`,",
+    ),
     (
         "docs/reference/commands.md",
         "| 130 | Ctrl-C before the command was done, or before one of those that run on",

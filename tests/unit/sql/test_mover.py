@@ -5,13 +5,15 @@ import logging
 import pytest
 from sqlalchemy import Connection, create_engine, event
 
-from mailtasks.errors import DatabaseError, MemoryFull, StoreError, StoreUnavailable
+from mailtasks.errors import BacklogFull, DatabaseError, MemoryFull, StoreError, StoreUnavailable
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
 from mailtasks.publish import Publisher
+from mailtasks.settings import Settings
 from mailtasks.sql import mover as module
-from mailtasks.sql.mover import LATEST_LOOK, SOONEST_LOOK, Moved, Mover
+from mailtasks.sql import rows as rows_module
+from mailtasks.sql.mover import LATEST_LOOK, PATIENCE, SOONEST_LOOK, Moved, Mover
 from mailtasks.sql.rows import Rows
 from mailtasks.state import State
 from mailtasks.store.ledger import Ledger
@@ -209,12 +211,127 @@ def test_what_only_redis_refuses_is_set_aside_if_it_took_another(mover, mailer, 
     assert accepted(mailer) == 2
 
 
-def test_if_redis_took_none_it_is_redis_and_no_row(mover, mailer, write, rows):
+# --- What Redis refuses
+
+
+@pytest.fixture
+def spoil(mailer):
+    """Let Redis refuse a mail by its id, or mend that."""
+
+    def spoil(id, mend=False):
+        key = mailer.ledger.keys.batch(id.partition(".")[0])[0]
+        mailer.redis.delete(key) if mend else mailer.redis.set(key, "not a hash")
+
+    return spoil
+
+
+def test_if_redis_took_none_it_may_be_redis_and_the_row_waits(mover, write, rows, spoil, clock):
     [id] = write(mail())
-    mailer.redis.set(mailer.ledger.keys.batch(id.partition(".")[0])[0], "not a hash")
+    spoil(id)
     with pytest.raises(StoreError, match="WRONGTYPE"):
         mover.move()
-    assert [row.state for row in rows()] == ["waiting"]
+    [row] = rows()
+    assert row.state == "waiting"
+    assert "WRONGTYPE" in row.error
+    clock.go(PATIENCE - 1)
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        mover.move()
+    assert rows() == [row]
+
+
+def test_what_redis_refuses_for_too_long_is_set_aside_and_said_once(mover, write, rows, spoil, clock, caplog):
+    [id] = write(mail())
+    spoil(id)
+    with pytest.raises(StoreError):
+        mover.move()
+    assert "is set aside" not in caplog.text
+    clock.go(PATIENCE)
+    assert mover.move() == Moved(aside=1)
+    assert not mover.move()
+    [row] = rows()
+    assert (row.state, row.look_at) == ("aside", None)
+    assert "WRONGTYPE" in row.error
+    assert caplog.text.count(f"row {row.id} of mailtasks_outbox is set aside: Redis at ") == 1
+
+
+def test_what_redis_refused_is_set_aside_once_it_takes_another(mover, write, rows, spoil):
+    [id] = write(mail(1))
+    spoil(id)
+    with pytest.raises(StoreError):
+        mover.move()
+    write(mail(2))
+    assert mover.move() == Moved(accepted=1, aside=1)
+    assert [f"{row.batch}.0" for row in rows()] == [id]
+
+
+def test_rows_that_fill_a_round_and_are_refused_hold_back_no_other(mover, write, rows, spoil, monkeypatch):
+    monkeypatch.setattr(rows_module, "BYTES_A_ROUND", 1)
+    bad = [write(mail(number))[0] for number in range(2)]
+    for id in bad:
+        spoil(id)
+    write(mail(3))
+    for _ in bad:
+        with pytest.raises(StoreError):
+            mover.move()
+    assert mover.move() == Moved(accepted=1, aside=1)
+    assert [row.state for row in rows()] == ["aside", "waiting"]
+
+
+def test_redis_is_mended_in_time(mover, mailer, write, rows, spoil):
+    [id] = write(mail(), keep="until_final")
+    spoil(id)
+    with pytest.raises(StoreError):
+        mover.move()
+    spoil(id, mend=True)
+    assert mover.move() == Moved(accepted=1)
+    [row] = rows()
+    assert (row.state, row.error) == ("accepted", None)
+    assert accepted(mailer) == 1
+
+
+def test_what_redis_lost_and_then_refuses_waits(mover, mailer, clock, keep, rows, spoil):
+    [id] = keep()
+    mailer.redis.flushdb()
+    spoil(id)
+    clock.go(SOONEST_LOOK)
+    with pytest.raises(StoreError, match="WRONGTYPE"):
+        mover.move()
+    [row] = rows()
+    assert (row.state, row.accepted_at is None) == ("waiting", False)
+    spoil(id, mend=True)
+    assert mover.move() == Moved(accepted=1)
+
+
+@pytest.mark.parametrize("trouble", ["refused", "full", "gone"])
+def test_kept_rows_are_looked_at_whatever_keeps_others_from_being_accepted(
+    trouble, mover, mailer, clock, keep, rows, settle, write, spoil, monkeypatch
+):
+    [kept] = keep()
+    settle(kept, State.SENT)
+    [id] = write(mail(2))
+    clock.go(SOONEST_LOOK)
+
+    def no(*_):
+        raise MemoryFull("full") if trouble == "full" else StoreUnavailable("gone")
+
+    if trouble == "refused":
+        spoil(id)
+    else:
+        owner, name = (Ledger, "accept") if trouble == "gone" else (mailer.room, "demand_memory")
+        monkeypatch.setattr(owner, name, no)
+    with pytest.raises(StoreError, match=f"{trouble}|WRONGTYPE"):
+        mover.move()
+    assert [f"{row.batch}.0" for row in rows()] == [id], "the kept row has gone, and the other waits"
+
+
+def test_a_full_backlog_holds_back_no_row(engine, outbox, redis_url, write):
+    settings = Settings(broker_url=redis_url, default_from="shop@example.com", backlog_normal=1)
+    with Mailer(settings) as mailer:
+        write(mail(1), mail(2), mail(3))
+        assert Mover(outbox.table, engine, mailer).move() == Moved(accepted=1)
+        assert accepted(mailer) == 3
+    with Mailer(settings) as producer, pytest.raises(BacklogFull):
+        producer.send(mail(4))
 
 
 def test_redis_away_marks_nothing(outbox, engine, write, rows):
@@ -355,7 +472,9 @@ def test_what_may_be_forgotten_in_good_order_is_not_sent_again(mover, mailer, cl
     assert mover.move() == Moved(aside=1)
     [row] = rows()
     assert row.error.startswith("the ledger doesn't know it, and no relay has looked since ")
-    assert row.error.endswith(": it may have been sent; delete the row, or release it by `Outbox.retry`")
+    assert row.error.endswith(
+        f": it may have been sent; delete the row, or release it by `mailtasks outbox retry {row.id}`"
+    )
     assert accepted(mailer) == 0
 
 

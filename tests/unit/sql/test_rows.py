@@ -62,6 +62,29 @@ def test_changes(engine, table, three, rows):
     assert (final.final_at if final.final_at.tzinfo else final.final_at.replace(tzinfo=UTC)) == later
 
 
+def test_what_was_refused_is_taken_apart(engine, table, three, rows):
+    with engine.begin() as connection:
+        first, second, _ = table.waiting(connection)
+        assert first.patient_until is None
+        change = Change.refused(first, "WRONGTYPE", NOW)
+        table.change(connection, [change, Change.accepted(second, NOW, NOW)])
+        assert [row.batch for row in table.waiting(connection)] == three[2:]
+        [refused] = table.refused(connection)
+        assert (refused.batch, refused.patient_until) == (three[0], NOW)
+        [due] = table.due(connection, NOW)
+        assert due.patient_until is None, "its look_at is another matter"
+        table.change(connection, [Change.accepted(refused, NOW, NOW)])
+    assert [(row.state, row.error) for row in rows()[:2]] == [("accepted", None)] * 2
+
+
+def test_a_change_says_why_it_sets_a_row_aside(engine, table, three):
+    with engine.connect() as connection:
+        row, *_ = table.waiting(connection)
+    assert Change.aside(row, "no").set_aside_for == "no"
+    others = [Change.deleted(row), Change.refused(row, "no", NOW), Change.accepted(row, NOW, NOW)]
+    assert [change.set_aside_for for change in others] == [None] * 3
+
+
 def test_a_row_that_was_changed_meanwhile_is_left_alone(engine, table, three, rows):
     with engine.begin() as connection:
         seen = table.waiting(connection)
@@ -111,9 +134,10 @@ def test_the_index_is_used(engine, outbox, table, three):
     event.listen(engine, "before_cursor_execute", lambda *its: statements.append(its[2:4]))
     with engine.connect() as connection:
         table.waiting(connection)
+        table.refused(connection)
         table.due(connection, NOW)
         sizes = [it for it in statements if "look_at" in it[0].partition("WHERE")[2]]
-        assert len(sizes) == 2
+        assert len(sizes) == 3
         explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
         if explain == "EXPLAIN ":
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
