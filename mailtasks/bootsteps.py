@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from celery import Celery, bootsteps
@@ -14,8 +16,9 @@ from mailtasks.guard import refuse
 from mailtasks.installation import Installation, installation_of, is_installed
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.publish import queue_name
-from mailtasks.store.ledger import LOOK_AT_MOST
-from mailtasks.tasks import demand_settings, rate_of
+from mailtasks.stopgap import Stopgap
+from mailtasks.store.ledger import LOOK_AT_MOST, Hint
+from mailtasks.tasks import deliver, demand_settings, rate_of
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +53,20 @@ class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no ty
             refuse(str(error))
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._stopgap: Stopgap | None = None
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:
         """Tell the installation who and how many we are, and start the pump's thread."""
-        installation = installation_of(parent.app)
-        installation.begin(owner=parent.hostname, threads=max(1, int(parent.concurrency or 1)))
+        installation, threads = installation_of(parent.app), max(1, int(parent.concurrency or 1))
+        installation.begin(owner=parent.hostname, threads=threads)
+        self._stopgap = Stopgap(
+            lambda run: parent.pool.apply_async(run, callback=_ignore),
+            partial(deliver, parent.app),
+            threads,
+            partial(taken, parent.app),
+        )
+        installation.publisher.otherwise = self._stopgap.take
         pump = _Pumping(installation, self._stopped)
         self._thread = threading.Thread(target=pump.run, name="mailtasks-pump", daemon=True)
         self._thread.start()
@@ -64,10 +75,22 @@ class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no ty
         """The worker is shutting down, its threads are still at work: begin no more dots, look no more."""
         installation_of(parent.app).begin_stopping()
         self._stopped.set()
+        if self._stopgap:
+            self._stopgap.stop()
         if self._thread:
             self._thread.join(_STOP_TIMEOUT)
 
     terminate = stop
+
+
+def taken(app: Celery) -> list[Priority]:
+    """The priorities whose queues this worker takes from, the most urgent first."""
+    queues, namespace = app.amqp.queues.consume_from, installation_of(app).settings.namespace
+    return [priority for priority in PRIORITIES if queue_name(priority, namespace) in queues]
+
+
+def _ignore(result: Any) -> None:
+    """The pool wants somebody to tell."""
 
 
 @worker_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types
@@ -86,7 +109,6 @@ class _Pumping:
         self._ledger = installation.mailer.ledger
         self._limiter = installation.limiter
         self._interval = installation.settings.pump_interval
-        self._namespace = installation.settings.namespace
         self._stopped = stopped
         self._away = False
 
@@ -120,9 +142,9 @@ class _Pumping:
         while True:
             due = self._ledger.due()
             busy = {priority: self._patience(priority) for priority in PRIORITIES} if due else {}
-            hints = self._ledger.look(due, busy)
-            if hints:
-                self._publisher.hint((hint.batch, hint.priority) for hint in hints)
+            hints = self._ledger.look(due, busy, self._next_in(busy))
+            for first in (True, False):
+                self._hint((hint for hint in hints if hint.first is first), first)
             if len(due) < LOOK_AT_MOST or any(busy.values()) or self._stopped.is_set():
                 return
 
@@ -133,6 +155,18 @@ class _Pumping:
             return 0.0  # the broker's trouble must not keep the ledger from being looked at
         return hints * PATIENCE if hints > BUSY else 0.0
 
+    def _next_in(self, busy: Mapping[Priority, float]) -> dict[Priority, str]:
+        """The batch that is taken next from each long queue."""
+        try:
+            found = {priority: self._publisher.next_in(priority) for priority in busy if busy[priority]}
+        except StoreUnavailable:
+            return {}
+        return {priority: batch for priority, batch in found.items() if batch}
+
+    def _hint(self, hints: Iterable[Hint], first: bool) -> None:
+        if wanted := [(hint.batch, hint.priority) for hint in hints]:
+            self._publisher.hint(wanted, first=first)
+
     def _open_rate_gates(self) -> None:
         """As many batches of our queues as there are messages allowed now, the most urgent first.
 
@@ -141,18 +175,13 @@ class _Pumping:
         """
         self._limiter.set_rate(rate_of(self._app))
         allowed = self._limiter.available()
-        waiting = [priority for priority in self._taken() if self._ledger.waiting("rate", priority)]
+        waiting = [priority for priority in taken(self._app) if self._ledger.waiting("rate", priority)]
         self._limiter.keep_for(waiting[0] if waiting else None)
         for priority in waiting:
             room = OPENED_AT_MOST if allowed is None else allowed
             if room:
                 opened = self._ledger.open("rate", priority, room)
                 allowed = None if allowed is None else allowed - opened
-
-    def _taken(self) -> list[Priority]:
-        """The priorities whose queues this worker takes from."""
-        queues = self._app.amqp.queues.consume_from
-        return [priority for priority in PRIORITIES if queue_name(priority, self._namespace) in queues]
 
     def _say_away(self, error: Exception) -> None:
         if not self._away:

@@ -32,13 +32,14 @@ from mailtasks.policy.verdict import HARD_BOUNCES
 from mailtasks.publish import Publisher, producing_app
 from mailtasks.room import Room
 from mailtasks.settings import Settings, mask_url
-from mailtasks.state import State
+from mailtasks.state import FINAL, State
 from mailtasks.status import Doubt, MessageStatus, QueueStatus, RetryReport, SetAside, Stats, Stray
 from mailtasks.store.books import Books, Snapshot
 from mailtasks.store.connection import connect
 from mailtasks.store.events import Events
 from mailtasks.store.keys import LISTED_STATES, Keys, split_id
 from mailtasks.store.ledger import Acceptance, Ledger, Limits
+from mailtasks.store.records import Tries
 
 _BATCHES_A_CALL: Final = 100  # accepted in one round trip
 
@@ -256,7 +257,7 @@ class Mailer:
         """Cancel a message's recipients that are neither being sent nor final.
 
         Returns:
-            How many recipients this call cancelled: 0 if it was too late for all of them.
+            How many recipients are cancelled, by this call or one before: 0 if it was too late for all.
 
         Raises:
             UnknownMessage: there is none with this id.
@@ -287,8 +288,8 @@ class Mailer:
             code: what a basic or enhanced code must begin with: "550", "5.7.", "4".
             domain: of the recipient's address: "example.com".
             tag: that the message must carry.
-            force: also those whose address was refused for good and, by id, those in doubt, which may
-                so get a second mail.
+            force: also those whose address was refused for good, those that were resent out of doubt before,
+                and, by id, those in doubt: the last two may so get a second mail.
             dry_run: count only.
 
         Raises:
@@ -373,8 +374,10 @@ class Mailer:
     def _queue_again(self, chosen: Iterable[_Chosen], *, force: bool, dry_run: bool) -> RetryReport:
         report, hints = RetryReport(), []
         for snapshot, indices in chosen:
-            hard = {index for index in indices if not force and _is_hard_bounce(snapshot, index)}
-            wanted = {index: snapshot.states[index] for index in indices if index not in hard}
+            careful = [] if force else indices
+            hard = {index for index in careful if _is_hard_bounce(snapshot, index)}
+            doubtful = {index for index in careful if _may_have_arrived(snapshot, index)} - hard
+            wanted = {i: snapshot.states[i] for i in indices if i not in hard | doubtful}
             if dry_run:
                 retried, bodiless = self._rehearse(snapshot, wanted)
             else:
@@ -383,6 +386,7 @@ class Mailer:
                 retried=report.retried + max(retried, 0),
                 bodiless=report.bodiless + bodiless,
                 hard_bounces=report.hard_bounces + len(hard),
+                doubtful=report.doubtful + len(doubtful),
                 bodiless_ids=report.bodiless_ids + (self._bodiless(snapshot, wanted) if bodiless else ()),
             )
             if retried > 0 and not dry_run:
@@ -578,6 +582,11 @@ def _resends(snapshot: Snapshot, indices: Iterable[int]) -> dict[int, int]:
 def _is_hard_bounce(snapshot: Snapshot, index: int) -> bool:
     reply = snapshot.tries[index].reply if index in snapshot.tries else ""
     return any(word in HARD_BOUNCES for word in reply.split(maxsplit=3)[:3])
+
+
+def _may_have_arrived(snapshot: Snapshot, index: int) -> bool:
+    """Whether it has ended without being sent, and was in doubt before."""
+    return snapshot.states[index] in FINAL and snapshot.tries.get(index, Tries()).resends > 0
 
 
 def _steerable(what: str) -> str:

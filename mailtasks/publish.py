@@ -1,20 +1,22 @@
 """Hints: Celery tasks that carry a batch's id, so that a worker looks at it soon.
 
 A hint may be lost or come twice; the ledger is the truth. So publishing never fails a caller: what
-could not be hinted is found by the pump after `hint_margin`.
+could not be hinted is found by the pump after `hint_margin`, or kept by the worker itself
+(`mailtasks.stopgap`).
 
 What a producer and a worker must agree upon (queues, routes, transport options) is `configuration`.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from amqp.exceptions import ChannelError
 from celery import Celery
 from kombu import Exchange, Queue
 from redis.backoff import NoBackoff
@@ -33,6 +35,9 @@ DELIVER: Final = "mailtasks.deliver"
 
 SEND_MAIL: Final = "mailtasks.send_mail"
 """The task that users call."""
+
+FIRST: Final = "mailtasks_first"
+"""A message's header: it goes to the head of its queue (`mailtasks.transport` sees to that)."""
 
 CELERYS_BROKER: Final = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 """Environment variables that to Celery are stronger than what an app is configured with. They are meant for a
@@ -106,8 +111,11 @@ def _tls(broker_url: str) -> dict[str, Any] | None:
 def transport_options(settings: Settings) -> dict[str, Any]:
     """How kombu talks to Redis."""
     return {
-        # Recovery is the ledger's work: a hint that was taken and lost is published again by the pump.
-        "visibility_timeout": 86_400,
+        # Hints leave no copy to be restored (the pump finds what was lost). What does is mail that came by
+        # name, on its way into the ledger: that takes moments, and twice changes nothing.
+        "visibility_timeout": settings.lease,
+        "unacked_restore_interval": max(1, int(settings.lease / 6)),
+        "unacked_restore_throttle": 1,
         "socket_timeout": settings.redis_timeout,
         "socket_connect_timeout": settings.redis_connect_timeout,
         "socket_keepalive": True,
@@ -177,6 +185,8 @@ class Publisher:
         self._app = app
         self._queues = dict(zip(PRIORITIES, queues(namespace), strict=True))
         self._quiet_until = 0.0  # time.monotonic()
+        self.otherwise: Callable[[Sequence[tuple[str, Priority]]], None] | None = None
+        """Gets the hints that could not be published, if there is somebody to take them."""
 
     @property
     def app(self) -> Celery:
@@ -185,22 +195,29 @@ class Publisher:
             self._app = self._app()
         return self._app
 
-    def hint(self, batches: Iterable[tuple[str, Priority]]) -> bool:
+    def hint(self, batches: Iterable[tuple[str, Priority]], *, first: bool = False) -> bool:
         """Publish a hint for each batch; returns whether all went out.
 
         A failure is logged and not raised: the batches are accepted, and due again in a while.
+
+        Args:
+            first: to the heads of the queues, since they have waited there already.
         """
         pending = list(batches)
+        if self._published(pending, first):
+            return True
+        if self.otherwise:
+            self.otherwise(pending)
+        return False
+
+    def _published(self, pending: Sequence[tuple[str, Priority]], first: bool) -> bool:
         began = time.monotonic()
         if began < self._quiet_until:
             return False
         try:
-            with (
-                self.app.producer_pool.acquire(block=True, timeout=_POOL_TIMEOUT) as producer,
-                producer.batch(_HINTS_AT_ONCE),
-            ):
+            with self._producer(first) as producer, producer.batch(_HINTS_AT_ONCE):
                 for batch, priority in pending:
-                    self._publish(producer, batch, priority)
+                    self._publish(producer, batch, priority, first)
         except (
             Exception
         ) as error:  # whatever a transport raises: the ledger has the mail, and the pump finds it
@@ -213,7 +230,17 @@ class Publisher:
             return False
         return True
 
-    def _publish(self, producer: Any, batch: str, priority: Priority) -> None:
+    @contextmanager
+    def _producer(self, first: bool) -> Iterator[Any]:
+        """One of the pool's; but their connections are kombu's own, which know nothing of a queue's head."""
+        if first:
+            with self.app.connection_for_write() as connection:
+                yield self.app.amqp.Producer(connection, auto_declare=False)
+        else:
+            with self.app.producer_pool.acquire(block=True, timeout=_POOL_TIMEOUT) as producer:
+                yield producer
+
+    def _publish(self, producer: Any, batch: str, priority: Priority, first: bool) -> None:
         """One task whose id is the batch's first message's, so that Flower shows a mail under its id."""
         amqp = self.app.amqp
         id = f"{batch}.0"
@@ -227,6 +254,8 @@ class Publisher:
             argsrepr=f"('{batch}',)",
             kwargsrepr=f"{{'priority': '{priority}'}}",
         )
+        if first:
+            message.headers[FIRST] = True
         amqp.send_task_message(producer, DELIVER, message, queue=self._queues[priority], retry=False)
 
     def waiting(self, priority: Priority) -> int:
@@ -235,11 +264,23 @@ class Publisher:
         Raises:
             StoreUnavailable: the broker can't be asked.
         """
+        return int(self._ask(_length, priority))
+
+    def next_in(self, priority: Priority) -> str | None:
+        """The batch whose hint is taken next from a priority's queue; None if that isn't known.
+
+        Raises:
+            StoreUnavailable: the broker can't be asked.
+        """
+        batch: str | None = self._ask(_next_batch, priority)
+        return batch
+
+    def _ask(self, question: Callable[[Any, str], Any], priority: Priority) -> Any:
         try:
             with self.app.connection_or_acquire() as connection:
                 connection.ensure_connection(max_retries=0)  # a failed hint leaves one that was lost
                 with connection.channel() as channel:
-                    return _length(channel, self._queues[priority].name)
+                    return question(channel, self._queues[priority].name)
         except Exception as error:  # whatever a transport raises
             broker = mask_url(self.app.connection_for_write().as_uri(include_password=True))
             raise StoreUnavailable(
@@ -248,7 +289,19 @@ class Publisher:
 
 
 def _length(channel: Any, queue: str) -> int:
-    try:
-        return int(channel.queue_declare(queue=queue, passive=True).message_count)
-    except ChannelError:
-        return 0  # no such queue: to Redis, an empty list is none
+    """Of all of kombu's lists for a queue. Not by declaring it: that is refused while memory is full."""
+    with channel.conn_or_acquire() as client:
+        pipeline = client.pipeline(transaction=False)
+        for step in channel.priority_steps:
+            pipeline.llen(channel._q_for_pri(queue, step))
+        return sum(map(int, pipeline.execute()))
+
+
+def _next_batch(channel: Any, queue: str) -> str | None:
+    with channel.conn_or_acquire() as client:
+        message = client.lindex(queue, -1)
+    with suppress(ValueError, KeyError, TypeError):  # nothing waits, or no hint
+        headers = json.loads(message)["headers"]
+        if headers["task"] == DELIVER:
+            return str(headers["id"]).partition(".")[0]
+    return None

@@ -200,6 +200,7 @@ class RetryReport:
     retried: int = 0  # recipients
     bodiless: int = 0  # can't be sent again: their body is gone
     hard_bounces: int = 0  # left alone: the address is refused for good, and `force` was not given
+    doubtful: int = 0  # left alone: it was resent out of doubt and may have arrived; likewise
     bodiless_ids: tuple[str, ...] = ()  # the messages of those whose body is gone
 
     def as_dict(self) -> dict[str, Any]:

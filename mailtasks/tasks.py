@@ -91,11 +91,20 @@ class Deliver(PolicyTask):
             Retry: something was deferred; nothing is published, the ledger knows when it is due.
             PermanentFailure: nothing was surely sent; something was refused for good or is in doubt.
         """
-        installation = installation_of(self.app)
-        installation.limiter.set_rate(rate_of(self.app))
-        delivery = installation.delivery(retry_policy_of(self.app))
         queue = (self.request.delivery_info or {}).get("routing_key")
-        return _tell(delivery.deliver(batch, priority_of(queue, installation.settings.namespace)))
+        namespace = installation_of(self.app).settings.namespace
+        return _tell(deliver(self.app, batch, priority_of(queue, namespace)))
+
+
+def deliver(app: Celery, batch: str, priority: Priority) -> Report:
+    """Deliver one batch by what `task_annotations` say now.
+
+    Raises:
+        As `Delivery.deliver`.
+    """
+    installation = installation_of(app)
+    installation.limiter.set_rate(rate_of(app))
+    return installation.delivery(retry_policy_of(app)).deliver(batch, priority)
 
 
 def demand_settings(app: Celery) -> None:

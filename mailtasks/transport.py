@@ -40,11 +40,12 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.connection import Connection as KombuConnection
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from kombu.utils.json import dumps
 from kombu.utils.url import url_to_parts
 from redis.exceptions import ResponseError
 from redis.sentinel import Sentinel
 
-from mailtasks.publish import DELIVER, celerys_notation
+from mailtasks.publish import DELIVER, FIRST, celerys_notation
 
 CONSUMER: Final = "mailtasks.transport:Consumer"
 """What `worker_consumer` is set to."""
@@ -163,6 +164,19 @@ class Channel(kombu_redis.Channel):
     def state(self) -> Any:
         """The exchanges and bindings declared, which outlive the connection."""
         return self._state
+
+    def _put(self, queue: str, message: Any, **options: Any) -> None:
+        """Publish a message, at the queue's head if it says so, like one that is given back."""
+        if not message["headers"].get(FIRST):
+            super()._put(queue, message, **options)
+            return
+        key, text = self._q_for_pri(queue, 0), dumps(message)
+        batch = options.get("_publish_batch")
+        if batch is not None:
+            batch.add("rpush", key, text)
+            return
+        with self.conn_or_acquire() as client:
+            client.rpush(key, text)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         parameters: dict[str, Any] = (

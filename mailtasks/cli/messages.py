@@ -238,7 +238,7 @@ def cancel(context: Context, id: str, as_json: bool) -> None:
 @click.option("--tag", metavar="WORD", help="Those whose mail carries this tag.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option(
-    "--force", is_flag=True, help="Also addresses that are refused for good, and named mail that is in doubt."
+    "--force", is_flag=True, help="Also addresses that are refused for good, and mail that may have arrived."
 )
 @as_json
 @pass_context
@@ -271,13 +271,19 @@ def retry(
     else:
         _print_retry(report, dry_run, doubts)
         _print_idle(report, asked)
-    click.get_current_context().exit(1 if report.hard_bounces or report.bodiless or doubts else 0)
+    left_alone = report.hard_bounces or report.doubtful or report.bodiless or doubts
+    click.get_current_context().exit(1 if left_alone else 0)
 
 
 def _print_retry(report: RetryReport, dry_run: bool, doubts: int) -> None:
     print_line(f"{'would retry' if dry_run else 'retried'} {counted(report.retried, 'recipient')}")
     if report.hard_bounces:
         print_line(f"left alone {counted(report.hard_bounces, 'hard bounce')}; --force retries those, too")
+    if report.doubtful:
+        print_line(
+            f"left alone {counted(report.doubtful, 'recipient')} that may have arrived, "
+            "since resent out of doubt; --force sends again, on your word"
+        )
     if doubts:
         print_line(f"left alone {counted(doubts, 'recipient')} in doubt; --force sends again, on your word")
     if report.bodiless:
@@ -289,7 +295,7 @@ def _print_retry(report: RetryReport, dry_run: bool, doubts: int) -> None:
 
 def _print_idle(report: RetryReport, asked: Sequence[MessageStatus]) -> None:
     """Why nothing was retried, where nothing above says so."""
-    if report.retried or report.hard_bounces or report.bodiless:
+    if report.retried or report.hard_bounces or report.doubtful or report.bodiless:
         return
     for message in asked:
         for it in message.recipients:

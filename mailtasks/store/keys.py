@@ -19,8 +19,9 @@ the batch. All keys of a shard carry one hash tag, so that a script touches one 
 
 A batch's fields: p priority, m messages in runs of as many recipients each ("1x300", "1x2,3x1"),
 h header, r recipients, c0… bodies, a accepted, w not before, x expires, f finished, t token, l lease's
-end, o owner, y the relay that it sends to, z lapsed claims, g hints since the last claim, u last step
-applied, n no deferred recipient is due before, k fingerprint. Times are Redis' milliseconds.
+end, o owner, y the relay that it sends to, z lapsed claims, g hints since the last claim, e when it was
+hinted (none: when it was accepted), u last step applied, n no deferred recipient is due before, k
+fingerprint. Times are Redis' milliseconds.
 
 What it takes in Redis (MEMORY USAGE; 7.0 and 6.2, addresses of 17 characters): a queued recipient 14 to 15
 bytes in a batch of 300, 22 to 23 in one of 100; a single mail 1,040 to 1,280 bytes. A body takes 58 to 99

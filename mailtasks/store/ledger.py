@@ -18,9 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from mailtasks.errors import StoreError
 from mailtasks.message import PRIORITIES, Priority
@@ -171,6 +173,7 @@ class Hint:
 
     batch: str
     priority: Priority
+    first: bool = False  # before those whose hints wait: its own was there before them
 
 
 def _ms(seconds: float) -> int:
@@ -283,7 +286,7 @@ class Ledger:
         """Cancel recipients that are neither being sent nor final.
 
         Returns:
-            How many this call cancelled; -1 if there is no such batch.
+            How many are cancelled, by this call or one before; -1 if there is no such batch.
         """
         return int(self._run("cancel", [batch], id=batch, indices=list(indices)))
 
@@ -440,24 +443,41 @@ class Ledger:
         """The batches that are due, urgent first; at most `LOOK_AT_MOST`."""
         with available(self.redis):
             now = self._now()
-            due = [
-                self.redis.zrangebyscore(self.keys.due(priority), "-inf", now, start=0, num=LOOK_AT_MOST)
-                for priority in PRIORITIES
-            ]
+            due = [self._due(priority, now) for priority in PRIORITIES]
         return [id.decode() for id in _shared(due, LOOK_AT_MOST)]
 
-    def look(self, due: Sequence[str], busy: Mapping[Priority, float]) -> list[Hint]:
+    def _due(self, priority: Priority, now: int) -> list[bytes]:
+        """A key that a hand has made something else keeps no other priority from being looked at."""
+        try:
+            due: list[bytes] = self.redis.zrangebyscore(
+                self.keys.due(priority), "-inf", now, start=0, num=LOOK_AT_MOST
+            )
+        except ResponseError as error:
+            log.error("%s can't be read: %s; was it changed?", self.keys.due(priority), error)
+            return []
+        return due
+
+    def look(
+        self,
+        due: Sequence[str],
+        busy: Mapping[Priority, float],
+        next_in: Mapping[Priority, str] = MappingProxyType({}),
+    ) -> list[Hint]:
         """Look at batches that are due. To be called at every tick, also with none: it watches the clock.
 
         Args:
             busy: by priority, for how many seconds a hint may merely be waiting in its queue; 0, if that is
                 short.
+            next_in: the batches whose hints are the next in such queues. What was hinted before them waits no
+                more: its hint is lost, or in the hands of a worker.
 
         Returns:
             The batches to hint.
         """
         busy_by_name = {priority.value: _ms(busy.get(priority, 0)) for priority in PRIORITIES}
-        hints, aside, doubt = self._run("look", due, ids=list(due), busy=busy_by_name)
+        hints, aside, doubt = self._run(
+            "look", due, ids=list(due), busy=busy_by_name, next=self._hinted(next_in)
+        )
         for id, why in _pairs(aside):
             log.error("batch %s is set aside, until somebody retries its messages: %s", id, why)
         if doubt:
@@ -466,7 +486,21 @@ class Ledger:
                 "and stays so until somebody decides (mailtasks in-doubt list)",
                 *doubt,
             )
-        return [Hint(id, Priority(name)) for id, name in _pairs(hints)]
+        return [Hint(id.decode(), Priority(name.decode()), bool(first)) for id, name, first in hints]
+
+    def _hinted(self, batches: Mapping[Priority, str]) -> dict[str, int]:
+        """By priority, when a batch was last hinted, as far as that is known (ms)."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for batch in batches.values():
+            pipeline.hmget(self.keys.batch(batch)[0], "e", "a")
+        with available(self.redis):
+            found = pipeline.execute(raise_on_error=False)
+        times = {
+            priority.value: next(filter(None, answer), b"")
+            for priority, answer in zip(batches, found, strict=True)
+            if isinstance(answer, list)
+        }
+        return {priority: int(at) for priority, at in times.items() if at.isdigit()}
 
     def waiting(self, kind: str, priority: Priority) -> int:
         """How many batches wait behind the gate `kind:priority`."""

@@ -118,15 +118,17 @@ class Road:
         path = os.pathsep.join([str(self.folder), *sys.path])
         return {**os.environ, **ours, "PYTHONPATH": path}
 
-    def start_worker(self, *options: str, threads: int = THREADS, app: str = "mailtasks") -> Child:
-        """Start a worker process in the folder, and return when it takes tasks."""
+    def start_worker(
+        self, *options: str, threads: int = THREADS, app: str = "mailtasks", ready: str = " ready."
+    ) -> Child:
+        """Start a worker process in the folder, and return when it takes tasks (or has said `ready`)."""
         log = self.folder / f"worker{len(self.workers)}.log"
         there = ["sh", "-c", f"cd '{self.folder}' && exec \"$@\"", "sh"]
         celery = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"w{len(self.workers)}@%h"]
         usual = ["-P", "threads", "-c", str(threads), "-l", "INFO", "--without-mingle", "--without-gossip"]
         command = [*there, *celery, *usual, *options]
         self.workers.append(Child(command, environment=self.environment(), output=log))
-        wait_until(lambda: " ready." in log.read_text(), what="the worker's being ready")
+        wait_until(lambda: ready in log.read_text(), what=f"the worker's saying {ready}")
         return self.workers[-1]
 
     def said(self, worker: int = 0) -> str:

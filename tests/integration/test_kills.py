@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mailtasks.bootsteps import BUSY
 from mailtasks.message import Message
 from mailtasks.state import State
 from mailtasks.testing import wait_until
@@ -58,6 +59,20 @@ def test_kill_9_of_a_worker(highway: Make, kills: int) -> None:
     tallies = road.mailer.stats().tallies
     assert tallies["doubts"] <= BOUND * kills
     assert tallies["resends"] == tallies["doubts"] >= books.duplicates
+
+
+def test_what_a_worker_had_in_its_hands_doesnt_wait_for_the_end_of_a_long_queue(highway: Make) -> None:
+    """A hint in a worker's hands has no copy; that later ones are taken shows that it is gone."""
+    road = highway()
+    victim = road.start_worker(threads=2)
+    road.send_singly(mails(300, "slow"))
+    road.wait_for_sent(1)
+    victim.kill()
+    road.start_worker(threads=2)
+    first = road.ids[:8]
+    wait_until(lambda: all(road.mailer.status(id).state is State.SENT for id in first))
+    assert road.mailer.queue()[1].hints > BUSY, "the queue is still long"
+    assert sum(road.mailer.status(id).state is State.SENT for id in road.ids) < 100
 
 
 def test_doubt_about_bulk_mail_is_held_and_not_sent_again(highway: Make) -> None:

@@ -78,6 +78,38 @@ def test_many_at_once_and_how_many_wait(publisher: Publisher) -> None:
     assert publisher.hint([])
 
 
+def test_first_is_at_the_head_of_the_queue(redis_url: str, redis_server: LocalRedis) -> None:
+    app = Celery("shop", set_as_current=False)
+    app.conf.update(configuration(Settings(broker_url=redis_url)))
+    install(app)  # a producer's own app would have kombu's transport
+    publisher = Publisher(app)
+    assert publisher.next_in(Priority.BULK) is None
+    for batch, first in (("a" * 27, False), ("b" * 27, False), ("c" * 27, True)):
+        assert publisher.hint([(batch, Priority.BULK)], first=first)
+    ids = [task["headers"]["id"][0] for task in waiting(redis_server, BULK_QUEUE)]
+    assert ids == ["b", "a", "c"]  # taken from the end
+    assert publisher.next_in(Priority.BULK) == "c" * 27
+    assert publisher.waiting(Priority.BULK) == 3
+    app.close()
+
+
+def test_the_next_in_a_queue_may_be_no_hint(publisher: Publisher, redis_server: LocalRedis) -> None:
+    publisher.app.send_task("mailtasks.send_mail", kwargs={"to": "ann@example.com"})
+    assert publisher.next_in(Priority.NORMAL) is None
+
+
+def test_what_cant_be_published_goes_to_whoever_takes_it(own_redis: LocalRedis) -> None:
+    publisher = Publisher(lambda: producing_app(Settings(broker_url=own_redis.url)))
+    taken: list[tuple[str, Priority]] = []
+    publisher.otherwise = taken.extend
+    assert publisher.hint([(BATCH, Priority.BULK)])
+    with own_redis.client() as client:
+        client.config_set("maxmemory", 1)
+        assert not publisher.hint([(BATCH, Priority.URGENT)])
+        assert publisher.waiting(Priority.BULK) == 1
+    assert taken == [(BATCH, Priority.URGENT)]
+
+
 def test_a_broker_that_is_away_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     publisher = Publisher(producing_app(Settings(broker_url=f"redis://127.0.0.1:{port}/0")))

@@ -72,5 +72,6 @@ def test_a_retry_as_json() -> None:
         "retried": 2,
         "bodiless": 0,
         "hard_bounces": 0,
+        "doubtful": 0,
         "bodiless_ids": (),
     }

@@ -51,14 +51,16 @@ local function call_in_slices(command, key, arguments)
 end
 
 -- Adds numbers to the fields of a hash: one read and one write, since writes are what costs (each goes to
--- the append-only file). Returns whether a field is new.
+-- the append-only file). Returns whether a field is new. What a hand has spoilt is a figure, and stops no mail.
 local function add_up(hash, by_field)
   local fields, sums, is_new = {}, {}, false
   for field in pairs(by_field) do table.insert(fields, field) end
   if #fields == 0 then return false end
-  for i, before in ipairs(redis.call('HMGET', hash, unpack(fields))) do
+  local held = redis.pcall('HMGET', hash, unpack(fields))
+  if held.err then return false end
+  for i, before in ipairs(held) do
     table.insert(sums, fields[i])
-    table.insert(sums, integer((before or 0) + by_field[fields[i]]))
+    table.insert(sums, integer((tonumber(before) or 0) + by_field[fields[i]]))
     is_new = is_new or not before
   end
   redis.call('HSET', hash, unpack(sums))
@@ -73,12 +75,12 @@ end
 -- not be renewed meanwhile, so nothing lapses or expires for one lease after it. The first look writes
 -- that down (look.lua).
 local function has_jumped()
-  local looked = tonumber(redis.call('HGET', STEERING, 'looked') or now)
+  local looked = tonumber(redis.call('HGET', STEERING, 'looked')) or now
   return math.abs(now - looked) > arg.jump
 end
 
 local function is_quiet()
-  return has_jumped() or now < tonumber(redis.call('HGET', STEERING, 'quiet') or 0)
+  return has_jumped() or now < (tonumber(redis.call('HGET', STEERING, 'quiet')) or 0)
 end
 
 local function is_paused(priority)
@@ -89,7 +91,7 @@ end
 -- The batch whose three keys start at KEYS[first], or nil if there is none. An error if a hand has
 -- changed its records so that they can't be read.
 local function load(id, first)
-  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'n', 'f', 'm', 'y')
+  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'n', 'f', 'm', 'y', 'e')
   if not (f[1] or f[13]) then return nil end
   local batch = {
     id = id, key = KEYS[first], states_key = KEYS[first + 1], tries_key = KEYS[first + 2],
@@ -103,6 +105,7 @@ local function load(id, first)
     relay = f[14] or '',            -- y  where it sends, for people
     lapses = tonumber(f[8] or 0),   -- z  claims that lapsed
     hints = tonumber(f[9] or 0),    -- g  hints since the last claim
+    hinted = tonumber(f[15] or f[2]), -- e  when it was hinted last, or a
     applied = f[10] or '',          -- u  the last step that was applied, token:number
     next_due = tonumber(f[11] or 0), -- n  no deferred recipient is due before
     finished = f[12],               -- f  when it was finished; false: it isn't
@@ -145,8 +148,15 @@ local function message_of(batch, index)
   end
 end
 
+local NO_TRIES = { 0, 0, 0, 0, '', '', '', 0, '' }
+
+-- nil for what a hand has made unreadable: as if it had never been tried, but its batch can go on.
 local function unpack_tries(packed)
-  local t = cmsgpack.unpack(packed)
+  local can, t = pcall(cmsgpack.unpack, packed)
+  if not can or type(t) ~= 'table' then return nil end
+  for i, value in ipairs(NO_TRIES) do
+    if type(t[i]) ~= type(value) then return nil end
+  end
   return { due = t[1], attempts = t[2], at = t[3], resends = t[4], reply = t[5], relay = t[6],
            worker = t[7], took = t[8], claim = t[9] }
 end
@@ -359,9 +369,9 @@ end
 local function save(batch, at)
   if string.find(batch.states, ANY_UNFINISHED) then
     at = at or next_look(batch)
-    write(batch)
     -- Never under a time that is past: what is there for long was not looked at (sweep.lua).
     redis.call('ZADD', DUE[batch.priority], integer(math.max(at, now)), batch.id)
+    write(batch)
     return at
   end
   redis.call('ZREM', DUE[batch.priority], batch.id)
@@ -401,7 +411,8 @@ end
 -- live, and say that it never began.
 local function abandon(batch, index, why)
   doubt(batch, index, why)
-  new_tries(batch, index).claim = window_mark(string.match(batch.applied, '^(.*):(%d+)$'))
+  local token, number = string.match(batch.applied, '^(.*):(%d+)$')
+  new_tries(batch, index).claim = token and window_mark(token, number) or ''
   tally(batch.counts, 'abandoned', 1)
 end
 

@@ -3,8 +3,9 @@
 -- looked at again in an hour. What waits for the end of a pause that has ended becomes due.
 --
 -- arg: ids (in the order of the batches in KEYS), busy {PRIORITY = ms}: for how long a hint may merely be
---      waiting in its queue; 0 if that is short
--- Returns {{id, priority, id, priority, …}: what to hint, {id, why, id, why, …}: what is set aside now,
+--      waiting in its queue; 0 if that is short; next {PRIORITY = ms}: when the hint was published that is
+--      next there, if that is known
+-- Returns {{{id, priority, 1 if before others}, …}: what to hint, {id, why, id, why, …}: what is set aside now,
 --   {held, more}: the recipients in doubt, and how many more than were told of; {}: nothing is to be told}.
 write_though_full()
 local hints, aside = {}, {}
@@ -26,10 +27,23 @@ end
 
 if has_jumped() then
   redis.call('HSET', STEERING, 'quiet', integer(now + arg.lease))
-  if now < tonumber(redis.call('HGET', STEERING, 'looked')) then file_all_under_now() end
+  if now < (tonumber(redis.call('HGET', STEERING, 'looked')) or 0) then file_all_under_now() end
 end
 redis.call('HSET', STEERING, 'looked', integer(now))
 local quiet = is_quiet()
+
+-- Deferred before the clock was set back: the wait counts from now, or it would last longer by the jump.
+local function count_waits_from_now(batch)
+  if not has(batch, DEFERRED) or batch.next_due <= now then return end
+  load_deferred(batch)
+  for index in each(batch, DEFERRED) do
+    local tries = tries_of(batch, index)
+    if tries and tries.at > now then
+      tries.due, tries.at, tries.changed = now + math.max(0, tries.due - tries.at), now, true
+    end
+  end
+  find_next_due(batch)
+end
 
 local function look(batch)
   if batch.token then
@@ -49,6 +63,7 @@ local function look(batch)
     expire(batch)
     return save(batch)
   end
+  count_waits_from_now(batch)
   local at = next_look(batch)
   if not at or at > now then return save(batch) end
   if is_paused(batch.priority) then return park(batch, GATE_PAUSE) end
@@ -56,16 +71,20 @@ local function look(batch)
     note_aside(batch.id, batch.lapses .. ' claims of it lapsed one after the other')
     return park(batch, GATE_ASIDE)
   end
-  local waiting = arg.busy[batch.priority] > 0 and batch.hints > 0
+  -- What was hinted before the next in its queue waits there no more: that hint is lost with its worker.
+  local overtaken = batch.hints > 0 and batch.hinted < (arg.next[batch.priority] or 0)
+  local waiting = arg.busy[batch.priority] > 0 and batch.hints > 0 and not overtaken
   if waiting and now - batch.not_before < LONGEST_MARGIN then
     return save(batch, math.min(now + math.max(arg.margin, arg.busy[batch.priority]), batch.expires))
   end
   -- Each hint that came to nothing doubles the margin: re-hinting must not outgrow the workers.
   local margin = math.min(arg.margin * 2 ^ math.min(batch.hints, 12), LONGEST_MARGIN)
+  -- It keeps its time with its place, or all that wait would seem to have been overtaken by it.
+  local first = overtaken or batch.lapsed
+  if not first then set_field(batch, 'e', integer(now)) end
   set_field(batch, 'g', batch.hints + 1)
   save(batch, math.min(now + margin, batch.expires))
-  table.insert(hints, batch.id)
-  table.insert(hints, batch.priority)
+  table.insert(hints, { batch.id, batch.priority, first and 1 or 0 })
 end
 
 local function is_due(priority, id)
@@ -111,14 +130,16 @@ end
 
 -- Held doubt is told of by one for all: soon after there is more of it, and once an hour while there is any.
 local function doubt_to_tell()
-  local counted = redis.call('HMGET', COUNTS, NAMES[IN_DOUBT], 'held')
-  local held, ever = tonumber(counted[1] or 0), tonumber(counted[2] or 0)
-  if held <= 0 then return {} end
+  local counted = redis.pcall('HMGET', COUNTS, NAMES[IN_DOUBT], 'held')
+  -- The figures can be reset by a hand; the list of batches tells all the same.
+  local held = math.max(tonumber(counted[1]) or 0, redis.call('ZCARD', WITH[IN_DOUBT]))
+  if held == 0 then return {} end
   local told = redis.call('HMGET', STEERING, 'doubt:told', 'doubt:at')
-  local more, since = ever - tonumber(told[1] or 0), math.abs(now - tonumber(told[2] or 0))
+  local ever = tonumber(counted[2]) or 0
+  local more, since = ever - (tonumber(told[1]) or 0), math.abs(now - (tonumber(told[2]) or 0))
   if since < (more > 0 and TELL_OF_MORE or TELL_AGAIN) then return {} end
   redis.call('HSET', STEERING, 'doubt:told', integer(ever), 'doubt:at', integer(now))
-  return { held, math.min(more, held) }
+  return { held, math.max(0, math.min(more, held)) }
 end
 
 return { hints, aside, doubt_to_tell() }

@@ -137,6 +137,7 @@ local function give_back()
     return released(0)
   end
   set_field(batch, 'g', 1)
+  set_field(batch, 'e', integer(now))
   save(batch, math.min(now + arg.margin, batch.expires))
   return released(1)
 end

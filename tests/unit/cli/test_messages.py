@@ -455,3 +455,10 @@ def test_what_was_resent_out_of_doubt_and_then_failed_may_have_arrived(live, set
     for ran in (live("status", id), live("find", "ann@example.com"), live("failed")):
         assert said in ran.out
     assert live("status", id, "--json").json["recipients"][0]["resends"] == 1
+    ran = live("retry", id)
+    assert (ran.code, ran.out) == (
+        1,
+        "retried 0 recipients\nleft alone 1 recipient that may have arrived, since resent out of doubt; "
+        "--force sends again, on your word\n",
+    )
+    assert live("retry", id, "--force").code == 0

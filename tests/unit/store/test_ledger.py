@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -776,6 +777,16 @@ def test_after_a_clock_was_set_back_a_dead_worker_is_missed_soon_and_planned_mai
     assert bench.pass_time(1) == [planned]
 
 
+def test_after_a_clock_was_set_back_what_was_deferred_waits_as_long_as_was_meant(bench: Bench) -> None:
+    bench.look()
+    id = bench.accept(1, 1)
+    bench.settle(id, State.DEFERRED, State.DEFERRED, delay=60)
+    bench.later(-HOUR)
+    assert bench.pass_time(70) == []  # the second look finds it, and counts from there
+    assert bench.pass_time(10) == [id]
+    assert len(window(bench.claim(id))) == 2
+
+
 def test_after_a_clock_was_set_back_nothing_lapses_or_expires_for_one_lease(bench: Bench) -> None:
     bench.look()
     living, dead = bench.claim(bench.accept()), bench.claim(bench.accept())
@@ -848,6 +859,36 @@ def test_a_hint_that_may_be_waiting_in_a_long_queue_is_not_made_again(bench: Ben
         assert bench.look(bulk=True) == []
     bench.later(10)
     assert bench.look(bulk=True) == [id]
+
+
+def test_a_hint_that_a_later_one_has_overtaken_in_a_long_queue_is_made_again_before_the_others(
+    bench: Bench,
+) -> None:
+    lost = bench.accept()  # its hint was in the hands of a worker that died
+    bench.later(1)
+    following, behind = bench.accept(), bench.accept()
+    bench.later(10)
+    hints = bench.ledger.look(bench.ledger.due(), {Priority.BULK: 1.0}, {Priority.BULK: following})
+    assert hints == [Hint(lost, Priority.BULK, first=True)]
+    # At the head of the queue it has its old place in time, and makes nobody seem to be overtaken.
+    bench.later(30)
+    assert bench.ledger.look(bench.ledger.due(), {Priority.BULK: 1.0}, {Priority.BULK: lost}) == []
+    assert bench.states(behind) == "q"
+
+
+@pytest.mark.parametrize("unknown", ["0" * 27, "no id at all"])
+def test_a_long_queue_whose_next_hint_says_nothing(bench: Bench, unknown: str) -> None:
+    id = bench.accept()
+    bench.later(10)
+    assert bench.ledger.look([id], {Priority.BULK: 1.0}, {Priority.BULK: unknown}) == []
+
+
+def test_what_a_dead_worker_had_claimed_is_hinted_before_the_others(bench: Bench) -> None:
+    id = bench.accept(priority="urgent")
+    bench.claim(id)
+    bench.pass_time(59)
+    bench.later(2)
+    assert bench.ledger.look([id], {}) == [Hint(id, Priority.URGENT, first=True)]
 
 
 def test_the_longer_a_queue_takes_the_later_what_may_wait_in_it_is_looked_at_again(bench: Bench) -> None:
@@ -1067,7 +1108,8 @@ def test_cancel_takes_what_is_neither_being_sent_nor_final(bench: Bench) -> None
     assert bench.ledger.cancel(id, range(4)) == 2
     assert bench.states(id) == "+csc"
     assert bench.due(id) == 60
-    assert bench.ledger.cancel(id, [*range(4), 17]) == 0
+    assert bench.ledger.cancel(id, [*range(4), 17]) == 2  # said again, it is as true
+    assert bench.ledger.cancel(id, [0, 2]) == 0  # sent, and being sent
     assert bench.ledger.cancel(UNKNOWN, [0]) == -1
 
 
@@ -1205,6 +1247,15 @@ def test_an_answer_that_comes_after_a_person_said_so_is_no_second_mail(bench: Be
         assert released is not None
     assert (bench.states(id), bench.tries(id).reply) == ("++", "250 2.0.0 Ok")
     assert [bench.count(name) for name in ("late_evidence", "duplicates", "settled")] == [1, 0, 2]
+
+
+def test_held_doubt_is_told_of_though_the_figures_were_reset(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_doubt(bench)
+    bench.redis.delete(bench.keys.counts)
+    bench.look()
+    assert "held in doubt: 1 recipients" in caplog.text
 
 
 @pytest.mark.parametrize("priority", ["urgent", "bulk"])
@@ -1677,8 +1728,53 @@ DAMAGE = {
     "no age": spoil(("HSET", 0, "x", "tomorrow")),
     "no accept time": spoil(("HDEL", 0, "a", "")),
     "a lease of words": spoil(("HSET", 0, "l", "long")),
-    "tries of words": spoil(("SET", 1, "dd", ""), ("HSET", 2, "0", "x"), ("HSET", 2, "1", "y")),
 }
+
+
+@pytest.mark.parametrize("tries", ["x", b"\x93\x01\x02\x03", b"\x99" + b"\xa1a" * 9])
+def test_what_is_known_of_an_attempt_may_be_spoilt_and_the_mail_goes_on(bench: Bench, tries: Any) -> None:
+    id = bench.accept(1, 1, 1)
+    claim = bench.claim(id)
+    for index in range(3):
+        bench.redis.hset(bench.keys.batch(id)[2], index, tries)
+    given = [State.SENT, State.DEFERRED, State.IN_DOUBT]
+    bench.ledger.release(claim, OWNER, results(claim, *given, delay=10))
+    assert bench.states(id) == "+d?"
+    bench.redis.hset(bench.keys.batch(id)[2], 1, tries)
+    bench.later(10)
+    assert bench.look() == [id]
+    bench.settle(id, State.SENT)
+    assert bench.states(id) == "++?"
+
+
+def test_a_claim_whose_last_step_a_hand_has_deleted_lapses_all_the_same(bench: Bench) -> None:
+    id = bench.claim(bench.accept()).batch
+    bench.redis.hdel(bench.keys.batch(id)[0], "u")
+    bench.pass_time(61)
+    assert (bench.states(id), bench.count("lapses")) == ("?", 1)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        ("HSET", "counts", "queued", "many"),
+        ("SET", "counts", "x"),
+        ("DEL", "counts"),
+        ("HSET", "steering", "looked", "lately"),
+        ("HSET", "steering", "quiet", "yes"),
+        ("SET", "due:bulk", "x"),
+    ],
+    ids=" ".join,
+)
+def test_what_all_share_may_be_spoilt_and_mail_goes_on(bench: Bench, spoilt: tuple[str, ...]) -> None:
+    command, key, *more = spoilt
+    bench.redis.delete(key := f"{bench.keys.tag}:{key}")
+    bench.redis.execute_command(command, key, *more)
+    id = bench.accept(priority="urgent")
+    bench.later(10)
+    assert bench.look() == [id]
+    bench.settle(id, State.SENT)
+    assert bench.states(id) == "+"
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
