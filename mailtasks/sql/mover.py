@@ -6,9 +6,9 @@ The rules:
    a row that wasn't deleted or marked is accepted again by the next round, and the ledger takes a batch once.
 2. A row is deleted only after the ledger has said that it holds its mail; a kept one only after the ledger
    has said that all of it is final.
-3. A kept row that the ledger doesn't know is accepted anew, for Redis has lost it, unless so much time has
-   passed since it was last seen there that the ledger may have ended and forgotten it in good order. Then it
-   is set aside, since it may have been sent.
+3. A kept row that the ledger doesn't know is accepted anew, for Redis has lost it. But where so much time has
+   passed since it was last seen there, or since it was written, that the ledger may have ended and forgotten
+   it in good order, a row that the ledger doesn't know is set aside, since it may have been sent.
 4. A row that can't be moved is set aside, said once, and stops no other. Where Redis refuses a row, that is
    the row's own fault if the same round had a proper answer for another, or if it has gone on for PATIENCE.
    Until then it may be Redis': the row waits, and is taken behind the others.
@@ -146,7 +146,7 @@ class Mover:
             round.trouble = error
 
     def _accept(self, rows: Sequence[Row], round: _Round) -> None:
-        readable = list(self._readable(rows, round))
+        readable = list(self._readable(self._surely_unsent(rows, round), round))
         answers = self._answers([batch for _, batch in readable], round)
         for (row, batch), answer in zip(readable, answers, strict=True):
             if isinstance(answer, StoreError):
@@ -154,6 +154,13 @@ class Mover:
                 continue
             round.answered = True
             round.changes.append(self._after(row, batch, answer, round))
+
+    def _surely_unsent(self, rows: Sequence[Row], round: _Round) -> list[Row]:
+        """Without those that a relay may have moved before it died, so long ago that the ledger forgot them."""
+        old = {row.batch for row in rows if self._may_be_forgotten(row, round.now)}
+        forgotten = old - self._mailer.ledger.held(list(old)) if old else old
+        round.changes += [Change.aside(row, self._forgotten(row)) for row in rows if row.batch in forgotten]
+        return [row for row in rows if row.batch not in forgotten]
 
     def _readable(self, rows: Sequence[Row], round: _Round) -> Iterator[tuple[Row, NewBatch]]:
         for row in rows:

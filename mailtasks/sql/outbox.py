@@ -143,7 +143,12 @@ class Outbox:
         chosen = self.table.c.state == RowState.ASIDE
         if rows:
             chosen &= self.table.c.id.in_(rows)
-        waiting = {"state": RowState.WAITING.value, "look_at": None, "error": None}
+        waiting = {
+            "state": RowState.WAITING.value,
+            "look_at": None,
+            "error": None,
+            "seen_at": datetime.now(UTC),  # somebody has looked, and knows that it isn't to be forgotten
+        }
         result: Any = connection.execute(update(self.table).where(chosen).values(waiting))
         return int(result.rowcount)
 

@@ -69,7 +69,7 @@ def outbox_table(metadata: MetaData, name: str = DEFAULT_NAME, schema: str | Non
         Column("state", String(16), nullable=False),
         Column("written_at", DateTime(timezone=True), nullable=False),  # by the writer's clock
         Column("accepted_at", DateTime(timezone=True)),  # these and below by the relay's
-        Column("seen_at", DateTime(timezone=True)),  # when the ledger last knew it
+        Column("seen_at", DateTime(timezone=True)),  # when the ledger last knew it, or a person released it
         Column("look_at", DateTime(timezone=True)),  # when the relay looks again, or gives up
         Column("final_at", DateTime(timezone=True)),
         Column("outcome", JSON),  # the state of each message, by its id

@@ -478,6 +478,28 @@ def test_what_may_be_forgotten_in_good_order_is_not_sent_again(mover, mailer, cl
     assert accepted(mailer) == 0
 
 
+def test_what_waits_for_longer_than_the_ledger_remembers_may_have_been_moved_before(
+    mover, mailer, clock, write, rows, monkeypatch
+):
+    write(mail())
+
+    def die(*_):
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rows, "change", die)
+        with pytest.raises(Died):
+            mover.move()
+    clock.go(WEEK + 1)
+    assert mover.move() == Moved(accepted=1)  # the ledger knows it
+    write(mail())
+    mailer.redis.flushdb()
+    clock.go(WEEK + 1)
+    assert mover.move() == Moved(aside=1)
+    assert "it may have been sent" in rows()[0].error
+    assert accepted(mailer) == 0
+
+
 def test_a_kept_row_is_always_looked_at_before_it_may_be_forgotten(engine, outbox, redis_url, clock, write):
     with Mailer(broker_url=redis_url, default_from="shop@example.com", retention=4) as mailer:
         mover = Mover(outbox.table, engine, mailer, clock)
