@@ -79,7 +79,7 @@ class Syncs:
     @property
     def held(self) -> bool:
         """Whether one is held."""
-        return "held" in self._words()
+        return any(line.startswith("held ") for line in self._words().splitlines())
 
     @property
     def done(self) -> list[Synced]:
@@ -110,6 +110,9 @@ class Syncs:
 
 def main(pid: int, let_through: int) -> None:
     """Trace every thread of a process until the last of them has ended."""
+    if platform.machine() not in SYNCING:
+        say(f"{pid} can't be traced: on {platform.machine()} the numbers of the calls aren't known")
+        return
     tracer = Tracer(pid, let_through)
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
