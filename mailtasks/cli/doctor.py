@@ -31,6 +31,7 @@ from redis.exceptions import RedisError
 from mailtasks.cli.output import counted
 from mailtasks.errors import SettingsError, StoreError
 from mailtasks.local.app_check import why_not
+from mailtasks.message import PRIORITIES
 from mailtasks.publish import producing_app, queues
 from mailtasks.relay import Relay, is_loopback, mask_url
 from mailtasks.reply import How, Outcome, Stage
@@ -429,6 +430,7 @@ def ledger_findings(settings: Settings) -> Iterator[Finding]:
     with closing(client), suppress(StoreError):
         stats = books.stats()
         yield judge_pause(books.paused())
+        yield judge_aside(sum(len(books.set_aside(priority)) for priority in PRIORITIES))
         yield judge_doubt(stats.states[State.IN_DOUBT])
         yield judge_sweep(stats.tallies["swept"], books.last_stray())
 
@@ -440,6 +442,15 @@ def judge_pause(paused: Iterable[str]) -> Finding:
         return Finding("paused", Level.OK, "nothing")
     which = f" {held[0]}" if len(held) == 1 and "all" not in held else ""
     return Finding("paused", Level.WARN, ", ".join(held), f"to go on: `mailtasks resume{which}`")
+
+
+def judge_aside(batches: int) -> Finding:
+    """Whether there are batches that nobody tries any more."""
+    if not batches:
+        return Finding("set aside", Level.OK, "nothing")
+    found = f"batches that aren't tried again by themselves: {batches}"
+    advice = "`mailtasks failed` lists them first, with why and what to do"
+    return Finding("set aside", Level.WARN, found, advice)
 
 
 def judge_sweep(swept: int, last: datetime | None) -> Finding:

@@ -156,7 +156,7 @@ class Mover:
             round.changes.append(self._after(row, batch, answer, round))
 
     def _surely_unsent(self, rows: Sequence[Row], round: _Round) -> list[Row]:
-        """Without those that a relay may have moved before it died, so long ago that the ledger forgot them."""
+        """Without what a relay may have moved before it died, so long ago that the ledger forgot it."""
         old = {row.batch for row in rows if self._may_be_forgotten(row, round.now)}
         forgotten = old - self._mailer.ledger.held(list(old)) if old else old
         round.changes += [Change.aside(row, self._forgotten(row)) for row in rows if row.batch in forgotten]

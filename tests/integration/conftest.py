@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -133,6 +134,20 @@ class Road:
 
     def said(self, worker: int = 0) -> str:
         return (self.folder / f"worker{worker}.log").read_text()
+
+    def command(self, *words: str, code: int = 0) -> str:
+        """Run `mailtasks` with these words, and return what it prints."""
+        ran = subprocess.run(
+            [sys.executable, "-m", "mailtasks.cli", *words],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stdout + ran.stderr
+        return ran.stdout
 
     def send(self, *messages: Message) -> list[str]:
         self.ids += self.mailer.send_many(messages)

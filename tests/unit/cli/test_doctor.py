@@ -77,6 +77,17 @@ def test_what_is_said_of_doubt(held, level):
 
 
 @pytest.mark.parametrize(
+    ("batches", "level", "found"),
+    [(0, "ok", "nothing"), (12, "warn", "batches that aren't tried again by themselves: 12")],
+)
+def test_what_is_said_of_what_was_set_aside(batches, level, found):
+    finding = doctor.judge_aside(batches)
+    assert finding.level == level
+    assert found in finding.found
+    assert ("mailtasks failed" in finding.advice) == bool(batches)
+
+
+@pytest.mark.parametrize(
     ("version", "level", "found"),
     [(None, "fail", "not installed"), ("5.6.1", "fail", "5.6.1, not 5.7.x"), ("5.7.3", "ok", "5.7.3")],
 )
