@@ -102,7 +102,7 @@ class Session:
         self._timeouts = timeouts
         self._loop = loop
         self._held_back = 0  # bytes of the engine's that the transport hasn't been given yet
-        self._silent_since_tls = False
+        self._silent_since_tls = False  # True from the handshake to the first byte behind it
         self._heard = True  # since `deliver` began; False only on a connection that was idle before
 
     @classmethod
@@ -261,9 +261,8 @@ class Session:
             self._break_off(How.TIMED_OUT, f"{self.relay.name} didn't answer in time")
         except OSError as error:
             error = (yield from self._hear_last_words()) or error
-            if (
-                self._silent_since_tls
-            ):  # with TLS 1.3 our certificate is refused, or missed, after our part of it
+            if self._silent_since_tls:
+                # With TLS 1.3 a relay refuses our certificate, or misses it, after our part of the handshake.
                 raise _failed(self.relay, Stage.TLS, _right_after_tls(self.relay, error)) from error
             self._break_off(How.LOST, explain(error, self.relay))
 
@@ -300,6 +299,7 @@ class Session:
         try:
             while data := (yield from self._transport.receive(time.monotonic())):
                 self._engine.receive(data)
+                self._silent_since_tls = False
         except ssl.SSLError as error:
             return error
         except OSError:
