@@ -22,9 +22,12 @@ from mailtasks.smtp.auth import Credentials
 from mailtasks.smtp.engine import Engine, Event, Failed, Finished, Opening, State
 from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.loop import Dialogue, Interrupted, Loop
-from mailtasks.smtp.transport import Transport, UnusableCaFile, explain, tls_context
+from mailtasks.smtp.token_sources import TokenUnavailable
+from mailtasks.smtp.tokens import Token, Tokens
+from mailtasks.smtp.transport import Transport, UnusableFile, explain, tls_context
 
 Answer = TypeVar("Answer")
+Dialled = TypeVar("Dialled")
 
 
 def _always() -> bool:
@@ -58,7 +61,7 @@ _HOW_FAILED: Final[dict[type[OSError], How]] = {
     TimeoutError: How.TIMED_OUT,
     Interrupted: How.UNTOUCHED,
     ssl.SSLCertVerificationError: How.UNSUITABLE,
-    UnusableCaFile: How.UNSUITABLE,
+    UnusableFile: How.UNSUITABLE,
 }
 _GONE: Final = Outcome(Stage.MAIL, How.UNTOUCHED, detail="the connection was closed before")
 LONG: Final = 65536
@@ -99,6 +102,7 @@ class Session:
         self._timeouts = timeouts
         self._loop = loop
         self._held_back = 0  # bytes of the engine's that the transport hasn't been given yet
+        self._silent_since_tls = False  # True from the handshake to the first byte behind it
         self._heard = True  # since `deliver` began; False only on a connection that was idle before
 
     @classmethod
@@ -109,22 +113,33 @@ class Session:
         hello_name: str | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         loop: Loop | None = None,
+        tokens: Tokens | None = None,
     ) -> Self:
         """Connect, say EHLO, secure the connection and log in as the relay's URL says.
 
+        A token that was used before and is refused now is fetched once more, for a second connection.
+
         Args:
             relay: where to, and how.
-            hello_name: who we are; by default the host name, or an address literal where that has no
-                domain (RFC 5321 4.1.4).
+            hello_name: who we are, unless the relay's URL says it; by default the host name, or an address
+                literal where that has no domain (RFC 5321 4.1.4).
             timeouts: how long to wait for what.
             loop: shared with the sessions of other threads; by default one of its own.
+            tokens: the relay's, shared in the same way; they are asked for only if it logs in with one.
 
         Raises:
             ConnectFailed: it came to nothing, and no connection is left behind.
         """
-        transport = _dial(relay, timeouts)
-        engine = _engine(relay, hello_name or transport.local_name())
-        session = cls(relay, engine, transport, timeouts, loop or Loop())
+        dial = partial(cls._dial, relay, hello_name, timeouts, loop or Loop())
+        tokens = tokens or Tokens.of(relay)
+        return _with_token(relay, tokens, dial) if tokens else dial("")
+
+    @classmethod
+    def _dial(cls, relay: Relay, hello_name: str | None, timeouts: Timeouts, loop: Loop, token: str) -> Self:
+        transport = _connected(relay, timeouts)
+        hello_name = relay.hello or hello_name or transport.local_name()
+        engine = Engine(Opening(hello_name, relay.tls == "required", _credentials(relay, token)))
+        session = cls(relay, engine, transport, timeouts, loop)
         try:
             session._hold(session._open())
         except BaseException:
@@ -211,10 +226,11 @@ class Session:
     def _secure(self) -> Dialogue[None]:
         """TLS now. There is no way back to plain text."""
         try:
-            context = tls_context(self.relay.ca)
+            context = tls_context(self.relay.ca, self.relay.cert, self.relay.key)
             yield from self._transport.start_tls(context, self.relay.host, self._timeouts.tls)
         except OSError as error:
             raise _failed(self.relay, Stage.TLS, error) from error
+        self._silent_since_tls = True
 
     def _converse(
         self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]
@@ -244,7 +260,10 @@ class Session:
         except TimeoutError:
             self._break_off(How.TIMED_OUT, f"{self.relay.name} didn't answer in time")
         except OSError as error:
-            yield from self._hear_last_words()
+            error = (yield from self._hear_last_words()) or error
+            if self._silent_since_tls:
+                # With TLS 1.3 a relay refuses our certificate, or misses it, after our part of the handshake.
+                raise _failed(self.relay, Stage.TLS, _right_after_tls(self.relay, error)) from error
             self._break_off(How.LOST, explain(error, self.relay))
 
     def _write(self, data: bytes, may_end: Callable[[], bool]) -> Dialogue[None]:
@@ -273,12 +292,19 @@ class Session:
                 raise ConnectionResetError(f"{self.relay.name} closed it")
             engine.receive(data)
             self._heard = True
+            self._silent_since_tls = False
 
-    def _hear_last_words(self) -> Dialogue[None]:
-        """A relay that hangs up while we write has often said why."""
-        with suppress(OSError):
+    def _hear_last_words(self) -> Dialogue[ssl.SSLError | None]:
+        """A relay that hangs up while we write has often said why: in a reply, or in an alert of TLS."""
+        try:
             while data := (yield from self._transport.receive(time.monotonic())):
                 self._engine.receive(data)
+                self._silent_since_tls = False
+        except ssl.SSLError as error:
+            return error
+        except OSError:
+            pass
+        return None
 
     def _break_off(self, how: How, detail: str) -> None:
         """An idle connection that turns out to be gone says nothing about the mail: UNTOUCHED."""
@@ -287,11 +313,50 @@ class Session:
         self._engine.break_off(How.UNTOUCHED if stale else how, detail, unsent)
 
 
-def _dial(relay: Relay, timeouts: Timeouts) -> Transport:
+def _with_token(relay: Relay, tokens: Tokens, dial: Callable[[str], Dialled]) -> Dialled:
+    """Dial with a token; with another, if it was in the cache and is refused."""
+    refused: ConnectFailed | None = None
+    used = ""
+    while True:
+        token = _get_token(relay, tokens)
+        if refused and token.value == used:  # its source has no other
+            tokens.drop(token)
+            raise refused
+        try:
+            return dial(token.value)
+        except ConnectFailed as error:
+            if not _says_that_the_login_is_wrong(error.failure):
+                raise
+            tokens.drop(token)
+            if refused or token.fresh:
+                raise
+            refused, used = error, token.value
+
+
+def _get_token(relay: Relay, tokens: Tokens) -> Token:
     try:
-        return Transport.connect(relay.host, relay.port, timeouts.connect)
+        return tokens.get()
+    except TokenUnavailable as error:
+        raise ConnectFailed(relay, Outcome(Stage.AUTH, error.how, detail=str(error))) from None
+
+
+def _says_that_the_login_is_wrong(failure: Outcome) -> bool:
+    return failure.stage is Stage.AUTH and failure.reply is not None and failure.reply.code == 535
+
+
+def _connected(relay: Relay, timeouts: Timeouts) -> Transport:
+    try:
+        return Transport.connect(relay.host, relay.port, timeouts.connect, relay.local)
     except OSError as error:
         raise _failed(relay, Stage.CONNECT, error) from error
+
+
+def _right_after_tls(relay: Relay, error: OSError) -> OSError:
+    """An alert says what is wrong; a relay that only hangs up leaves us to guess."""
+    if isinstance(error, ssl.SSLError):
+        return error
+    guess = "may not accept our certificate" if relay.cert else "may want a certificate of ours"
+    return ConnectionResetError(f"it was closed right after the handshake of TLS (the relay {guess})")
 
 
 def _failed(relay: Relay, stage: Stage, error: OSError) -> ConnectFailed:
@@ -299,8 +364,14 @@ def _failed(relay: Relay, stage: Stage, error: OSError) -> ConnectFailed:
     return ConnectFailed(relay, Outcome(stage, how, detail=explain(error, relay)))
 
 
-def _engine(relay: Relay, hello_name: str) -> Engine:
-    credentials = None
-    if relay.username is not None:
-        credentials = Credentials(relay.username, relay.password or "")
-    return Engine(Opening(hello_name, starttls=relay.tls == "required", credentials=credentials))
+def _credentials(relay: Relay, token: str) -> Credentials | None:
+    if not relay.logs_in:
+        return None
+    return Credentials(
+        username=relay.username or "",
+        password=relay.password or "",
+        token=token,
+        mechanism=relay.auth,
+        host=relay.host,
+        port=relay.port,
+    )
