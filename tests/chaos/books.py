@@ -69,13 +69,12 @@ class Kill:
 
     abandoned: int = 0
     seconds: float = 0.0  # until the last of what it held was taken up or held
-    quiet: float = (
-        0.0  # seconds from the kill in which no lease ended, since Redis stood still (see look.lua)
-    )
+    due: float = 0.0  # seconds until the lease was over: longer, if Redis stood still when it would have been
 
-    def latest(self, lease: float) -> float:
-        """When all of it must be taken up or held: what is looked at in the quiet holds for a lease more."""
-        return self.quiet + lease + BUSY
+    @property
+    def latest(self) -> float:
+        """When all of it must be taken up or held."""
+        return self.due + BUSY
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,6 @@ class Toll:
     abandoned: int = 0  # recipients put in doubt because their owner never told
     doubts: int = 0  # recipients put in doubt at all
     cut_off: int = 0  # connections to the relay, by a cut or the relay's end: one mail each was under way
-    lease: float = 3.0  # seconds
     swept: int = 0  # what a sweep found that the mechanism should have caught
     twice: int = 0  # mails that the ledger itself counts as taken twice, by late evidence
     planned_late: float = 0.0  # seconds by which mail with a `send_at` was tried late, when all was calm
@@ -209,7 +207,7 @@ class Toll:
     @property
     def slowest(self) -> Kill:
         """The kill whose work was taken up the latest, by what it was allowed."""
-        return max(self.kills, key=lambda kill: kill.seconds - kill.latest(self.lease), default=Kill())
+        return max(self.kills, key=lambda kill: kill.seconds - kill.latest, default=Kill())
 
 
 def left_open(journal: Iterable[Entry]) -> int:
@@ -274,9 +272,8 @@ def _about_endings(toll: Toll) -> Iterator[str]:
 
 def _about_time(toll: Toll) -> Iterator[str]:
     for kill in toll.kills:
-        latest = kill.latest(toll.lease)
-        if kill.seconds > latest:
-            yield f"a kill's work was taken up after {kill.seconds:.1f} s, and {latest:.1f} are the most"
+        if kill.seconds > kill.latest:
+            yield f"a kill's work was taken up after {kill.seconds:.1f} s, and {kill.latest:.1f} are the most"
     if toll.swept:
         yield f"a sweep found {toll.swept} batches that nothing else would have taken up"
     if toll.planned_late > PLANNED_BY:
@@ -302,10 +299,7 @@ def table(books: Books, toll: Toll, more: Mapping[str, object]) -> str:
         ("in doubt because an owner never told", f"{toll.abandoned} (at most {toll.most})"),
         ("– the most for one kill", f"{toll.worst} (at most {toll.most_for_one})"),
         ("in doubt by the relay or the wire", f"{others} (at most {most})"),
-        (
-            "longest until taken up or held",
-            f"{slowest.seconds:.1f} s (at most {slowest.latest(toll.lease):.1f} s)",
-        ),
+        ("longest until taken up or held", f"{slowest.seconds:.1f} s (at most {slowest.latest:.1f} s)"),
         ("planned mail late, when calm", f"{toll.planned_late:.1f} s (at most {PLANNED_BY:.1f} s)"),
         ("found by a sweep", toll.swept),
         *more.items(),

@@ -208,7 +208,6 @@ class Run:
             abandoned=tallies["abandoned"],
             doubts=tallies["doubts"],
             cut_off=self._cut_off,
-            lease=self.lease,
             swept=tallies["swept"],
             twice=tallies["duplicates"],
             planned_late=_latest_try(books, planned),
