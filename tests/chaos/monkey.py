@@ -98,8 +98,7 @@ class Monkey:
         self._plan = self._planned(kills, restarts, hints, orderly)
 
     def run(self, told: Callable[[str], None] = lambda what: None) -> None:
-        for worker in self.stage.workers:
-            self._await_ready(worker)
+        self._await_all_ready()
         for deed in self._plan:
             name = deed.__name__.strip("_")
             told(name)
@@ -152,13 +151,17 @@ class Monkey:
         time.sleep(max(0.0, began + seconds - time.time()))  # what is wanted here is the time itself
         worker.child.signal(signal.SIGCONT)
 
-    def _await_ready(self, worker: Worker) -> None:
-        wait_until(lambda: worker.is_ready, READY, f"{worker.owner}'s being ready")
+    def _await_all_ready(self) -> None:
+        for worker in self.stage.workers:
+            wait_until(lambda worker=worker: worker.is_ready, READY, f"{worker.owner}'s being ready")
 
     def _at_work(self, place: int) -> Worker:
-        """A worker that holds something, unless there is nothing to do: else its end would show nothing."""
+        """A worker that holds something, unless there is nothing to do: else its end would show nothing.
+
+        All others are ready, too: who is still starting takes nothing up.
+        """
+        self._await_all_ready()
         worker = self.stage.workers[place]
-        self._await_ready(worker)
         with suppress(TimeoutError):
             wait_until(lambda: self.stage.held(worker.owner), AT_WORK)
         return worker
@@ -168,11 +171,12 @@ class Monkey:
 
         It is dead or stopped, so what was claimed in its name is all that it will ever hold.
         """
-        last, due = began, began + self.stage.lease
+        lease, last = self.stage.lease, began
+        due = began + lease  # or sooner, by what has passed since it was renewed: half a lease at most
         while (now := time.time()) < began + most and self.stage.held(worker.owner):
-            # Looked at while no lease ends, since Redis stood still: it holds for one lease more (look.lua).
-            if due <= now < due + BUSY and self.stage.quiet() > due:
-                due = now + self.stage.lease
+            # Had it ended in the quiet after Redis stood still, it holds for a lease more: see look.lua.
+            if now < due + BUSY and (quiet := self.stage.quiet()) > due - lease / 2:
+                due = max(due, quiet + lease)
             last = now
             time.sleep(LOOK)
         self.kills.append(Kill(self.stage.abandoned() - before, last - began, due - began))
