@@ -139,17 +139,24 @@ class Monkey:
         before, began = self.stage.abandoned(), time.time()
         worker.child.kill()
         self.stage.replace_worker(place)
-        self._watch(worker, before, began, WATCH * self.stage.lease)
+        seconds, due = self._watch(worker, began, WATCH * self.stage.lease)
+        self.kills.append(Kill(self.stage.abandoned() - before, seconds, due))
 
     def _stop_worker(self) -> None:
         """Longer than its lease, then it goes on: what it says late is evidence, or nothing."""
         worker = self._at_work(self._random.randrange(len(self.stage.workers)))
-        seconds = self._random.uniform(1.2, 2.5) * self.stage.lease
+        stopped = self._random.uniform(1.2, 2.5) * self.stage.lease
         before, began = self.stage.abandoned(), time.time()
         worker.child.signal(signal.SIGSTOP)
-        self._watch(worker, before, began, seconds)
-        time.sleep(max(0.0, began + seconds - time.time()))  # what is wanted here is the time itself
+        taken, due = self._watch(worker, began, stopped)
+        time.sleep(max(0.0, began + stopped - time.time()))  # what is wanted here is the time itself
+        still = self.stage.held(worker.owner)
         worker.child.signal(signal.SIGCONT)
+        # Its leases may outlast the stop, if Redis stood still. Whether it renews them or they lapse before it
+        # can: what comes of it is this deed's, not the next one's.
+        with suppress(TimeoutError):
+            wait_until(lambda: not still & self.stage.held(), FINISH * self.stage.lease)
+        self.kills.append(Kill(self.stage.abandoned() - before, taken, due))
 
     def _await_all_ready(self) -> None:
         for worker in self.stage.workers:
@@ -166,10 +173,13 @@ class Monkey:
             wait_until(lambda: self.stage.held(worker.owner), AT_WORK)
         return worker
 
-    def _watch(self, worker: Worker, before: int, began: float, most: float) -> None:
-        """See what the deed just done costs, until nobody holds what `worker` held, or for `most` seconds.
+    def _watch(self, worker: Worker, began: float, most: float) -> tuple[float, float]:
+        """Wait until nobody holds what `worker` held, for `most` seconds.
 
-        It is dead or stopped, so what was claimed in its name is all that it will ever hold.
+        It is dead or stopped, so what is claimed in its name is all that it holds.
+
+        Returns:
+            Seconds until then, and until when it could hold that.
         """
         lease, last = self.stage.lease, began
         due = began + lease  # or sooner, by what has passed since it was renewed: half a lease at most
@@ -179,7 +189,7 @@ class Monkey:
                 due = max(due, quiet + lease)
             last = now
             time.sleep(LOOK)
-        self.kills.append(Kill(self.stage.abandoned() - before, last - began, due - began))
+        return last - began, due - began
 
     # --- What users and operators do
 
