@@ -152,8 +152,8 @@ class Monkey:
         time.sleep(max(0.0, began + stopped - time.time()))  # what is wanted here is the time itself
         still = self.stage.held(worker.owner)
         worker.child.signal(signal.SIGCONT)
-        # Its leases may outlast the stop, if Redis stood still. Whether it renews them or they lapse before it
-        # can: what comes of it is this deed's, not the next one's.
+        # Its leases may outlast the stop, if Redis stood still. Whether it renews them or they lapse before
+        # it can: what comes of it is this deed's, not the next one's.
         with suppress(TimeoutError):
             wait_until(lambda: not still & self.stage.held(), FINISH * self.stage.lease)
         self.kills.append(Kill(self.stage.abandoned() - before, taken, due))
