@@ -91,7 +91,7 @@ FAULTS: Final[Mapping[str, Behaviour]] = {
     "shift": Behaviour(Stage.DOT, f"{OK}\r\n{OK}", accept=True),
     "lose": Behaviour(Stage.DOT, None, ending=Ending.RESET),
     "die_before": Behaviour(Stage.DOT, None, accept=True, ending=Ending.RESET),
-    "die_after": Behaviour(Stage.DOT, OK, accept=True, ending=Ending.CLOSE),
+    "die_after": Behaviour(Stage.DOT, f"{OK}, closing", accept=True, ending=Ending.CLOSE),
 }
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.chaos [--seed 1] [--messages 2000] [--kills 10] [--restarts 3] [--hints 5] [--workers 3]
 
-Exits 1 if anything was lost, if a mail came twice unexplained, or if more is in doubt than the kills may
-cost.
+Exits 1 if the books disagree, or anything took longer or cost more than it may: `tests/chaos/books.py` has
+all that is judged.
 """
 
 from __future__ import annotations

@@ -19,27 +19,36 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Final, Self
+
+from sqlalchemy import create_engine, func, select
 
 from mailtasks.local.processes import Child
 from mailtasks.local.redis import LocalRedis
 from mailtasks.mailer import Mailer
-from mailtasks.message import PRIORITIES
+from mailtasks.message import PRIORITIES, Message
 from mailtasks.settings import Settings
+from mailtasks.sql import Outbox
 from mailtasks.state import UNFINISHED
 from mailtasks.testing import CatchingProcess, Faults, wait_until
 from mailtasks.testing.proxy import Proxy
-from tests.chaos.books import Books, Fate, Toll, complaints, table
+from tests.chaos.books import Books, Fate, Pair, Toll, Wish, complaints, table
 from tests.chaos.monkey import Monkey
-from tests.chaos.producer import read
+from tests.chaos.producer import DOMAIN, pairs
+from tests.chaos.producer import told as wishes
+
+Wishes = dict[Pair, Wish]
 
 FAULTS: Final = {
     "defer": 0.04,
     "refuse": 0.01,
     "reset": 0.01,
     "defer_dot": 0.02,
+    "refuse_dot": 0.005,
     "stall": 0.005,
     "garbage": 0.003,
     "shift": 0.003,
@@ -61,13 +70,55 @@ SETTINGS: Final = {
 }
 """Seconds do for what takes minutes in earnest."""
 
-CELERYCONFIG: Final = (
-    "task_annotations = {'mailtasks.deliver': {'retry_backoff': 1, 'retry_backoff_max': 5}}\n"
-)
+READY: Final = "chaos: ready"
+CELERYCONFIG: Final = f"""
+import sys
+from celery.signals import worker_ready
+
+task_annotations = {{"mailtasks.deliver": {{"retry_backoff": 1, "retry_backoff_max": 5}}}}
+
+@worker_ready.connect(weak=False)
+def tell(**_):
+    print({READY!r}, file=sys.__stderr__, flush=True)
+"""
+HELD: Final = """
+local held = {}
+for _, due in ipairs(KEYS) do
+  for _, id in ipairs(redis.call('ZRANGE', due, 0, -1)) do
+    local owner, token = unpack(redis.call('HMGET', ARGV[1] .. id, 'o', 't'))
+    if token and (ARGV[2] == '' or owner == ARGV[2]) then
+      table.insert(held, id)
+      table.insert(held, token)
+    end
+  end
+end
+return held
+"""
+"""Every claim in the ledger, or one worker's, at one moment."""
+
 ROUND_TRIP: Final = 0.2  # seconds to the relay, so that whoever is killed has something in hand
 THREADS: Final = 4
-PRODUCERS: Final = 2
+PRODUCERS: Final = 3  # the last one writes into an outbox
+PLANNED: Final = 5  # mails at the end, when all is calm
+PLANNED_FOR: Final = 2.0  # seconds ahead
 CALM: Final = 15.0  # seconds without any change in the ledger, after which what isn't finished never will be
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One that was started, whatever has become of it."""
+
+    child: Child
+    owner: str  # its name in the ledger
+    log: Path
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has begun to take work; an error, if it never will."""
+        said = self.log.read_text()
+        if not self.child.running:
+            raise RuntimeError(f"{self.owner} didn't start: {said[-2000:]}")
+        return READY in said
 
 
 @dataclass(frozen=True)
@@ -92,6 +143,8 @@ class Run:
         kills: of workers.
         restarts: of Redis, by SIGKILL.
         hints: times that everything unfinished is hinted once more.
+        orderly: times that a worker is told to end, all is paused, and an operator retries what failed; by
+            default one for five kills. If it is 0, no mail is planned ahead at the end, either.
         workers: processes.
         patience: seconds for everything to come to its end once the monkey has left; by default three
             minutes, and a second for every five messages: a busy machine sends no more.
@@ -107,6 +160,7 @@ class Run:
         kills: int = 6,
         restarts: int = 2,
         hints: int = 3,
+        orderly: int | None = None,
         workers: int = 3,
         patience: float | None = None,
         app: str = "mailtasks",
@@ -114,14 +168,17 @@ class Run:
     ) -> None:
         self.seed, self.messages = seed, messages
         self.kills, self.restarts, self.hints = kills, restarts, hints
+        self.orderly = max(1, kills // 5) if orderly is None else orderly
         self.number_of_workers = workers
         self.patience = 180 + messages / 5 if patience is None else patience
         self.app = app
         self.files = {"celeryconfig": CELERYCONFIG, **(files or {})}
         self.lease = float(str(SETTINGS["lease"]))
-        self.workers: list[Child] = []
+        self.workers: list[Worker] = []
         self.producers: list[Child] = []
         self._started = 0
+        self._cut_off = 0
+        self._retried = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -138,23 +195,26 @@ class Run:
         began, monkey = time.monotonic(), self.monkey
         monkey.run(told)
         self._await_end()
-        books = self._books()
+        planned = self._plan_some() if self.orderly else {}
+        books = self._books(planned)
         self.mailer.sweep()
         tallies = self.mailer.stats().tallies
         toll = Toll(
-            kills=len(monkey.kills),
+            kills=monkey.kills,
+            endings=monkey.endings,
+            pauses=monkey.pauses,
             window=max(self.mailer.ledger.limits.windows.values()),
             threads=THREADS,
-            abandoned=self.abandoned(),
-            worst=max((kill.abandoned for kill in monkey.kills), default=0),
-            lease=self.lease,
-            slowest=max((kill.seconds for kill in monkey.kills), default=0.0),
+            abandoned=tallies["abandoned"],
+            doubts=tallies["doubts"],
+            cut_off=self._cut_off,
             swept=tallies["swept"],
             twice=tallies["duplicates"],
+            planned_late=_latest_try(books, planned),
         )
         more = {
-            "all doubts, the relay's among them": tallies["doubts"],
             "settled, or freed, by late evidence": tallies["late_evidence"],
+            "retried by an operator": self._retried,
             **{name.replace("_", " "): times for name, times in sorted(monkey.done.items())},
             "seed": self.seed,
             "took": f"{time.monotonic() - began:.0f} s",
@@ -175,12 +235,25 @@ class Run:
         patient = {**SETTINGS, "redis_timeout": 60}  # a disk may take long to sync
         self.mailer = enter(Mailer(Settings(broker_url=self.redis.url, **patient)))  # not by the proxy
         self._stack.callback(self._end_children)
-        self.monkey = Monkey(self, self.seed, self.kills, self.restarts, self.hints)
+        self.monkey = Monkey(
+            self,
+            self.seed,
+            kills=self.kills,
+            restarts=self.restarts,
+            hints=self.hints,
+            orderly=self.orderly,
+        )
+        self.database = f"sqlite:///{self.folder / 'shop.db'}"
+        self.engine = create_engine(self.database)
+        self._stack.callback(self.engine.dispose)
+        self.table = Outbox().table
+        self.table.create(self.engine)
+        self.outbox = self._outbox()
         self.workers += [self._worker() for _ in range(self.number_of_workers)]
         self.producers += [self._producer(place) for place in range(PRODUCERS)]
 
     def _end_children(self) -> None:
-        for child in (*self.producers, *self.workers):
+        for child in (self.outbox, *self.producers, *(worker.child for worker in self.workers)):
             child.signal(signal.SIGCONT)
             child.kill()
 
@@ -194,11 +267,12 @@ class Run:
         ours = {f"MAILTASKS_{name.upper()}": str(value) for name, value in values.items()}
         return {**os.environ, **ours, "PYTHONPATH": os.pathsep.join([str(self.folder), *sys.path])}
 
-    def _worker(self) -> Child:
+    def _worker(self) -> Worker:
         """Started, not waited for: a killed one's successor comes when it comes."""
         self._started += 1
         name = f"worker{self._started}"
-        celery = [sys.executable, "-P", "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@chaos"]
+        owner = f"{name}@chaos"
+        celery = [sys.executable, "-P", "-m", "celery", "-A", self.app, "worker", "-n", owner]
         options = [
             "-P",
             "threads",
@@ -210,14 +284,20 @@ class Run:
             "--without-gossip",
         ]
         log = self.folder / f"{name}.log"
-        return Child([*celery, *options], environment=self.environment, output=log)
+        return Worker(Child([*celery, *options], environment=self.environment, output=log), owner, log)
 
     def _producer(self, place: int) -> Child:
         """A new one, or one that takes its journal up again: it then has its pace, and more time."""
         share, seconds = self.messages // PRODUCERS, self.monkey.seconds
         command = [sys.executable, "-m", "tests.chaos.producer", f"p{place}", str(share), str(seconds)]
-        output = self.folder / f"p{place}.log"
-        return Child([*command, self._journal(place)], environment=self.environment, output=output)
+        output, last = self.folder / f"p{place}.log", place == PRODUCERS - 1
+        command += [self._journal(place)] + [self.database] * last
+        return Child(command, environment=self.environment, output=output)
+
+    def _outbox(self) -> Child:
+        """What moves mail from the outbox into the ledger."""
+        command = [sys.executable, "-m", "mailtasks.cli", "outbox", "--interval", "0.2s", self.database]
+        return Child(command, environment=self.environment, output=self.folder / "outbox.log")
 
     def _journal(self, place: int) -> str:
         return str(self.folder / f"p{place}.jsonl")
@@ -228,9 +308,13 @@ class Run:
         self.workers[place] = self._worker()
 
     def replace_producer(self) -> None:
-        place = self.seed % PRODUCERS
+        place = self.monkey.done["kill_producer"] % PRODUCERS
         self.producers[place].kill()
         self.producers[place] = self._producer(place)
+
+    def replace_outbox(self) -> None:
+        self.outbox.kill()
+        self.outbox = self._outbox()
 
     def restart_redis(self, seconds: float) -> None:
         self.redis.kill()
@@ -238,6 +322,7 @@ class Run:
         self.redis.start()
 
     def restart_relay(self, seconds: float) -> None:
+        self._cut_off += self.relay_line.connections
         self.relay.kill()
         time.sleep(seconds)
         self.relay.start()
@@ -257,7 +342,31 @@ class Run:
         self.redis_line.cut()
 
     def cut_relay(self) -> None:
+        self._cut_off += self.relay_line.connections
         self.relay_line.cut()
+
+    def retry_failed(self) -> None:
+        """What the relay refused, also for good: it may think otherwise today."""
+        self._retried += self.mailer.retry(code="5", force=True).retried
+
+    def pause(self) -> None:
+        self.mailer.pause()
+
+    def resume(self) -> None:
+        self.mailer.resume()
+
+    def held(self, owner: str | None = None) -> set[tuple[str, str]]:
+        """The claims of one worker, or all: batch and token."""
+        keys = self.mailer.ledger.keys
+        due = [keys.due(priority) for priority in PRIORITIES]
+        found = self.mailer.redis.eval(HELD, len(due), *due, keys.batch("")[0], owner or "")
+        words = [word.decode() for word in found]
+        return set(zip(words[::2], words[1::2], strict=True))
+
+    def quiet(self) -> float:
+        """Until when no lease ends, in seconds since the epoch: Redis stood still, or was restarted."""
+        until = self.mailer.redis.hget(self.mailer.ledger.keys.steering, "quiet")
+        return int(until or 0) / 1000
 
     def abandoned(self) -> int:
         return self.mailer.stats().tallies["abandoned"]
@@ -269,30 +378,63 @@ class Run:
         for place, producer in enumerate(self.producers):
             if producer.wait(self.monkey.seconds + self.patience):
                 raise RuntimeError((self.folder / f"p{place}.log").read_text()[-2000:])
+        with suppress(TimeoutError):
+            wait_until(lambda: not self._unmoved(), self.patience)
+        self._await_calm()
+
+    def _unmoved(self) -> int:
+        """Rows that wait in the outbox."""
+        with self.engine.connect() as connection:
+            return connection.scalar(select(func.count()).select_from(self.table)) or 0
+
+    def _await_calm(self) -> None:
         calm = _Calm(CALM)
         with suppress(TimeoutError):
             wait_until(lambda: calm.reached(self._progress()), self.patience)
+
+    def _plan_some(self) -> Wishes:
+        """Mail for a moment ahead, now that nobody disturbs: it must go at that moment, and soon after."""
+        at = datetime.now(UTC) + timedelta(seconds=PLANNED_FOR)
+        mails = [
+            Message(to=f"planned-{number}@{DOMAIN}", subject="planned", text="chaos\n", send_at=at)
+            for number in range(PLANNED)
+        ]
+        ids = [self.mailer.send(message) for message in mails]  # one by one: a batch goes in its order
+        self._await_calm()
+        return {
+            pair: Wish(not_before=at.timestamp())
+            for id, message in zip(ids, mails, strict=True)
+            for pair in pairs(id, message)
+        }
 
     def _progress(self) -> tuple[bool, object]:
         """Whether all is finished, and what changes until then."""
         stats = self.mailer.stats()
         return not sum(stats.states[state] for state in UNFINISHED), (stats.states, stats.tallies)
 
-    def _books(self) -> Books:
-        told = {
-            (str(message_id), str(recipient))
-            for place in range(PRODUCERS)
-            for line in read(Path(self._journal(place)))
-            for message_id, recipient in line["pairs"]  # type: ignore[attr-defined]  # it is JSON
-        }
+    def _books(self, planned: Wishes) -> Books:
+        told = dict(planned)
+        for place in range(PRODUCERS):
+            told |= wishes(Path(self._journal(place)))
         books = self.mailer.books
         ledger = {
-            (message.message_id, recipient.address): Fate(recipient.state, recipient.resends)
+            (message.message_id, recipient.address): Fate(
+                recipient.state,
+                recipient.resends,
+                message.finished_at.timestamp() if message.finished_at else 0.0,
+            )
             for snapshot in books.batches(books._all_ids())
             for message in snapshot.messages()
             for recipient in message.recipients
         }
-        return Books(frozenset(told), ledger, self.relay.accepted)
+        return Books(told, ledger, self.relay.entries())
+
+
+def _latest_try(books: Books, planned: Wishes) -> float:
+    """By how many seconds the last of them was late when the relay first heard of it."""
+    first = {entry.recipient: entry.time for entry in reversed(books.journal)}
+    late = (first.get(recipient, inf) - wish.not_before for (_, recipient), wish in planned.items())
+    return max(late, default=0.0)
 
 
 class _Calm:

@@ -243,7 +243,7 @@ def test_one_recipients_order_falls_on_the_whole_message(client):
         ("shift", ["250 2.0.0 ok", "250 2.0.0 ok"], 1, Ending.GO_ON),
         ("lose", [], 0, Ending.RESET),
         ("die_before", [], 1, Ending.RESET),
-        ("die_after", ["250 2.0.0 ok"], 1, Ending.CLOSE),
+        ("die_after", ["250 2.0.0 ok, closing"], 1, Ending.CLOSE),
         ("defer_dot", ["451 4.3.0 no room at the moment"], 0, Ending.GO_ON),
     ],
 )
