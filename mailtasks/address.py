@@ -92,6 +92,25 @@ def parse(text: str) -> Address:
     return Address("", plain) if plain else _parse_any(text)
 
 
+def split(text: str) -> list[str]:
+    """The members of a list of addresses: what stands between commas that aren't quoted or in brackets."""
+    members, quoted, bracketed, start = [], False, False, 0
+    at = 0
+    while at < len(text):
+        character = text[at]
+        if character == "\\" and quoted:
+            at += 1
+        elif character == '"':
+            quoted = not quoted
+        elif character in "<>" and not quoted:
+            bracketed = character == "<"
+        elif character == "," and not quoted and not bracketed:
+            members.append(text[start:at])
+            start = at + 1
+        at += 1
+    return [member.strip() for member in [*members, text[start:]]]
+
+
 def quoted(name: str) -> str:
     """A display name, in double quotes if it holds what has a meaning of its own (RFC 5322 3.2.4)."""
     return f'"{escaped(name)}"' if _NEEDS_QUOTES.search(name) else name

@@ -22,8 +22,9 @@ from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from mailtasks import fields
 from mailtasks.address import Address, excerpt, parse
 from mailtasks.errors import AddressError, AttachmentError, MessageError
 
@@ -159,7 +160,8 @@ class Message:
         sender: the From header; None: the setting `default_from`.
         envelope_sender: where bounces go; None: the sender's address; "": nowhere (RFC 5321 4.5.5).
         attachments: `Attachment` objects, or paths of files, which are read at once.
-        headers: further headers; those that mailtasks sets itself are refused.
+        headers: further headers, each with a value or a list of values; those that mailtasks sets itself
+            are refused, and what has a syntax is held to it (`mailtasks/fields.py`).
         priority: "urgent", "normal" or "bulk".
         send_at: not before this moment (aware, before 2100); None: now.
         expires_after: a timedelta or seconds, at most 3650 days, from accept or `send_at` on; then it
@@ -183,7 +185,7 @@ class Message:
     sender: str | None = None
     envelope_sender: str | None = None
     attachments: tuple[Attachment, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    headers: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, hash=False)
     priority: Priority = Priority.NORMAL
     send_at: datetime | None = None
     expires_after: timedelta | None = None
@@ -204,7 +206,7 @@ class Message:
         sender: str | None = None,
         envelope_sender: str | None = None,
         attachments: Sequence[Attachment | str | os.PathLike[str]] = (),
-        headers: Mapping[str, str] = MappingProxyType({}),
+        headers: Mapping[str, str | Sequence[str]] = MappingProxyType({}),
         priority: Priority | str = Priority.NORMAL,
         send_at: datetime | None = None,
         expires_after: timedelta | float | None = None,
@@ -320,11 +322,19 @@ def _attachments(given: Sequence[Attachment | str | os.PathLike[str]]) -> tuple[
     )
 
 
-def _headers(given: Mapping[str, str]) -> Mapping[str, str]:
-    headers = _mapping("headers", given, _check_line)
-    for name in headers:
-        _check_header_name(name)
-    return headers
+def _headers(given: Mapping[str, str | Sequence[str]]) -> Mapping[str, str | tuple[str, ...]]:
+    return {name: _header(name, value) for name, value in _demand_mapping("headers", given).items()}
+
+
+def _header(name: str, given: str | Sequence[str]) -> str | tuple[str, ...]:
+    """One value, or, if it stands there several times, all of them."""
+    _check_header_name(_check_line("headers: a name", name))
+    several: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
+    if not several:
+        raise MessageError(f"headers: {name} is given an empty list: leave it out")
+    values = [_check_line(f"headers: {name}", value) for value in several]
+    checked = fields.checked(name, values)
+    return checked if len(checked) > 1 else checked[0]
 
 
 def _check_header_name(name: str) -> None:
@@ -345,9 +355,16 @@ def _metadata(given: Mapping[str, str]) -> Mapping[str, str]:
 
 def _mapping(name: str, given: Mapping[str, str], check: Callable[[str, str], str]) -> dict[str, str]:
     """A copy whose names and values were checked."""
+    return {
+        check(f"{name}: a name", key): check(f"{name}: {key}", value)
+        for key, value in _demand_mapping(name, given).items()
+    }
+
+
+def _demand_mapping(name: str, given: Mapping[str, _Item]) -> Mapping[str, _Item]:
     if not isinstance(given, Mapping):
         raise MessageError(f"{name} must map names to strings, not be {excerpt(given)}")
-    return {check(f"{name}: a name", key): check(f"{name}: {key}", value) for key, value in given.items()}
+    return given
 
 
 def _priority(given: Priority | str) -> Priority:

@@ -25,7 +25,7 @@ from itertools import count
 from typing import Final
 
 from mailtasks.address import parse
-from mailtasks.compose.headers import address_header, parameter_header, text_header
+from mailtasks.compose.headers import address_header, given_header, parameter_header, text_header
 from mailtasks.errors import MessageTooLarge
 from mailtasks.message import Attachment, Message
 
@@ -77,7 +77,7 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
             *_address_headers(message),
             text_header("Subject", message.subject),
             f"Message-ID: <{message_id.strip('<>')}>\r\n",
-            *(text_header(name, value) for name, value in message.headers.items()),
+            *(given_header(name, values) for name, values in message.headers.items()),
             "MIME-Version: 1.0\r\n",
             root.headers,
             "\r\n",

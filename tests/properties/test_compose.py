@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailtasks.address import Address, parse
+from mailtasks.address import Address, parse, quoted
 from mailtasks.compose import Composed, compose
 from mailtasks.errors import MessageError
 from mailtasks.message import Attachment, Message
@@ -118,6 +118,61 @@ def test_so_does_any_other_header(name, value):
     mail = read(result.content)
     check_no_defects(mail)
     assert mail[name] == value
+
+
+ids = st.from_regex(r"<[!-;=?-~]{1,120}>", fullmatch=True)
+urls = st.from_regex(r"<https://[!-;=?-~]{0,800}>", fullmatch=True)
+
+
+@given(st.lists(ids, min_size=1, max_size=30), st.sampled_from(["References", "in-reply-to"]))
+def test_ids_are_neither_broken_nor_encoded(given, name):
+    result = composed(Message(to="ann@example.com", headers={name: given}))
+    check_wire(result)
+    assert raw_header(result, name).split() == given
+
+
+@given(st.lists(urls, min_size=1, max_size=4))
+@example(["<https://example.com/=?utf-8?q?x?=>"])
+def test_urls_are_neither_broken_nor_encoded(given):
+    result = composed(Message(to="ann@example.com", headers={"List-Unsubscribe": given}))
+    check_wire(result)
+    found = raw_header(result, "List-Unsubscribe")
+    assert found == ", ".join(given)
+
+
+@given(st.lists(mailboxes, min_size=1, max_size=4))
+def test_addresses_in_other_headers_are_written_as_such(given):
+    message = Message(to="x@example.com", headers={"Resent-To": given, "Sender": given[0]})
+    result = composed(message)
+    check_wire(result)
+    assert people(result.content, "Resent-To") == [parse(text) for text in given]
+    assert people(result.content, "Sender") == [parse(given[0])]
+
+
+@given(names, st.sampled_from(["news.example.com", "=?utf-8?q?x?="]))
+def test_a_lists_description_may_be_any_text(described, id):
+    value = f"{quoted(described)} <{id}>"
+    result = composed(Message(to="x@example.com", headers={"List-Id": value}))
+    check_wire(result)
+    written, _, rest = raw_header(result, "List-Id").rpartition("<")
+    assert rest == f"{id}>"
+    assert people(f"X: {written} <a@b>\r\n\r\n".encode(), "X") == [
+        Address(re.sub(" +", " ", described), "a@b")
+    ]
+
+
+@given(st.lists(subjects, min_size=2, max_size=4))
+def test_a_header_may_stand_there_several_times(given):
+    result = composed(Message(to="ann@example.com", headers={"X-Note": given}))
+    check_wire(result)
+    assert read(result.content).get_all("X-Note") == given
+
+
+def raw_header(result: Composed, name: str) -> str:
+    """The value as it stands there, unfolded and not decoded."""
+    head = result.content.partition(b"\r\n\r\n")[0].replace(b"\r\n ", b" ").decode()
+    [value] = re.findall(rf"^{name}: (.*)$", head, re.MULTILINE)
+    return value.rstrip("\r")
 
 
 @given(

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mailtasks.address import Address, excerpt, parse
+from mailtasks.address import Address, excerpt, parse, split
 from mailtasks.errors import AddressError
 
 
@@ -138,3 +138,17 @@ def test_an_excerpt_is_one_short_line():
     assert excerpt("a\nb") == r"'a\nb'"
     assert excerpt("x" * 61) == "'" + "x" * 57 + "...'"
     assert excerpt(5) == "'5' (int)"
+
+
+@pytest.mark.parametrize(
+    ("text", "members"),
+    [
+        ("ann@example.com", ["ann@example.com"]),
+        ("a@b, c@d,e@f", ["a@b", "c@d", "e@f"]),
+        ('"Doe, \\"Ann\\", x" <a@b>, c@d', ['"Doe, \\"Ann\\", x" <a@b>', "c@d"]),
+        ("a@b,,", ["a@b", "", ""]),
+        ('"unclosed, a@b', ['"unclosed, a@b']),
+    ],
+)
+def test_a_list_is_split_at_its_own_commas(text, members):
+    assert split(text) == members

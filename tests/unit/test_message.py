@@ -30,7 +30,7 @@ def full() -> Message:
         sender="Shop <shop@example.com>",
         envelope_sender="bounces@example.com",
         attachments=[Attachment(filename="a.pdf", content=b"%PDF", content_type="application/pdf")],
-        headers={"X-Order": "4711"},
+        headers={"X-Order": "4711", "X-Note": ("one", "two"), "References": "<a@b> <c@d>"},
         priority="urgent",
         send_at=NOON,
         expires_after=60,
@@ -169,6 +169,17 @@ def test_survives_being_copied(copied):
             {"headers": {"Content-Type": "text/plain"}},
             MessageError,
             "headers: Content-Type can't be given here: the bodies and attachments set it",
+        ),
+        (
+            {"headers": {"X-A": []}},
+            MessageError,
+            "headers: X-A is given an empty list: leave it out",
+        ),
+        (
+            {"headers": {"List-Help": "https://example.com"}},
+            MessageError,
+            "headers: List-Help holds 'https://example.com': put each URL in angle brackets, and commas "
+            "between them, as in '<https://example.com/u/1>, <mailto:u@example.com>' (RFC 2369)",
         ),
         ({"headers": {"X-A": 1}}, MessageError, "headers: X-A must be a string, not int"),
         ({"headers": "X-A: b"}, MessageError, "headers must map names to strings, not be 'X-A: b'"),
