@@ -7,6 +7,7 @@ The rules:
 2. Nothing in it can end a header line or an SMTP command early: CR, LF and NUL are refused here.
 3. It depends on nothing outside: attachments named by a path are read at once.
 4. It knows neither Message-ID nor Date nor a default sender; those are fixed when it is accepted.
+   One that is given ready-made (`raw`) may have them: then they are its own.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.message import Message as EmailObject
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from mailtasks import fields
+from mailtasks import fields, ready
 from mailtasks.address import Address, excerpt, parse
 from mailtasks.errors import AddressError, AttachmentError, MessageError
 
@@ -157,6 +159,9 @@ class Message:
         reply_to: where answers should go.
         subject: one line.
         text, html: the bodies; with both, the reader's program chooses; with neither, an empty text.
+        raw: instead of all that is mailed, the whole message as bytes, or as an object of the standard
+            library's `email`; kept as bytes. `to`, `cc` and `bcc` then say who gets it, and are by default
+            read from it; it is sent as it is, without its Bcc (`mailtasks/ready.py`).
         sender: the From header; None: the setting `default_from`.
         envelope_sender: where bounces go; None: the sender's address; "": nowhere (RFC 5321 4.5.5).
         attachments: `Attachment` objects, or paths of files, which are read at once.
@@ -182,6 +187,7 @@ class Message:
     subject: str = ""
     text: str | None = field(default=None, repr=False)
     html: str | None = field(default=None, repr=False)
+    raw: bytes | None = field(default=None, repr=False)
     sender: str | None = None
     envelope_sender: str | None = None
     attachments: tuple[Attachment, ...] = ()
@@ -203,6 +209,7 @@ class Message:
         subject: str = "",
         text: str | None = None,
         html: str | None = None,
+        raw: bytes | str | EmailObject[Any, Any] | None = None,
         sender: str | None = None,
         envelope_sender: str | None = None,
         attachments: Sequence[Attachment | str | os.PathLike[str]] = (),
@@ -215,6 +222,10 @@ class Message:
         metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         keep = object.__setattr__  # the way into a frozen dataclass
+        if raw is not None:
+            _refuse_beside_raw(reply_to, subject, text, html, attachments, headers)
+            raw, to = _raw(raw, sender, to, cc or bcc)
+        keep(self, "raw", raw)
         keep(self, "to", _addresses("to", to))
         keep(self, "cc", _addresses("cc", cc))
         keep(self, "bcc", _addresses("bcc", bcc))
@@ -260,6 +271,7 @@ class Message:
             "subject": self.subject,
             "text": self.text,
             "html": self.html,
+            "raw": None if self.raw is None else blake2b(self.raw).hexdigest(),
             "sender": self.sender,
             "envelope_sender": self.envelope_sender,
             "attachments": tuple(
@@ -272,6 +284,44 @@ class Message:
             "tags": self.tags,
             "metadata": dict(self.metadata),
         }
+
+
+Mailable: TypeAlias = "Message | EmailObject[Any, Any]"
+"""What can be sent: a message, or one that the standard library's `email` has made."""
+
+
+def as_message(given: Mailable) -> Message:
+    """The message itself, or one that sends an `email.message.EmailMessage` as it is.
+
+    Raises:
+        MessageError: it is neither, or can't be mailed.
+    """
+    if isinstance(given, Message):
+        return given
+    if isinstance(given, EmailObject):
+        return Message(raw=given)
+    raise MessageError(f"{excerpt(given)} is no message: make it a mailtasks.Message")
+
+
+def _refuse_beside_raw(*given: object) -> None:
+    for name, value in zip(
+        ("reply_to", "subject", "text", "html", "attachments", "headers"), given, strict=True
+    ):
+        if value is not None and value != "" and value != () and value != {}:
+            raise MessageError(
+                f"{name} can't be given beside raw, which is the whole message: write it there"
+            )
+
+
+def _raw(
+    given: bytes | str | EmailObject[Any, Any], sender: str | None, to: str | Sequence[str], others: object
+) -> tuple[bytes, str | Sequence[str]]:
+    """The octets, and the recipients that are given or read from them."""
+    content = ready.octets(given)
+    head = ready.Head.of(content)
+    if sender is not None and head.sender is not None:
+        raise MessageError("sender can't be given beside raw, whose From says it; use `envelope_sender`")
+    return ready.without_bcc(content), to if to or others else head.recipients()
 
 
 def _check_text(name: str, value: str, error: type[MessageError] = MessageError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mailtasks.cli.context import Context, as_json, pass_context
-from mailtasks.cli.options import content, message_id, moment, pairs, seconds
+from mailtasks.cli.options import content, message_id, moment, octets, pairs, seconds
 from mailtasks.cli.output import counted, print_json, print_line, print_pairs, print_table
 from mailtasks.state import State
 
@@ -40,6 +40,12 @@ IDLE: Final = {
     "--text-file", callback=content, metavar="FILE", help="The text from a file; - is standard input."
 )
 @click.option("--html", callback=content, metavar="FILE", help="The HTML from a file; - is standard input.")
+@click.option(
+    "--raw",
+    callback=octets,
+    metavar="FILE",
+    help="The whole mail as it is, from a file; - is standard input. It says who gets it, or --to does.",
+)
 @click.option("--attach", "attachments", multiple=True, metavar="FILE", help="A file to attach.")
 @click.option(
     "--header", "headers", multiple=True, callback=pairs(":"), metavar="NAME:VALUE", help="A header."
@@ -81,12 +87,8 @@ def send(
 
     if text is not None and text_file is not None:
         raise click.UsageError("Give --text or --text-file, not both.")
-    if text is None and text_file is None and not (fields["html"] or fields["attachments"]):
-        raise click.UsageError(
-            "The mail would be empty: give --text, --text-file (- is standard input), --html or --attach, "
-            "or --text '' if it should be."
-        )
-    if not (fields["sender"] or context.settings.default_from):
+    _demand_content(text is not None or text_file is not None, fields)
+    if not (fields["raw"] or fields["sender"] or context.settings.default_from):
         raise click.UsageError("Name the sender with --from, or set MAILTASKS_DEFAULT_FROM.")
     message = Message(text=text_file if text is None else text, **fields)
     with context.mailer() as mailer:
@@ -95,6 +97,14 @@ def send(
         print_json({"id": id})
     else:
         print_line(id)
+
+
+def _demand_content(has_text: bool, fields: Mapping[str, Any]) -> None:
+    if not (has_text or fields["html"] or fields["attachments"] or fields["raw"]):
+        raise click.UsageError(
+            "The mail would be empty: give --text, --text-file (- is standard input), --html, --attach or "
+            "--raw, or --text '' if it should be."
+        )
 
 
 @click.command()

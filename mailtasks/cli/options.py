@@ -57,6 +57,16 @@ def content(context: click.Context, parameter: click.Parameter, given: str | Non
         raise click.BadParameter(f"{given!r} is no UTF-8 text") from None
 
 
+def octets(context: click.Context, parameter: click.Parameter, given: str | None) -> bytes | None:
+    """What a file holds, byte for byte; `-` is standard input."""
+    if given is None:
+        return None
+    try:
+        return sys.stdin.buffer.read() if given == "-" else Path(given).read_bytes()
+    except OSError as error:
+        raise click.BadParameter(f"{given!r} can't be read: {error.strerror}") from None
+
+
 def message_id(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
     """The id of one message, as an error or `mailtasks send` printed it."""
     from mailtasks.store.keys import split_id  # brings in Redis

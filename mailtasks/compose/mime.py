@@ -28,6 +28,7 @@ from mailtasks.address import parse
 from mailtasks.compose.headers import address_header, given_header, parameter_header, text_header
 from mailtasks.errors import MessageTooLarge
 from mailtasks.message import Attachment, Message
+from mailtasks.ready import Head
 
 _BASE64_WIDTH: Final = 76  # RFC 2045 6.8
 _READABLE_GROWTH: Final = 2  # quoted-printable that more than doubles a text (CJK, Cyrillic) can't be read
@@ -61,7 +62,8 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
     """Lay the message out.
 
     Args:
-        sender: the From address, with or without a name; `message.sender` is not looked at.
+        sender: the From address, with or without a name; `message.sender` is not looked at, and neither is
+            this nor what follows where a ready-made message has its own.
         message_id: with or without angle brackets.
         date: aware.
         size_limit: octets that the content may have.
@@ -69,6 +71,8 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
     Raises:
         MessageTooLarge: with both sizes.
     """
+    if message.raw is not None:
+        return _completed(message, message.raw, sender, message_id, date, size_limit)
     root = _root(message, _token(message_id))
     head = "".join(
         [
@@ -88,6 +92,23 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
     return Composed(content, smtputf8=not (head.isascii() and _envelope_is_ascii(message)))
 
 
+def _completed(
+    message: Message, raw: bytes, sender: str, message_id: str, date: datetime, size_limit: int
+) -> Composed:
+    """A message that was given ready-made, with what is missing in front of it: nothing of it is changed."""
+    head = Head.of(raw)
+    missing = {
+        "Date": _date_header(date.astimezone(UTC).replace(microsecond=0)),
+        "From": _from_header(sender),
+        "Message-ID": f"Message-ID: <{message_id.strip('<>')}>\r\n",
+    }
+    added = "".join([line for name, line in missing.items() if head.value(name) is None])
+    content = added.encode() + raw
+    _check_size(message, len(content), size_limit)
+    ascii = head.ascii and added.isascii() and _envelope_is_ascii(message)
+    return Composed(content, smtputf8=not ascii)
+
+
 @lru_cache(maxsize=16)  # a campaign composes many messages within one second
 def _date_header(date: datetime) -> str:
     return f"Date: {format_datetime(date)}\r\n"
@@ -105,8 +126,10 @@ def _address_headers(message: Message) -> Iterator[str]:
 
 
 def _envelope_is_ascii(message: Message) -> bool:
-    """Whether bcc and the envelope's sender, which stand in no header, can do without SMTPUTF8."""
+    """Whether addresses that stand in no header of ours can do without SMTPUTF8."""
     hidden = [*message.bcc, *filter(None, [message.envelope_sender])]
+    if message.raw is not None:
+        hidden += message.to + message.cc
     return all(parse(text).ascii_ok for text in hidden)
 
 

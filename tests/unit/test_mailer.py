@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
+from email.message import EmailMessage
 from email.policy import default as modern
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -192,6 +193,27 @@ def test_what_is_no_message(mailer: Mailer) -> None:
         mailer.send_many([ann(), nothing])
     assert str(caught.value) == "'foo' is no message: make it a mailtasks.Message"
     assert mailer.stats().accepted == 0
+
+
+def test_a_mail_that_email_has_made_is_sent_as_it_is(mailer: Mailer) -> None:
+    made = EmailMessage()
+    made["To"], made["Bcc"], made["Subject"] = "Ann <ann@example.com>", "bob@example.com", "Grüße"
+    made.set_content("Hello\n")
+    [id] = mailer.send_many([made])
+    status = mailer.status(id)
+    assert [it.address for it in status.recipients] == ["ann@example.com", "bob@example.com"]
+    assert (status.subject, status.message_id) == ("Grüße", f"<{id}@example.com>")
+    [message] = claimed(mailer, id).window
+    assert message.record.sender == "shop@example.com"
+    head, _, body = message.body.partition(b"\r\n\r\n")
+    assert re.fullmatch(
+        rb"Date: .* \+0000\r\nFrom: The Shop <shop@example.com>\r\nMessage-ID: <\S+>\r\n"
+        rb"To: Ann <ann@example.com>\r\nSubject: =\?utf-8\?q\?Gr=C3=BC=C3=9Fe\?=\r\n"
+        rb'Content-Type: text/plain; charset="utf-8"\r\n'
+        rb"Content-Transfer-Encoding: 7bit\r\nMIME-Version: 1.0",
+        head,
+    )
+    assert body == b"Hello\r\n"
 
 
 def test_over_the_size_limit(redis_url: str) -> None:

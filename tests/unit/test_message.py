@@ -62,6 +62,41 @@ def test_defaults():
     assert PRIORITIES == ("urgent", "normal", "bulk")
 
 
+RAW = b"From: shop@example.com\nTo: Ann <ann@example.com>\nBcc: bob@example.com\n\nhello\n"
+
+
+def test_a_ready_made_message_says_who_gets_it_unless_the_call_does():
+    message = Message(raw=RAW)
+    assert message.to == ("ann@example.com", "bob@example.com")
+    assert message.raw == b"From: shop@example.com\r\nTo: Ann <ann@example.com>\r\n\r\nhello\r\n"
+    assert Message(raw=RAW, bcc="cy@example.com").recipients == ("cy@example.com",)
+    assert dataclasses.replace(message, priority="bulk").recipients == message.recipients
+    assert dataclasses.replace(message).fingerprint() == message.fingerprint()
+    assert Message(raw=RAW + b"x").fingerprint() != message.fingerprint()
+    assert "hello" not in repr(message)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"subject": "x"}, {"text": "x"}, {"html": "x"}, {"headers": {"A": "b"}}, {"reply_to": "a@b"}]
+)
+def test_a_ready_made_message_is_the_whole(beside):
+    [name] = beside
+    with pytest.raises(MessageError) as caught:
+        Message(raw=RAW, **beside)
+    assert str(caught.value) == (
+        f"{name} can't be given beside raw, which is the whole message: write it there"
+    )
+
+
+def test_a_ready_made_message_has_one_sender():
+    assert Message(raw=b"To: a@b\n\n", sender="c@d").sender == "c@d"
+    with pytest.raises(MessageError) as caught:
+        Message(raw=RAW, sender="c@d")
+    assert str(caught.value) == (
+        "sender can't be given beside raw, whose From says it; use `envelope_sender`"
+    )
+
+
 def test_an_empty_envelope_sender_is_the_null_path():
     assert Message(to="ann@example.com", envelope_sender="").envelope_sender == ""
     assert Message(to="a@b", envelope_sender="Ann <ann@example.com>").envelope_sender == "ann@example.com"
