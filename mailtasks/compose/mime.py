@@ -192,7 +192,7 @@ def _text(subtype: str, text: str) -> _Part:
 def _encode_text(body: bytes) -> tuple[str, bytes]:
     if _SEVEN_BIT.fullmatch(body):
         return "7bit", body
-    quoted = _quoted_printable(body)
+    quoted = quoted_printable(body)
     if len(quoted) > len(body) * _READABLE_GROWTH:
         return "base64", _base64(body)
     return "quoted-printable", quoted
@@ -203,7 +203,7 @@ def _canonical(octets: bytes) -> bytes:
     return b"\r\n".join([*octets.splitlines(), b""]) or b"\r\n"
 
 
-def _quoted_printable(body: bytes) -> bytes:
+def quoted_printable(body: bytes) -> bytes:
     """RFC 2045 6.7, and no line that a mail store or a relay would take for its own.
 
     `b2a_qp` guards spaces at a line's end and lone dots; "From " is left to us. What follows it goes
