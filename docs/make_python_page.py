@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import mailtasks
 from mailtasks.mailer import Mailer
-from mailtasks.message import Attachment, Message, Priority
+from mailtasks.message import Alternative, Attachment, Message, Priority
 from mailtasks.settings import Settings
 from mailtasks.sql import Keep, Moved, Outbox, OutboxRelay, on_commit
 from mailtasks.state import State
@@ -61,6 +61,11 @@ METHODS: Final = (
     *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue"),
     *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "sweep", "close"),
 )
+MAKERS: Final = (
+    ("Alternative.calendar", Alternative),
+    ("Attachment.from_path", Attachment),
+    ("Attachment.from_part", Attachment),
+)
 RECORDS: Final = (
     *(MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, Doubt, Stray),
     RetryReport,
@@ -80,7 +85,9 @@ def _sections() -> Iterator[str]:
     yield _class(Mailer)
     yield from (_function(name, getattr(Mailer, name)) for name in METHODS)
     yield _class(Message)
+    yield _record(Alternative)
     yield _record(Attachment)
+    yield from (_function(name, getattr(owner, name.partition(".")[2])) for name, owner in MAKERS)
     yield f"## Settings\n\n{_text(Settings)}\n[All of them](settings.md).\n"
     yield _function("Settings.load", Settings.load)
     yield f"## Answers\n\n{ANSWERS}\n"

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mailtasks.errors import MailtasksError
-from mailtasks.message import Attachment, Mailable, Message, Priority
+from mailtasks.message import Alternative, Attachment, Mailable, Message, Priority
 from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.status import MessageStatus, RetryReport
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mailtasks.mailer import Mailer
 
 __all__ = [
+    "Alternative",
     "Attachment",
     "Mailer",
     "MailtasksError",

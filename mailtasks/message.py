@@ -57,6 +57,8 @@ _SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
 _WORD: Final = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"  # RFC 2045 5.1
 _CONTENT_TYPE: Final = re.compile(rf'{_WORD}/{_WORD}(; *{_WORD}=({_WORD}|"[ !#-\[\]-~]*"))*')
 _CONTENT_ID: Final = re.compile(r"[!-;=?-~]+")  # what may stand between the angle brackets of RFC 2045 7
+_CHARSET: Final = re.compile(r'(?i); *charset="?([^";]*)')
+_METHOD: Final = re.compile(r"(?im)^METHOD:([A-Z-]+)\s*$")
 _UNTYPED: Final = "application/octet-stream"
 _Item = TypeVar("_Item")
 
@@ -76,14 +78,72 @@ _OWN_HEADERS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """The text in another form, of which the reader's program chooses: an invitation, AMP.
+
+    Attributes:
+        content: the text.
+        content_type: such as "text/x-amp-html"; a charset that it names is the one it is sent in, which is
+            UTF-8 by default.
+
+    Raises:
+        MessageError: if a field is not as described.
+    """
+
+    content: str = field(repr=False)
+    content_type: str
+
+    def __post_init__(self) -> None:
+        _check_text("the alternative's content", self.content)
+        if not (isinstance(self.content_type, str) and _CONTENT_TYPE.fullmatch(self.content_type)):
+            raise MessageError(
+                f"an alternative has the content_type {excerpt(self.content_type)}: "
+                "give one such as 'text/calendar; method=REQUEST'"
+            )
+        try:
+            encoded = "\r\n".encode(self.charset), self.content.encode(self.charset)
+        except (LookupError, UnicodeEncodeError) as error:
+            raise MessageError(f"an alternative can't be sent in its charset: {error}; use utf-8") from None
+        if encoded[0] != b"\r\n":  # RFC 2046 4.1.2
+            raise MessageError(
+                f"an alternative has the charset {self.charset}, which mail can't have; use utf-8"
+            )
+
+    @classmethod
+    def calendar(cls, content: str) -> Alternative:
+        """An invitation, an answer or a cancellation: a whole iCalendar object (RFC 5545, RFC 6047).
+
+        Its METHOD is named in the content type, without which Outlook and Gmail take it for a file.
+
+        Raises:
+            MessageError: it has no METHOD.
+        """
+        method = _METHOD.search(_check_text("the calendar", content))
+        if not method:
+            raise MessageError(
+                "the calendar has no METHOD: add one, such as METHOD:REQUEST for an invitation"
+            )
+        return cls(content=content, content_type=f"text/calendar; method={method[1].upper()}")
+
+    @property
+    def charset(self) -> str:
+        """The charset that it is sent in."""
+        named = _CHARSET.search(self.content_type)
+        return named[1] if named else "utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """A file that travels with the message, or an image inside its HTML.
 
     Attributes:
         filename: as the reader sees it.
-        content: the bytes.
+        content: the bytes; or an object of the standard library's `email`, which is kept as bytes and
+            attached as a message (message/rfc822).
         content_type: such as "application/pdf"; None: guessed from the filename.
         cid: for an image inside the HTML, which shows it by `<img src="cid:...">`; None: attached.
+        is_part: the content is a MIME part already, its headers and its body, and is sent as it is; see
+            `from_part`.
 
     Raises:
         AttachmentError: if a field is not as described.
@@ -93,8 +153,13 @@ class Attachment:
     content: bytes = field(repr=False)
     content_type: str | None = None
     cid: str | None = None
+    is_part: bool = False
 
     def __post_init__(self) -> None:
+        given: object = self.content
+        if isinstance(given, EmailObject):
+            object.__setattr__(self, "content", ready.flattened(given, "the attached message"))
+            object.__setattr__(self, "content_type", self.content_type or "message/rfc822")
         _check_line("the attachment's filename", self.filename, AttachmentError)
         if not self.filename:
             raise AttachmentError("an attachment needs a filename: the reader saves it under that name")
@@ -107,6 +172,10 @@ class Attachment:
         self._check_pattern(
             "content_type", _CONTENT_TYPE, "give one such as 'application/pdf', below 256 characters"
         )
+        if self.is_part:
+            object.__setattr__(
+                self, "content", ready.part(self.content, f"the part {excerpt(self.filename)}")
+            )
         self._check_pattern("cid", _CONTENT_ID, "give below 256 printable ASCII characters, no space, < or >")
 
     @classmethod
@@ -130,6 +199,25 @@ class Attachment:
                 f"the attachment {excerpt(path)} can't be read: {reason}; check the path"
             ) from error
         return cls(filename=filename or Path(path).name, content=content, content_type=content_type, cid=cid)
+
+    @classmethod
+    def from_part(cls, part: EmailObject[Any, Any], filename: str | None = None) -> Attachment:
+        """Take what `email` has made: a MIME part, such as a `MIMEImage`, as it is; a message as a message.
+
+        Args:
+            filename: if it names none itself.
+
+        Raises:
+            AttachmentError, MessageError: it can't be mailed as it is.
+        """
+        if "From" in part or "Date" in part:
+            return cls(filename=filename or "message.eml", content=part)  # type: ignore[arg-type]
+        return cls(
+            filename=part.get_filename() or filename or "part",
+            content=ready.flattened(part, "the attached part"),
+            content_type=part.get_content_type(),
+            is_part=True,
+        )
 
     @property
     def media_type(self) -> str:
@@ -164,7 +252,9 @@ class Message:
             read from it; it is sent as it is, without its Bcc (`mailtasks/ready.py`).
         sender: the From header; None: the setting `default_from`.
         envelope_sender: where bounces go; None: the sender's address; "": nowhere (RFC 5321 4.5.5).
-        attachments: `Attachment` objects, or paths of files, which are read at once.
+        alternatives: the text in yet other forms, as `Alternative` objects.
+        attachments: `Attachment` objects, or paths of files, which are read at once, or parts and messages
+            that the standard library's `email` has made.
         headers: further headers, each with a value or a list of values; those that mailtasks sets itself
             are refused, and what has a syntax is held to it (`mailtasks/fields.py`).
         priority: "urgent", "normal" or "bulk".
@@ -190,6 +280,7 @@ class Message:
     raw: bytes | None = field(default=None, repr=False)
     sender: str | None = None
     envelope_sender: str | None = None
+    alternatives: tuple[Alternative, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     headers: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, hash=False)
     priority: Priority = Priority.NORMAL
@@ -212,7 +303,8 @@ class Message:
         raw: bytes | str | EmailObject[Any, Any] | None = None,
         sender: str | None = None,
         envelope_sender: str | None = None,
-        attachments: Sequence[Attachment | str | os.PathLike[str]] = (),
+        alternatives: Sequence[Alternative] = (),
+        attachments: Sequence[Attachment | str | os.PathLike[str] | EmailObject[Any, Any]] = (),
         headers: Mapping[str, str | Sequence[str]] = MappingProxyType({}),
         priority: Priority | str = Priority.NORMAL,
         send_at: datetime | None = None,
@@ -223,7 +315,7 @@ class Message:
     ) -> None:
         keep = object.__setattr__  # the way into a frozen dataclass
         if raw is not None:
-            _refuse_beside_raw(reply_to, subject, text, html, attachments, headers)
+            _refuse_beside_raw(reply_to, subject, text, html, alternatives, attachments, headers)
             raw, to = _raw(raw, sender, to, cc or bcc)
         keep(self, "raw", raw)
         keep(self, "to", _addresses("to", to))
@@ -237,6 +329,7 @@ class Message:
         keep(self, "html", None if html is None else _check_text("html", html))
         keep(self, "sender", None if sender is None else str(_address("sender", sender)))
         keep(self, "envelope_sender", _envelope_sender(envelope_sender))
+        keep(self, "alternatives", _alternatives(alternatives))
         keep(self, "attachments", _attachments(attachments))
         keep(self, "headers", _headers(headers))
         keep(self, "priority", _priority(priority))
@@ -274,8 +367,10 @@ class Message:
             "raw": None if self.raw is None else blake2b(self.raw).hexdigest(),
             "sender": self.sender,
             "envelope_sender": self.envelope_sender,
+            "alternatives": tuple((other.content_type, other.content) for other in self.alternatives),
             "attachments": tuple(
                 (file.filename, blake2b(file.content).hexdigest(), file.content_type, file.cid)
+                + ((True,) if file.is_part else ())
                 for file in self.attachments
             ),
             "headers": dict(self.headers),
@@ -304,10 +399,9 @@ def as_message(given: Mailable) -> Message:
 
 
 def _refuse_beside_raw(*given: object) -> None:
-    for name, value in zip(
-        ("reply_to", "subject", "text", "html", "attachments", "headers"), given, strict=True
-    ):
-        if value is not None and value != "" and value != () and value != {}:
+    names = ("reply_to", "subject", "text", "html", "alternatives", "attachments", "headers")
+    for name, value in zip(names, given, strict=True):
+        if value:
             raise MessageError(
                 f"{name} can't be given beside raw, which is the whole message: write it there"
             )
@@ -365,11 +459,24 @@ def _envelope_sender(given: str | None) -> str | None:
     return _address("envelope_sender", given).address if given else given
 
 
-def _attachments(given: Sequence[Attachment | str | os.PathLike[str]]) -> tuple[Attachment, ...]:
-    return tuple(
-        file if isinstance(file, Attachment) else Attachment.from_path(file)
-        for file in _listed("attachments", given)
-    )
+def _alternatives(given: Sequence[Alternative]) -> tuple[Alternative, ...]:
+    alternatives = _listed("alternatives", given)
+    for other in alternatives:
+        if not isinstance(other, Alternative):
+            raise MessageError(f"alternatives holds {excerpt(other)}: make it a mailtasks.Alternative")
+    return alternatives
+
+
+def _attachments(
+    given: Sequence[Attachment | str | os.PathLike[str] | EmailObject[Any, Any]],
+) -> tuple[Attachment, ...]:
+    return tuple(_attachment(file) for file in _listed("attachments", given))
+
+
+def _attachment(file: Attachment | str | os.PathLike[str] | EmailObject[Any, Any]) -> Attachment:
+    if isinstance(file, Attachment):
+        return file
+    return Attachment.from_part(file) if isinstance(file, EmailObject) else Attachment.from_path(file)
 
 
 def _headers(given: Mapping[str, str | Sequence[str]]) -> Mapping[str, str | tuple[str, ...]]:

@@ -19,7 +19,7 @@ from typing import Final
 
 from mailtasks import address
 from mailtasks.address import excerpt
-from mailtasks.compose.mime import compose
+from mailtasks.compose.mime import compose, given_size
 from mailtasks.errors import IdempotencyConflict, MessageError
 from mailtasks.message import Message
 from mailtasks.ready import Head
@@ -100,7 +100,7 @@ def _likeness(message: Message) -> object:
 def _size(message: Message) -> int:
     """About how many bytes its body will have."""
     attached = sum(len(attachment.content) for attachment in message.attachments)
-    return len(message.text or "") + len(message.html or "") + len(message.raw or b"") + attached * 4 // 3
+    return given_size(message) + attached // 3  # base64
 
 
 def pack(messages: Sequence[Message], ids: Sequence[str], settings: Settings) -> list[Packed]:

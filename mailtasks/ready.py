@@ -55,8 +55,11 @@ class Head:
     ascii: bool
 
     @classmethod
-    def of(cls, content: bytes) -> Head:
-        """Read the head of a message whose lines end in CRLF.
+    def of(cls, content: bytes, what: str = "raw") -> Head:
+        """Read the head of a message or part whose lines end in CRLF.
+
+        Args:
+            what: it is, in an error's sentence.
 
         Raises:
             MessageError: it has none, or a line of it is no header.
@@ -64,7 +67,7 @@ class Head:
         end = _END_OF_HEAD.search(content)
         # Without an empty line the whole is a head; a message may have no body (RFC 5322 3.5).
         head = content if end is None else content[: end.start() and end.start() + len("\r\n")]
-        return cls(tuple(_fields(head)), head.isascii())
+        return cls(tuple(_fields(head, what)), head.isascii())
 
     def values(self, name: str) -> list[str]:
         """The values of a field, unfolded, not decoded."""
@@ -140,11 +143,9 @@ def octets(given: bytes | str | EmailObject[Any, Any]) -> bytes:
     Raises:
         MessageError: it can't be sent as it is.
     """
-    content = _canonical(_written(given))
-    if b"\0" in content:
-        raise _refused(content, content.index(b"\0"), "holds a NUL, which SMTP can't carry")
-    if too_long := _TOO_LONG.search(content):
-        raise _refused(content, too_long.end(), f"has more than {LONGEST_LINE} octets (RFC 5322 2.1.1)")
+    content = _with_crlf(_written(given), "raw")
+    content = content if content.endswith(b"\r\n") else content + b"\r\n"
+    _refuse_uncarried(content, "raw")
     head = Head.of(content)
     if not head.fields:
         raise MessageError("raw has no headers: give a whole message, headers, an empty line and a body")
@@ -169,7 +170,7 @@ def _unless_bcc(field: re.Match[bytes]) -> bytes:
 
 def _written(given: bytes | str | EmailObject[Any, Any]) -> bytes:
     if isinstance(given, EmailObject):
-        return _flattened(given)
+        return flattened(given, "raw")
     if isinstance(given, str):
         try:
             return given.encode()
@@ -180,7 +181,29 @@ def _written(given: bytes | str | EmailObject[Any, Any]) -> bytes:
     raise MessageError(f"raw must be bytes or an email.message.EmailMessage, not {type(given).__name__}")
 
 
-def _flattened(message: EmailObject[Any, Any]) -> bytes:
+def part(content: bytes, what: str) -> bytes:
+    """A MIME part as it may stand in a message: headers in ASCII, an empty line, a body in canonical lines.
+
+    Raises:
+        MessageError: it can't be sent as it is.
+    """
+    content = _with_crlf(content, what)
+    _refuse_uncarried(content, what)
+    content = content if _END_OF_HEAD.search(content) else content + b"\r\n\r\n"
+    if not Head.of(content, what).ascii:
+        raise MessageError(f"a header of {what} isn't ASCII: encode it as RFC 2047 and RFC 2231 say")
+    return content
+
+
+def flattened(message: EmailObject[Any, Any], what: str) -> bytes:
+    """What an object of `email` is in octets.
+
+    Args:
+        what: it is, in an error's sentence.
+
+    Raises:
+        MessageError: it can't be written.
+    """
     try:
         _name_boundaries(message)
         written = message.policy.clone(linesep="\r\n")
@@ -190,7 +213,8 @@ def _flattened(message: EmailObject[Any, Any]) -> bytes:
         return message.as_bytes(policy=written)
     except Exception as error:  # whatever `email` comes upon in an object that it didn't check before
         raise MessageError(
-            f"raw can't be written as a message: {type(error).__name__}: {error}; see if its as_bytes() works"
+            f"{what} can't be written as a message: {type(error).__name__}: {error}; "
+            "see if its as_bytes() works"
         ) from error
 
 
@@ -217,28 +241,35 @@ def _all_ascii(message: EmailObject[Any, Any]) -> bool:
     return all(one.addr_spec.isascii() for one in found)
 
 
-def _canonical(content: bytes) -> bytes:
-    """Lines that end in CRLF, the last one too. Copied only if it has to be changed."""
+def _refuse_uncarried(content: bytes, what: str) -> None:
+    if b"\0" in content:
+        raise _refused(content, content.index(b"\0"), what, "holds a NUL, which SMTP can't carry")
+    if too_long := _TOO_LONG.search(content):
+        raise _refused(content, too_long.end(), what, f"has more than {LONGEST_LINE} octets (RFC 5322 2.1.1)")
+
+
+def _with_crlf(content: bytes, what: str) -> bytes:
+    """Lines that end in CRLF. Copied only if it has to be changed."""
     pairs = content.count(b"\r\n")
     if content.count(b"\r") != pairs:
         at = re.search(rb"\r(?!\n)", content)
         assert at, "there is one more CR than CRLF"
         raise _refused(
-            content, at.start(), "holds a CR that no LF follows, which some servers take for its end"
+            content, at.start(), what, "holds a CR that no LF follows, which some servers take for its end"
         )
     if content.count(b"\n") != pairs:
         content = re.sub(rb"(?<!\r)\n", b"\r\n", content)
-    return content if content.endswith(b"\r\n") else content + b"\r\n"
+    return content
 
 
-def _refused(content: bytes, at: int, why: str) -> MessageError:
+def _refused(content: bytes, at: int, what: str, why: str) -> MessageError:
     line = content.count(b"\n", 0, at) + 1
     return MessageError(
-        f"line {line:,} of raw {why}: encode that part as quoted-printable or base64, or leave it out"
+        f"line {line:,} of {what} {why}: encode that part as quoted-printable or base64, or leave it out"
     )
 
 
-def _fields(head: bytes) -> Iterator[tuple[str, bytes]]:
+def _fields(head: bytes, what: str) -> Iterator[tuple[str, bytes]]:
     at = 0
     while at < len(head):
         field = _FIELD.match(head, at)
@@ -246,7 +277,7 @@ def _fields(head: bytes) -> Iterator[tuple[str, bytes]]:
             line = head[at:].partition(b"\r\n")[0].decode(errors="replace")
             number = head.count(b"\n", 0, at) + 1
             raise MessageError(
-                f"line {number:,} of raw is no header: {excerpt(line)}; "
+                f"line {number:,} of {what} is no header: {excerpt(line)}; "
                 "give headers, an empty line and a body"
             )
         yield field[1].decode("ascii").lower(), field[2]

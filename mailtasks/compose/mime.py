@@ -4,7 +4,8 @@ Python's `EmailMessage` would do, at twenty to forty times the price (`benchmark
 of it for parsing headers that are known to be right. The rules here:
 
 1. Canonical lines: every line ends in CRLF, no CR or LF stands alone, none is longer than 998 octets.
-2. 7-bit, so that any relay takes it, unless an address in a header needs SMTPUTF8.
+2. 7-bit, so that any relay takes it, unless an address in a header needs SMTPUTF8, or something that was
+   made elsewhere is 8-bit: a whole message, or one that is attached (`reencode.py` is for such).
 3. Who is in `bcc` stands nowhere.
 4. The same message, id and date give the same bytes, boundaries included.
 
@@ -25,16 +26,25 @@ from itertools import count
 from typing import Final
 
 from mailtasks.address import parse
-from mailtasks.compose.headers import address_header, given_header, parameter_header, text_header
+from mailtasks.compose.headers import (
+    address_header,
+    given_header,
+    parameter_header,
+    text_header,
+    words_header,
+)
 from mailtasks.errors import MessageTooLarge
-from mailtasks.message import Attachment, Message
+from mailtasks.message import Alternative, Attachment, Message
 from mailtasks.ready import Head
 
 _BASE64_WIDTH: Final = 76  # RFC 2045 6.8
 _READABLE_GROWTH: Final = 2  # quoted-printable that more than doubles a text (CJK, Cyrillic) can't be read
 # RFC 5322 2.1.1 asks for 78; "From " at a line's start is changed by mbox stores.
 _SEVEN_BIT: Final = re.compile(rb"(?:(?!From )[\t -~]{0,78}\r\n)+")
-_IDENTITY: Final = re.compile(rb"(?:[\t -~]{0,998}\r\n)+")
+_IDENTITY: Final = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)+")  # RFC 2045 2.7 and 2.8
+
+_BEFORE_HTML: Final = ("text/x-amp-html", "text/watch-html", "text/enriched", "text/markdown")
+"""Alternatives for the few readers that know them: others would show the last part, which should be HTML."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,7 @@ class _Part:
 
     headers: str
     body: bytes
+    eight_bit: bool = False  # it holds a message or part that somebody else has made so
 
 
 def compose(message: Message, *, sender: str, message_id: str, date: datetime, size_limit: int) -> Composed:
@@ -73,6 +84,7 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
     """
     if message.raw is not None:
         return _completed(message, message.raw, sender, message_id, date, size_limit)
+    _check_given(message, size_limit)
     root = _root(message, _token(message_id))
     head = "".join(
         [
@@ -96,6 +108,7 @@ def _completed(
     message: Message, raw: bytes, sender: str, message_id: str, date: datetime, size_limit: int
 ) -> Composed:
     """A message that was given ready-made, with what is missing in front of it: nothing of it is changed."""
+    _check_size(message, len(raw), size_limit)
     head = Head.of(raw)
     missing = {
         "Date": _date_header(date.astimezone(UTC).replace(microsecond=0)),
@@ -137,13 +150,33 @@ def _token(message_id: str) -> str:
     return blake2b(message_id.encode(), digest_size=12).hexdigest()
 
 
+def _check_given(message: Message, limit: int) -> None:
+    """Before anything is encoded: what is too large already would only be larger."""
+    given = given_size(message)
+    if given > limit:
+        raise _too_large(message, f"the message has {given:,} bytes, and more once it is composed", limit)
+
+
+def given_size(message: Message) -> int:
+    """About how many bytes the message has before it is composed: at most as many as then."""
+    if message.raw is not None:
+        return len(message.raw)
+    alternatives = sum([len(other.content) for other in message.alternatives])
+    attached = sum([len(file.content) for file in message.attachments])
+    return len(message.text or "") + len(message.html or "") + alternatives + attached
+
+
 def _check_size(message: Message, size: int, limit: int) -> None:
     if size > limit:
-        remedy = "make its attachments smaller, link to them" if message.attachments else "make it shorter"
-        raise MessageTooLarge(
-            f"the composed message has {size:,} bytes, the size limit is {limit:,}: "
-            f"{remedy}, or raise `size_limit`"
+        told = (
+            f"the composed message has {size:,} bytes, {given_size(message):,} of them before it was composed"
         )
+        raise _too_large(message, told, limit)
+
+
+def _too_large(message: Message, told: str, limit: int) -> MessageTooLarge:
+    remedy = "make its attachments smaller, link to them" if message.attachments else "make it shorter"
+    return MessageTooLarge(f"{told}; the size limit is {limit:,}: {remedy}, or raise `size_limit`")
 
 
 def _root(message: Message, token: str) -> _Part:
@@ -155,24 +188,41 @@ def _root(message: Message, token: str) -> _Part:
 
 
 def _bodies(message: Message, inline: Sequence[Attachment], token: str) -> _Part:
-    if message.html is None:
-        return _text("plain", message.text or "")
-    html = _text("html", message.html)
-    if inline:
-        html = _multipart("related", [html, *map(_attachment, inline)], token)
-    if message.text is None:
-        return html
-    return _multipart("alternative", [_text("plain", message.text), html], token)
+    """RFC 2046 5.1.4: the plainest first, and last the one that a reader should prefer."""
+    forms = [] if message.text is None else [_text("plain", message.text)]
+    others = [
+        (other.content_type.startswith(_BEFORE_HTML), _alternative(other)) for other in message.alternatives
+    ]
+    forms += [part for is_before, part in others if is_before]
+    if message.html is not None:
+        html = _text("html", message.html)
+        forms.append(_multipart("related", [html, *map(_attachment, inline)], token) if inline else html)
+    forms += [part for is_before, part in others if not is_before]
+    if not forms:
+        return _text("plain", "")
+    return forms[0] if len(forms) == 1 else _multipart("alternative", forms, token)
+
+
+def _alternative(other: Alternative) -> _Part:
+    named = "charset=" in other.content_type.lower()
+    content_type = other.content_type if named else f'{other.content_type}; charset="utf-8"'
+    encoding, body = _encode_text(_canonical(other.content.encode(other.charset)))
+    return _Part(
+        f"{words_header('Content-Type', content_type)}Content-Transfer-Encoding: {encoding}\r\n", body
+    )
 
 
 def _multipart(kind: str, parts: Sequence[_Part], token: str) -> _Part:
     boundary = _boundary(kind, parts, token)
     # RFC 2387 3.1 wants the root's type named.
     root_type = ' type="text/html";' if kind == "related" else ""
+    eight_bit = any(part.eight_bit for part in parts)
+    encoding = "Content-Transfer-Encoding: 8bit\r\n" if eight_bit else ""  # RFC 2045 6.4
     pieces = [f"--{boundary}\r\n{part.headers}\r\n".encode() + part.body for part in parts]
     return _Part(
-        f'Content-Type: multipart/{kind};{root_type}\r\n boundary="{boundary}"\r\n',
+        f'Content-Type: multipart/{kind};{root_type}\r\n boundary="{boundary}"\r\n{encoding}',
         b"\r\n".join([*pieces, f"--{boundary}--\r\n".encode()]),
+        eight_bit,
     )
 
 
@@ -222,11 +272,13 @@ def _base64(octets: bytes) -> bytes:
 
 
 def _attachment(file: Attachment) -> _Part:
+    if file.is_part:
+        return _ready_part(file.content)
     media_type, encoding, body = _encode_file(file)
     return _Part(
         "".join(
             [
-                text_header("Content-Type", media_type),
+                words_header("Content-Type", media_type),
                 f"Content-Transfer-Encoding: {encoding}\r\n",
                 f"Content-ID: <{file.cid}>\r\n" if file.cid else "",
                 parameter_header(
@@ -235,18 +287,26 @@ def _attachment(file: Attachment) -> _Part:
             ]
         ),
         body,
+        encoding == "8bit",
     )
+
+
+def _ready_part(content: bytes) -> _Part:
+    head, _, body = content.partition(b"\r\n\r\n")
+    return _Part(f"{head.decode('ascii')}\r\n", body, not body.isascii())
 
 
 def _encode_file(file: Attachment) -> tuple[str, str, bytes]:
     """Content type, transfer encoding and body.
 
-    A message or multipart must not be encoded (RFC 2045 6.4). One that is 7-bit travels as it is, any
-    other as a file without a type, so that its bytes, and signatures over them, stay what they are.
+    A message must not be encoded (RFC 2046 5.2.1), nor may a multipart. One that can travel as it is does,
+    any other as a file without a type, so that its bytes, and signatures over them, stay what they are.
     """
-    if not file.media_type.lower().startswith(("message/", "multipart/")):
+    kind = file.media_type.lower()
+    if not kind.startswith(("message/", "multipart/")):
         return file.media_type, "base64", _base64(file.content)
     canonical = _canonical(file.content)
-    if file.media_type.lower().startswith("message/rfc822") and _IDENTITY.fullmatch(canonical):
-        return file.media_type, "7bit", canonical
+    head = canonical.partition(b"\r\n\r\n")[0]
+    if kind.startswith("message/rfc822") and head.isascii() and _IDENTITY.fullmatch(canonical):
+        return file.media_type, "7bit" if canonical.isascii() else "8bit", canonical
     return "application/octet-stream", "base64", _base64(file.content)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mailtasks.address import Address, parse, quoted
 from mailtasks.compose import Composed, compose
 from mailtasks.errors import MessageError
-from mailtasks.message import Attachment, Message
+from mailtasks.message import Alternative, Attachment, Message
 
 DATE = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 ID = "4f2a9c.0@shop.example"
@@ -62,12 +62,12 @@ def read(content: bytes) -> EmailMessage:
     return found
 
 
-def check_wire(result: Composed) -> None:
-    """Canonical lines that any relay takes."""
+def check_wire(result: Composed, *, eight_bit: bool = False) -> None:
+    """Canonical lines that any relay takes, or any with 8BITMIME."""
     assert result.content.endswith(b"\r\n")
     assert not re.search(rb"\r(?!\n)|(?<!\r)\n|\0", result.content)
     assert max(map(len, result.content.split(b"\r\n"))) <= 998
-    assert result.smtputf8 or result.content.isascii()
+    assert result.smtputf8 or eight_bit or result.content.isascii()
 
 
 def check_no_defects(mail: EmailMessage) -> None:
@@ -285,13 +285,36 @@ def tree(part: EmailMessage) -> object:
 def test_an_attached_message_keeps_its_bytes(octets):
     file = Attachment(filename="old.eml", content=octets)
     result = composed(Message(to="ann@example.com", text="see below", attachments=[file]))
-    check_wire(result)
+    check_wire(result, eight_bit=True)
     part = next(iter(read(result.content).iter_attachments()))
     if part.get_content_type() == "message/rfc822":
-        assert part["Content-Transfer-Encoding"] == "7bit"
-        assert unix(octets.decode()) in unix(result.content.decode())
+        assert part["Content-Transfer-Encoding"] == ("7bit" if octets.isascii() else "8bit")
+        assert unix(octets.decode("latin-1")) in unix(result.content.decode("latin-1"))
     else:
         assert part.get_payload(decode=True) == octets
+
+
+others = st.builds(
+    Alternative,
+    content=bodies,
+    content_type=st.sampled_from(
+        ["text/x-amp-html", "text/calendar; method=REQUEST", "text/enriched", "text/x; charset=utf-8"]
+    ),
+)
+
+
+@given(st.none() | bodies, st.none() | bodies, st.lists(others, max_size=4))
+def test_alternatives_arrive(text, html, alternatives):
+    result = composed(Message(to="ann@example.com", text=text, html=html, alternatives=alternatives))
+    check_wire(result)
+    mail = read(result.content)
+    check_no_defects(mail)
+    leaves = [part for part in mail.walk() if not part.is_multipart()]
+    given = [*alternatives, *([text] if text is not None else []), *([html] if html is not None else [])]
+    expected = [unix(one if isinstance(one, str) else one.content) for one in given]
+    assert sorted(map(content, leaves)) == sorted(expected or ["\n"])
+    for one in alternatives:
+        assert any(part.get_content_type() == one.content_type.partition(";")[0] for part in leaves)
 
 
 @given(lines, st.characters(categories=["Cs"]), lines)

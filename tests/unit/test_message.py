@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from mailtasks.errors import AddressError, AttachmentError, MessageError
-from mailtasks.message import PRIORITIES, Attachment, Message, Priority
+from mailtasks.message import PRIORITIES, Alternative, Attachment, Message, Priority
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LIVE = "give a timedelta or a number of seconds, more than 0 and at most 3650 days"
@@ -29,6 +29,7 @@ def full() -> Message:
         html="<p>hello",
         sender="Shop <shop@example.com>",
         envelope_sender="bounces@example.com",
+        alternatives=[Alternative(content="<html amp4email>", content_type="text/x-amp-html")],
         attachments=[Attachment(filename="a.pdf", content=b"%PDF", content_type="application/pdf")],
         headers={"X-Order": "4711", "X-Note": ("one", "two"), "References": "<a@b> <c@d>"},
         priority="urgent",
@@ -288,6 +289,11 @@ def test_survives_being_copied(copied):
             "the attachment '.' can't be read: Is a directory; check the path",
         ),
         (
+            {"alternatives": ["<p>"]},
+            MessageError,
+            "alternatives holds '<p>': make it a mailtasks.Alternative",
+        ),
+        (
             {"attachments": "a.pdf"},
             MessageError,
             "attachments must be a list, not 'a.pdf': put a single one in brackets",
@@ -330,6 +336,61 @@ def test_an_attachment_refuses_in_one_sentence(fields, sentence):
     with pytest.raises(AttachmentError) as caught:
         Attachment(**{"filename": "a.pdf", "content": b"", **fields})
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "sentence"),
+    [
+        (
+            "x",
+            "html",
+            "an alternative has the content_type 'html': give one such as 'text/calendar; method=REQUEST'",
+        ),
+        (b"x", "text/html", "the alternative's content must be a string, not bytes"),
+        (
+            "日",
+            "text/html; charset=us-ascii",
+            "an alternative can't be sent in its charset: 'ascii' codec can't encode character '\\u65e5' in "
+            "position 0: ordinal not in range(128); use utf-8",
+        ),
+        (
+            "x",
+            "text/html; charset=x-y",
+            "an alternative can't be sent in its charset: unknown encoding: x-y; use utf-8",
+        ),
+        (
+            "x",
+            "text/html; charset=utf-16",
+            "an alternative has the charset utf-16, which mail can't have; use utf-8",
+        ),
+    ],
+)
+def test_an_alternative_refuses_in_one_sentence(content, content_type, sentence):
+    with pytest.raises(MessageError) as caught:
+        Alternative(content=content, content_type=content_type)
+    assert str(caught.value) == sentence
+
+
+def test_a_calendar_has_a_method():
+    made = Alternative.calendar("BEGIN:VCALENDAR\r\nmethod:cancel\r\nEND:VCALENDAR\r\n")
+    assert (made.content_type, made.charset) == ("text/calendar; method=CANCEL", "utf-8")
+    with pytest.raises(MessageError) as caught:
+        Alternative.calendar("BEGIN:VCALENDAR\nX-METHOD:CANCEL\n")
+    assert str(caught.value) == (
+        "the calendar has no METHOD: add one, such as METHOD:REQUEST for an invitation"
+    )
+
+
+def test_a_part_that_cannot_travel_as_it_is_is_refused():
+    with pytest.raises(MessageError) as caught:
+        Attachment(filename="a", content=b"A: b\r\n\r\nx\0", is_part=True)
+    assert str(caught.value) == (
+        "line 3 of the part 'a' holds a NUL, which SMTP can't carry: encode that part as quoted-printable or "
+        "base64, or leave it out"
+    )
+    with pytest.raises(MessageError) as caught:
+        Attachment(filename="a", content="A: ä\n\n".encode(), is_part=True)
+    assert str(caught.value) == "a header of the part 'a' isn't ASCII: encode it as RFC 2047 and RFC 2231 say"
 
 
 def test_a_file_is_read_when_the_message_is_made(tmp_path):
@@ -381,6 +442,7 @@ def test_the_content_is_kept_as_bytes():
         {"envelope_sender": ""},
         {"attachments": [Attachment(filename="a.pdf", content=b"%PDX", content_type="application/pdf")]},
         {"headers": {}},
+        {"alternatives": [Alternative(content="<html amp4email>", content_type="text/watch-html")]},
         {"priority": "bulk"},
         {"idempotency_key": "x"},
         {"tags": ["orders", "x"]},
