@@ -85,6 +85,7 @@ def _sections() -> Iterator[str]:
     yield _class(Mailer)
     yield from (_function(name, getattr(Mailer, name)) for name in METHODS)
     yield _class(Message)
+    yield _function("Message.copies", Message.copies)
     yield _record(Alternative)
     yield _record(Attachment)
     yield from (_function(name, getattr(owner, name.partition(".")[2])) for name, owner in MAKERS)

@@ -92,9 +92,11 @@ async def asend(message: Mailable, *, id: str | None = None) -> str:
     return await default_mailer().asend(message, id=id)
 
 
-def send_many(messages: Iterable[Mailable], *, ids: Sequence[str] | None = None) -> list[str]:
+def send_many(
+    messages: Iterable[Mailable], *, ids: Sequence[str] | None = None, one_each: bool = False
+) -> list[str]:
     """Accept many messages in few batches; returns their ids, in order. See `Mailer.send_many`."""
-    return default_mailer().send_many(messages, ids=ids)
+    return default_mailer().send_many(messages, ids=ids, one_each=one_each)
 
 
 def status(id: str) -> MessageStatus:

@@ -133,7 +133,13 @@ class Mailer:
         """
         return await asyncio.to_thread(self.send, message, id=id)
 
-    def send_many(self, messages: Iterable[Mailable], *, ids: Sequence[str] | None = None) -> list[str]:
+    def send_many(
+        self,
+        messages: Iterable[Mailable],
+        *,
+        ids: Sequence[str] | None = None,
+        one_each: bool = False,
+    ) -> list[str]:
         """Accept many messages in few batches; each has a fate of its own.
 
         All are composed before the first is accepted, so one that can't be mailed leaves nothing half
@@ -141,14 +147,18 @@ class Mailer:
 
         Args:
             ids: those that an earlier try's `StoreUnavailable` carried, for the same messages in order.
+            one_each: each recipient gets a mail of their own, with a Message-ID of its own, whose To shows
+                nobody else (`Message.copies`).
 
         Returns:
-            Their ids, in order.
+            Their ids, in order; with `one_each` one for each recipient (to, cc, bcc), message after message.
 
         Raises:
             As `send`. If Redis goes away in the middle, the error's `ids` are those of all messages.
         """
         wanted = [as_message(message) for message in messages]
+        if one_each:
+            wanted = [copy for message in wanted for copy in message.copies()]
         again = bool(ids)
         ids = list(ids) if ids else packing.places(wanted)
         packed = packing.pack(wanted, ids, self.settings)

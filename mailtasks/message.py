@@ -17,7 +17,7 @@ import mimetypes
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.message import Message as EmailObject
 from enum import StrEnum
@@ -345,6 +345,23 @@ class Message:
         given = self.to + self.cc + self.bcc
         return tuple(dict.fromkeys(parse(text).address for text in given))
 
+    def copies(self) -> list[Message]:
+        """A message of its own for each recipient, whose To names nobody else: what `one_each` sends.
+
+        An idempotency key becomes one for each, so that sending again, to more recipients even, sends to
+        nobody twice.
+
+        Raises:
+            MessageError: it is ready-made, so that its To can't be changed.
+        """
+        if self.raw is not None:
+            raise MessageError("a ready-made message has no copies: it is sent as it is; build one for each")
+        written = {parse(text).address: text for text in reversed(self.to + self.cc + self.bcc)}
+        return [
+            replace(self, to=written[one], cc=(), bcc=(), idempotency_key=_key_for(one, self.idempotency_key))
+            for one in self.recipients
+        ]
+
     def fingerprint(self) -> str:
         """32 hex digits over what is mailed, and to whom: equal for equal content, in every process.
 
@@ -575,6 +592,16 @@ def _idempotency_key(given: str | None) -> str | None:
             f"give 1 to {MAX_KEY_LENGTH}, or leave it out"
         )
     return given
+
+
+def _key_for(recipient: str, key: str | None) -> str | None:
+    """A key for one recipient's copy; people may read it in an error, unless it would be too long."""
+    if key is None:
+        return None
+    text = f"{key} for {recipient}"
+    if len(text) <= MAX_KEY_LENGTH:
+        return text
+    return blake2b(text.encode(), digest_size=32, person=b"mailtasks").hexdigest()
 
 
 def _tags(given: Sequence[str]) -> tuple[str, ...]:

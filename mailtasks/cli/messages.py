@@ -64,6 +64,9 @@ IDLE: Final = {
     metavar="ID",
     help="The id that an error printed, to try again without a second mail.",
 )
+@click.option(
+    "--one-each", is_flag=True, help="Each recipient gets a mail of their own; prints an id for each."
+)
 @click.option("--tag", "tags", multiple=True, metavar="WORD", help="A word of yours.")
 @click.option(
     "--metadata", multiple=True, callback=pairs("="), metavar="NAME=VALUE", help="Kept, not mailed."
@@ -76,6 +79,7 @@ def send(
     text: str | None,
     text_file: str | None,
     id: str | None,
+    one_each: bool,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -91,12 +95,15 @@ def send(
     if not (fields["raw"] or fields["sender"] or context.settings.default_from):
         raise click.UsageError("Name the sender with --from, or set MAILTASKS_DEFAULT_FROM.")
     message = Message(text=text_file if text is None else text, **fields)
+    if one_each and id is not None:
+        raise click.UsageError("Give --id or --one-each, not both; an idempotency key is safe to send again.")
     with context.mailer() as mailer:
-        id = mailer.send(message, id=id)
+        ids = mailer.send_many([message], ids=[id] if id else None, one_each=one_each)
     if as_json:
-        print_json({"id": id})
+        print_json({"ids": ids} if one_each else {"id": ids[0]})
     else:
-        print_line(id)
+        for accepted in ids:
+            print_line(accepted)
 
 
 def _demand_content(has_text: bool, fields: Mapping[str, Any]) -> None:

@@ -216,6 +216,36 @@ def test_a_mail_that_email_has_made_is_sent_as_it_is(mailer: Mailer) -> None:
     assert body == b"Hello\r\n"
 
 
+def test_one_each_is_a_mail_of_their_own(mailer: Mailer) -> None:
+    message = Message(to=["Ann <ann@example.com>", "bob@example.com"], bcc="cy@example.com", text="hi")
+    ids = mailer.send_many([message, ann()], one_each=True)
+    assert len({id.partition(".")[0] for id in ids}) == 1  # one batch
+    window = claimed(mailer, ids[0]).window
+    heads = [message_from_bytes(one.body, policy=modern) for one in window]
+    assert [head["To"] for head in heads[:3]] == [
+        "Ann <ann@example.com>",
+        "bob@example.com",
+        "cy@example.com",
+    ]
+    assert [head["Message-ID"] for head in heads] == [f"<{id}@example.com>" for id in ids[: len(heads)]]
+    assert [[it.address for it in mailer.status(id).recipients] for id in ids] == [
+        ["ann@example.com"],
+        ["bob@example.com"],
+        ["cy@example.com"],
+        ["ann@example.com"],
+    ]
+
+
+def test_one_each_with_a_key_sends_to_nobody_twice(mailer: Mailer) -> None:
+    def to(*recipients: str) -> list[str]:
+        message = Message(to=recipients, text="hi", idempotency_key="news-1")
+        return mailer.send_many([message], one_each=True)
+
+    first = to("ann@example.com", "bob@example.com")
+    assert to("bob@example.com", "cy@example.com")[0] == first[1]
+    assert mailer.stats().accepted == 3
+
+
 def test_over_the_size_limit(redis_url: str) -> None:
     with Mailer(Settings(broker_url=redis_url, default_from="a@example.com", size_limit=2048)) as mailer:
         with pytest.raises(MessageTooLarge) as caught:

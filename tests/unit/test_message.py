@@ -98,6 +98,35 @@ def test_a_ready_made_message_has_one_sender():
     )
 
 
+def test_copies_show_nobody_else():
+    copies = full().copies()
+    assert [(one.to, one.cc, one.bcc) for one in copies] == [
+        (("Ann <ann@example.com>",), (), ()),
+        (("bob@example.com",), (), ()),
+        (("cy@example.com",), (), ()),
+        (("di@example.com",), (), ()),
+    ]
+    assert {one.subject for one in copies} == {"Grüße"}
+    assert [one.idempotency_key for one in copies[:2]] == [
+        "order-4711 for ann@example.com",
+        "order-4711 for bob@example.com",
+    ]
+    assert Message(to="ann@example.com").copies()[0].idempotency_key is None
+
+
+def test_keys_of_copies_differ_however_long_they_are():
+    copies = Message(to=["ann@example.com", "bob@example.com"], idempotency_key="k" * 256).copies()
+    assert len({one.idempotency_key for one in copies}) == 2
+
+
+def test_a_ready_made_message_has_no_copies():
+    with pytest.raises(MessageError) as caught:
+        Message(raw=RAW).copies()
+    assert str(caught.value) == (
+        "a ready-made message has no copies: it is sent as it is; build one for each"
+    )
+
+
 def test_an_empty_envelope_sender_is_the_null_path():
     assert Message(to="ann@example.com", envelope_sender="").envelope_sender == ""
     assert Message(to="a@b", envelope_sender="Ann <ann@example.com>").envelope_sender == "ann@example.com"

@@ -186,6 +186,20 @@ def test_a_whole_mail_has_no_other_subject(live, tmp_path):
     assert "can't be read: No such file" in live("send", "--raw", "nowhere.eml").err
 
 
+def test_one_each_prints_an_id_for_each(live):
+    to = ("--to", "bob@example.com", "--cc", "Cy <cy@example.com>", "--one-each")
+    ids = live("send", *MAIL, *to).out.split()
+    ran = live("send", *MAIL, *to, "--json")
+    told = [live("status", id, "--json").json for id in ran.json["ids"]]
+    assert len(ids) == 3
+    assert [[it["address"] for it in one["recipients"]] for one in told] == [
+        ["ann@example.com"],
+        ["bob@example.com"],
+        ["cy@example.com"],
+    ]
+    assert "Give --id or --one-each, not both" in live("send", *MAIL, *to, "--id", ids[0]).err
+
+
 def test_no_recipient(live):
     ran = live("send", "--subject", "Hello", "--text", "It works")
     assert ran.code == 2
