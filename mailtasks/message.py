@@ -358,7 +358,9 @@ class Message:
             raise MessageError("a ready-made message has no copies: it is sent as it is; build one for each")
         written = {parse(text).address: text for text in reversed(self.to + self.cc + self.bcc)}
         return [
-            replace(self, to=written[one], cc=(), bcc=(), idempotency_key=_key_for(one, self.idempotency_key))
+            replace(
+                self, to=(written[one],), cc=(), bcc=(), idempotency_key=_key_for(one, self.idempotency_key)
+            )
             for one in self.recipients
         ]
 
