@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mailtasks.cli.context import Context, as_json, pass_context
-from mailtasks.cli.options import content, message_id, moment, octets, pairs, seconds
+from mailtasks.cli.options import content, headers, message_id, moment, octets, pairs, seconds
 from mailtasks.cli.output import counted, print_json, print_line, print_pairs, print_table
 from mailtasks.state import State
 
@@ -34,6 +34,9 @@ IDLE: Final = {
 @click.option("--bcc", multiple=True, metavar="ADDRESS", help="A recipient that nobody sees.")
 @click.option("--reply-to", multiple=True, metavar="ADDRESS", help="Where answers should go.")
 @click.option("--from", "sender", metavar="ADDRESS", help="The sender; by default the setting default_from.")
+@click.option(
+    "--envelope-sender", metavar="ADDRESS", help="Where bounces go, by default to the sender; '' is nowhere."
+)
 @click.option("--subject", default="", help="The subject.")
 @click.option("--text", help="The text.")
 @click.option(
@@ -47,9 +50,7 @@ IDLE: Final = {
     help="The whole mail as it is, from a file; - is standard input. It says who gets it, or --to does.",
 )
 @click.option("--attach", "attachments", multiple=True, metavar="FILE", help="A file to attach.")
-@click.option(
-    "--header", "headers", multiple=True, callback=pairs(":"), metavar="NAME:VALUE", help="A header."
-)
+@click.option("--header", "headers", multiple=True, callback=headers, metavar="NAME:VALUE", help="A header.")
 @click.option("--priority", default="normal", show_default=True, help="urgent, normal or bulk.")
 @click.option(
     "--send-at", callback=moment, metavar="TIME", help="Not before, such as 2030-01-31T09:00+01:00."

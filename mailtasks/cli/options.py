@@ -105,6 +105,16 @@ def pairs(separator: str) -> Callable[[click.Context, click.Parameter, Sequence[
     return read
 
 
+def headers(
+    context: click.Context, parameter: click.Parameter, given: Sequence[str]
+) -> dict[str, str | list[str]]:
+    """Names and values, of which one that is given several times has a list."""
+    read: dict[str, list[str]] = {}
+    for name, value in (_pair(text, ":") for text in given):
+        read.setdefault(name, []).append(value)
+    return {name: values if len(values) > 1 else values[0] for name, values in read.items()}
+
+
 def _pair(text: str, separator: str) -> tuple[str, str]:
     name, found, value = text.partition(separator)
     if not found or not name.strip():

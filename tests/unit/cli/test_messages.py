@@ -74,6 +74,19 @@ def test_every_field_reaches_the_message(live, tmp_path):
     assert all(it in content for it in ("It works", "text/html", "a.txt"))
 
 
+def test_a_header_may_be_given_several_times(live):
+    content = body(sent(live, "--header", "X-Note: one", "--header", "X-Note: two", "--header", "X-A:b"))
+    assert "X-Note: one\r\nX-Note: two\r\nX-A: b\r\n" in content
+
+
+@pytest.mark.parametrize("bounces", ["bounces@example.com", ""])
+def test_bounces_go_elsewhere_or_nowhere(live, bounces):
+    id = sent(live, "--envelope-sender", bounces)
+    with Mailer() as mailer:
+        [claimed] = mailer.ledger.claim(id.partition(".")[0], "a test").window
+    assert claimed.record.sender == bounces
+
+
 def test_a_mail_for_later(live):
     later = datetime.now(UTC).replace(microsecond=0) + timedelta(days=7)
     id = sent(live, "--send-at", later.isoformat())
