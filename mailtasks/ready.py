@@ -258,7 +258,7 @@ def _with_crlf(content: bytes, what: str) -> bytes:
             content, at.start(), what, "holds a CR that no LF follows, which some servers take for its end"
         )
     if content.count(b"\n") != pairs:
-        content = re.sub(rb"(?<!\r)\n", b"\r\n", content)
+        content = content.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     return content
 
 

@@ -161,9 +161,12 @@ def given_size(message: Message) -> int:
     """About how many bytes the message has before it is composed: at most as many as then."""
     if message.raw is not None:
         return len(message.raw)
-    alternatives = sum([len(other.content) for other in message.alternatives])
-    attached = sum([len(file.content) for file in message.attachments])
-    return len(message.text or "") + len(message.html or "") + alternatives + attached
+    size = len(message.text or "") + len(message.html or "")
+    for other in message.alternatives:
+        size += len(other.content)
+    for file in message.attachments:
+        size += len(file.content)
+    return size
 
 
 def _check_size(message: Message, size: int, limit: int) -> None:
@@ -189,18 +192,19 @@ def _root(message: Message, token: str) -> _Part:
 
 def _bodies(message: Message, inline: Sequence[Attachment], token: str) -> _Part:
     """RFC 2046 5.1.4: the plainest first, and last the one that a reader should prefer."""
-    forms = [] if message.text is None else [_text("plain", message.text)]
-    others = [
-        (other.content_type.startswith(_BEFORE_HTML), _alternative(other)) for other in message.alternatives
-    ]
-    forms += [part for is_before, part in others if is_before]
-    if message.html is not None:
-        html = _text("html", message.html)
-        forms.append(_multipart("related", [html, *map(_attachment, inline)], token) if inline else html)
-    forms += [part for is_before, part in others if not is_before]
-    if not forms:
-        return _text("plain", "")
+    if message.html is None and not message.alternatives:
+        return _text("plain", message.text or "")
+    before = [_alternative(it) for it in message.alternatives if it.content_type.startswith(_BEFORE_HTML)]
+    after = [_alternative(it) for it in message.alternatives if not it.content_type.startswith(_BEFORE_HTML)]
+    text = [] if message.text is None else [_text("plain", message.text)]
+    html = [] if message.html is None else [_html(message.html, inline, token)]
+    forms = [*text, *before, *html, *after]
     return forms[0] if len(forms) == 1 else _multipart("alternative", forms, token)
+
+
+def _html(html: str, inline: Sequence[Attachment], token: str) -> _Part:
+    part = _text("html", html)
+    return _multipart("related", [part, *map(_attachment, inline)], token) if inline else part
 
 
 def _alternative(other: Alternative) -> _Part:
@@ -216,7 +220,7 @@ def _multipart(kind: str, parts: Sequence[_Part], token: str) -> _Part:
     boundary = _boundary(kind, parts, token)
     # RFC 2387 3.1 wants the root's type named.
     root_type = ' type="text/html";' if kind == "related" else ""
-    eight_bit = any(part.eight_bit for part in parts)
+    eight_bit = True in [part.eight_bit for part in parts]
     encoding = "Content-Transfer-Encoding: 8bit\r\n" if eight_bit else ""  # RFC 2045 6.4
     pieces = [f"--{boundary}\r\n{part.headers}\r\n".encode() + part.body for part in parts]
     return _Part(
