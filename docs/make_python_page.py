@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import mailtasks
 from mailtasks.mailer import Mailer
-from mailtasks.message import Attachment, Message, Priority
+from mailtasks.message import Alternative, Attachment, Message, Priority
 from mailtasks.settings import Settings
 from mailtasks.sql import Keep, Moved, Outbox, OutboxRelay, OutboxStatus, RowAside, on_commit
 from mailtasks.state import State
@@ -62,6 +62,11 @@ METHODS: Final = (
     *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "sweep", "close"),
 )
 OUTBOX_METHODS: Final = ("send", "asend", "status", "aside", "retry", "relay")
+MAKERS: Final = (
+    ("Alternative.calendar", Alternative),
+    ("Attachment.from_path", Attachment),
+    ("Attachment.from_part", Attachment),
+)
 RECORDS: Final = (
     *(MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, Doubt, Stray),
     RetryReport,
@@ -81,7 +86,10 @@ def _sections() -> Iterator[str]:
     yield _class(Mailer)
     yield from (_function(name, getattr(Mailer, name)) for name in METHODS)
     yield _class(Message)
+    yield _function("Message.copies", Message.copies)
+    yield _record(Alternative)
     yield _record(Attachment)
+    yield from (_function(name, getattr(owner, name.partition(".")[2])) for name, owner in MAKERS)
     yield f"## Settings\n\n{_text(Settings)}\n[All of them](settings.md).\n"
     yield _function("Settings.load", Settings.load)
     yield f"## Answers\n\n{ANSWERS}\n"

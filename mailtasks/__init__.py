@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mailtasks.errors import MailtasksError
-from mailtasks.message import Attachment, Message, Priority
+from mailtasks.message import Alternative, Attachment, Mailable, Message, Priority
 from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.status import MessageStatus, RetryReport
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mailtasks.mailer import Mailer
 
 __all__ = [
+    "Alternative",
     "Attachment",
     "Mailer",
     "MailtasksError",
@@ -81,19 +82,21 @@ def default_mailer() -> Mailer:
         return _default
 
 
-def send(message: Message, *, id: str | None = None) -> str:
+def send(message: Mailable, *, id: str | None = None) -> str:
     """Accept one message; returns its id. See `Mailer.send`."""
     return default_mailer().send(message, id=id)
 
 
-async def asend(message: Message, *, id: str | None = None) -> str:
+async def asend(message: Mailable, *, id: str | None = None) -> str:
     """As `send`, without blocking the event loop. See `Mailer.asend`."""
     return await default_mailer().asend(message, id=id)
 
 
-def send_many(messages: Iterable[Message], *, ids: Sequence[str] | None = None) -> list[str]:
+def send_many(
+    messages: Iterable[Mailable], *, ids: Sequence[str] | None = None, one_each: bool = False
+) -> list[str]:
     """Accept many messages in few batches; returns their ids, in order. See `Mailer.send_many`."""
-    return default_mailer().send_many(messages, ids=ids)
+    return default_mailer().send_many(messages, ids=ids, one_each=one_each)
 
 
 def status(id: str) -> MessageStatus:

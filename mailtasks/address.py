@@ -30,6 +30,9 @@ MAX_OCTETS: Final = 254
 MAX_LOCAL_OCTETS: Final = 64
 """RFC 5321 4.5.3.1.1, for what stands before the last `@`."""
 
+_LONGEST_TEXT: Final = 5000  # characters, with a name; the work on a text grows with the square of its length
+_LONGEST_BARE: Final = 2 * MAX_OCTETS  # characters, of which some vanish when a domain is written in ASCII
+
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 3.2.3
 # RFC 1123 2.1. A label with "--" in third place may be an A-label (RFC 5890): the library's.
 _LABEL: Final = r"(?!..--)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -92,6 +95,25 @@ def parse(text: str) -> Address:
     return Address("", plain) if plain else _parse_any(text)
 
 
+def split(text: str) -> list[str]:
+    """The members of a list of addresses: what stands between commas that aren't quoted or in brackets."""
+    members, quoted, bracketed, start = [], False, False, 0
+    at = 0
+    while at < len(text):
+        character = text[at]
+        if character == "\\" and quoted:
+            at += 1
+        elif character == '"':
+            quoted = not quoted
+        elif character in "<>" and not quoted:
+            bracketed = character == "<"
+        elif character == "," and not quoted and not bracketed:
+            members.append(text[start:at])
+            start = at + 1
+        at += 1
+    return [member.strip() for member in [*members, text[start:]]]
+
+
 def quoted(name: str) -> str:
     """A display name, in double quotes if it holds what has a meaning of its own (RFC 5322 3.2.4)."""
     return f'"{escaped(name)}"' if _NEEDS_QUOTES.search(name) else name
@@ -111,8 +133,8 @@ def excerpt(text: object) -> str:
 
 def _plain(text: str) -> str | None:
     """The wire form of an ASCII dot-atom at an ASCII host; None for whatever else it may be."""
-    match = _PLAIN.fullmatch(text)
-    if not match or len(text) > MAX_OCTETS or len(match[1]) > MAX_LOCAL_OCTETS:
+    match = _PLAIN.fullmatch(text) if len(text) <= MAX_OCTETS else None
+    if not match or len(match[1]) > MAX_LOCAL_OCTETS:
         return None
     return f"{match[1]}@{match[2].lower()}"
 
@@ -120,8 +142,13 @@ def _plain(text: str) -> str | None:
 def _parse_any(text: str) -> Address:
     if not isinstance(text, str):
         raise AddressError(f"{excerpt(text)} is no mail address: give a string such as 'ann@example.com'")
+    if len(text) > _LONGEST_TEXT:
+        raise AddressError(_refusal(text[:100], f"it has {len(text):,} characters"))
     _check_safe(text, text)
     name, bare = _split(text.strip())
+    if len(bare) > _LONGEST_BARE:
+        reason = f"it has {len(bare):,} characters, and RFC 5321 allows {MAX_OCTETS} octets"
+        raise AddressError(_refusal(text, reason))
     _check_safe(name, text)
     return Address(name, _plain(bare) or _checked(bare, text))
 

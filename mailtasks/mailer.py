@@ -26,7 +26,7 @@ from mailtasks.errors import (
     StoreUnavailable,
     UnknownMessage,
 )
-from mailtasks.message import PRIORITIES, Message, Priority
+from mailtasks.message import PRIORITIES, Mailable, Priority, as_message
 from mailtasks.packing import Packed
 from mailtasks.policy.verdict import HARD_BOUNCES
 from mailtasks.publish import Publisher, producing_app
@@ -101,10 +101,11 @@ class Mailer:
 
     # Accept
 
-    def send(self, message: Message, *, id: str | None = None) -> str:
+    def send(self, message: Mailable, *, id: str | None = None) -> str:
         """Accept one message and hint it.
 
         Args:
+            message: a `Message`, or an `email.message.EmailMessage`, which is sent as it is.
             id: the id that an earlier try's `StoreUnavailable` carried, to try again without a second mail.
 
         Returns:
@@ -122,7 +123,7 @@ class Mailer:
         """
         return self.send_many([message], ids=[id] if id else None)[0]
 
-    async def asend(self, message: Message, *, id: str | None = None) -> str:
+    async def asend(self, message: Mailable, *, id: str | None = None) -> str:
         """As `send`, in a thread: never blocks the event loop.
 
         An await that is cancelled may have accepted the mail all the same, and its id is lost: to be able
@@ -133,7 +134,13 @@ class Mailer:
         """
         return await asyncio.to_thread(self.send, message, id=id)
 
-    def send_many(self, messages: Iterable[Message], *, ids: Sequence[str] | None = None) -> list[str]:
+    def send_many(
+        self,
+        messages: Iterable[Mailable],
+        *,
+        ids: Sequence[str] | None = None,
+        one_each: bool = False,
+    ) -> list[str]:
         """Accept many messages in few batches; each has a fate of its own.
 
         All are composed before the first is accepted, so one that can't be mailed leaves nothing half
@@ -141,17 +148,18 @@ class Mailer:
 
         Args:
             ids: those that an earlier try's `StoreUnavailable` carried, for the same messages in order.
+            one_each: each recipient gets a mail of their own, with a Message-ID of its own, whose To shows
+                nobody else (`Message.copies`).
 
         Returns:
-            Their ids, in order.
+            Their ids, in order; with `one_each` one for each recipient (to, cc, bcc), message after message.
 
         Raises:
             As `send`. If Redis goes away in the middle, the error's `ids` are those of all messages.
         """
-        wanted = list(messages)
-        for message in wanted:
-            if not isinstance(message, Message):
-                raise MessageError(f"{address.excerpt(message)} is no message: make it a mailtasks.Message")
+        wanted = [as_message(message) for message in messages]
+        if one_each:
+            wanted = [copy for message in wanted for copy in message.copies()]
         again = bool(ids)
         ids = list(ids) if ids else packing.places(wanted)
         packed = packing.pack(wanted, ids, self.settings)

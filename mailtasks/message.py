@@ -7,6 +7,7 @@ The rules:
 2. Nothing in it can end a header line or an SMTP command early: CR, LF and NUL are refused here.
 3. It depends on nothing outside: attachments named by a path are read at once.
 4. It knows neither Message-ID nor Date nor a default sender; those are fixed when it is accepted.
+   One that is given ready-made (`raw`) may have them: then they are its own.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import mimetypes
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from email.message import Message as EmailObject
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
+from mailtasks import fields, ready
 from mailtasks.address import Address, excerpt, parse
 from mailtasks.errors import AddressError, AttachmentError, MessageError
 
@@ -54,6 +57,8 @@ _SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
 _WORD: Final = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"  # RFC 2045 5.1
 _CONTENT_TYPE: Final = re.compile(rf'{_WORD}/{_WORD}(; *{_WORD}=({_WORD}|"[ !#-\[\]-~]*"))*')
 _CONTENT_ID: Final = re.compile(r"[!-;=?-~]+")  # what may stand between the angle brackets of RFC 2045 7
+_CHARSET: Final = re.compile(r'(?i); *charset="?([^";]*)')
+_METHOD: Final = re.compile(r"(?im)^METHOD:([A-Z-]+)\s*$")
 _UNTYPED: Final = "application/octet-stream"
 _Item = TypeVar("_Item")
 
@@ -73,14 +78,72 @@ _OWN_HEADERS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """The text in another form, of which the reader's program chooses: an invitation, AMP.
+
+    Attributes:
+        content: the text.
+        content_type: such as "text/x-amp-html"; a charset that it names is the one it is sent in, which is
+            UTF-8 by default.
+
+    Raises:
+        MessageError: if a field is not as described.
+    """
+
+    content: str = field(repr=False)
+    content_type: str
+
+    def __post_init__(self) -> None:
+        _check_text("the alternative's content", self.content)
+        if not (isinstance(self.content_type, str) and _CONTENT_TYPE.fullmatch(self.content_type)):
+            raise MessageError(
+                f"an alternative has the content_type {excerpt(self.content_type)}: "
+                "give one such as 'text/calendar; method=REQUEST'"
+            )
+        try:
+            encoded = "\r\n".encode(self.charset), self.content.encode(self.charset)
+        except (LookupError, UnicodeEncodeError) as error:
+            raise MessageError(f"an alternative can't be sent in its charset: {error}; use utf-8") from None
+        if encoded[0] != b"\r\n":  # RFC 2046 4.1.2
+            raise MessageError(
+                f"an alternative has the charset {self.charset}, which mail can't have; use utf-8"
+            )
+
+    @classmethod
+    def calendar(cls, content: str) -> Alternative:
+        """An invitation, an answer or a cancellation: a whole iCalendar object (RFC 5545, RFC 6047).
+
+        Its METHOD is named in the content type, without which Outlook and Gmail take it for a file.
+
+        Raises:
+            MessageError: it has no METHOD.
+        """
+        method = _METHOD.search(_check_text("the calendar", content))
+        if not method:
+            raise MessageError(
+                "the calendar has no METHOD: add one, such as METHOD:REQUEST for an invitation"
+            )
+        return cls(content=content, content_type=f"text/calendar; method={method[1].upper()}")
+
+    @property
+    def charset(self) -> str:
+        """The charset that it is sent in."""
+        named = _CHARSET.search(self.content_type)
+        return named[1] if named else "utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """A file that travels with the message, or an image inside its HTML.
 
     Attributes:
         filename: as the reader sees it.
-        content: the bytes.
+        content: the bytes; or an object of the standard library's `email`, which is kept as bytes and
+            attached as a message (message/rfc822).
         content_type: such as "application/pdf"; None: guessed from the filename.
         cid: for an image inside the HTML, which shows it by `<img src="cid:...">`; None: attached.
+        is_part: the content is a MIME part already, its headers and its body, and is sent as it is; see
+            `from_part`.
 
     Raises:
         AttachmentError: if a field is not as described.
@@ -90,8 +153,13 @@ class Attachment:
     content: bytes = field(repr=False)
     content_type: str | None = None
     cid: str | None = None
+    is_part: bool = False
 
     def __post_init__(self) -> None:
+        given: object = self.content
+        if isinstance(given, EmailObject):
+            object.__setattr__(self, "content", ready.flattened(given, "the attached message"))
+            object.__setattr__(self, "content_type", self.content_type or "message/rfc822")
         _check_line("the attachment's filename", self.filename, AttachmentError)
         if not self.filename:
             raise AttachmentError("an attachment needs a filename: the reader saves it under that name")
@@ -104,6 +172,10 @@ class Attachment:
         self._check_pattern(
             "content_type", _CONTENT_TYPE, "give one such as 'application/pdf', below 256 characters"
         )
+        if self.is_part:
+            object.__setattr__(
+                self, "content", ready.part(self.content, f"the part {excerpt(self.filename)}")
+            )
         self._check_pattern("cid", _CONTENT_ID, "give below 256 printable ASCII characters, no space, < or >")
 
     @classmethod
@@ -127,6 +199,25 @@ class Attachment:
                 f"the attachment {excerpt(path)} can't be read: {reason}; check the path"
             ) from error
         return cls(filename=filename or Path(path).name, content=content, content_type=content_type, cid=cid)
+
+    @classmethod
+    def from_part(cls, part: EmailObject[Any, Any], filename: str | None = None) -> Attachment:
+        """Take what `email` has made: a MIME part, such as a `MIMEImage`, as it is; a message as a message.
+
+        Args:
+            filename: if it names none itself.
+
+        Raises:
+            AttachmentError, MessageError: it can't be mailed as it is.
+        """
+        if "From" in part or "Date" in part:
+            return cls(filename=filename or "message.eml", content=part)  # type: ignore[arg-type]
+        return cls(
+            filename=part.get_filename() or filename or "part",
+            content=ready.flattened(part, "the attached part"),
+            content_type=part.get_content_type(),
+            is_part=True,
+        )
 
     @property
     def media_type(self) -> str:
@@ -156,10 +247,16 @@ class Message:
         reply_to: where answers should go.
         subject: one line.
         text, html: the bodies; with both, the reader's program chooses; with neither, an empty text.
+        raw: instead of all that is mailed, the whole message as bytes, or as an object of the standard
+            library's `email`; kept as bytes. `to`, `cc` and `bcc` then say who gets it, and are by default
+            read from it; it is sent as it is, without its Bcc (`mailtasks/ready.py`).
         sender: the From header; None: the setting `default_from`.
         envelope_sender: where bounces go; None: the sender's address; "": nowhere (RFC 5321 4.5.5).
-        attachments: `Attachment` objects, or paths of files, which are read at once.
-        headers: further headers; those that mailtasks sets itself are refused.
+        alternatives: the text in yet other forms, as `Alternative` objects.
+        attachments: `Attachment` objects, or paths of files, which are read at once, or parts and messages
+            that the standard library's `email` has made.
+        headers: further headers, each with a value or a list of values; those that mailtasks sets itself
+            are refused, and what has a syntax is held to it (`mailtasks/fields.py`).
         priority: "urgent", "normal" or "bulk".
         send_at: not before this moment (aware, before 2100); None: now.
         expires_after: a timedelta or seconds, at most 3650 days, from accept or `send_at` on; then it
@@ -180,10 +277,12 @@ class Message:
     subject: str = ""
     text: str | None = field(default=None, repr=False)
     html: str | None = field(default=None, repr=False)
+    raw: bytes | None = field(default=None, repr=False)
     sender: str | None = None
     envelope_sender: str | None = None
+    alternatives: tuple[Alternative, ...] = ()
     attachments: tuple[Attachment, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    headers: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, hash=False)
     priority: Priority = Priority.NORMAL
     send_at: datetime | None = None
     expires_after: timedelta | None = None
@@ -201,10 +300,12 @@ class Message:
         subject: str = "",
         text: str | None = None,
         html: str | None = None,
+        raw: bytes | str | EmailObject[Any, Any] | None = None,
         sender: str | None = None,
         envelope_sender: str | None = None,
-        attachments: Sequence[Attachment | str | os.PathLike[str]] = (),
-        headers: Mapping[str, str] = MappingProxyType({}),
+        alternatives: Sequence[Alternative] = (),
+        attachments: Sequence[Attachment | str | os.PathLike[str] | EmailObject[Any, Any]] = (),
+        headers: Mapping[str, str | Sequence[str]] = MappingProxyType({}),
         priority: Priority | str = Priority.NORMAL,
         send_at: datetime | None = None,
         expires_after: timedelta | float | None = None,
@@ -213,6 +314,10 @@ class Message:
         metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         keep = object.__setattr__  # the way into a frozen dataclass
+        if raw is not None:
+            _refuse_beside_raw(reply_to, subject, text, html, alternatives, attachments, headers)
+            raw, to = _raw(raw, sender, to, cc or bcc)
+        keep(self, "raw", raw)
         keep(self, "to", _addresses("to", to))
         keep(self, "cc", _addresses("cc", cc))
         keep(self, "bcc", _addresses("bcc", bcc))
@@ -224,6 +329,7 @@ class Message:
         keep(self, "html", None if html is None else _check_text("html", html))
         keep(self, "sender", None if sender is None else str(_address("sender", sender)))
         keep(self, "envelope_sender", _envelope_sender(envelope_sender))
+        keep(self, "alternatives", _alternatives(alternatives))
         keep(self, "attachments", _attachments(attachments))
         keep(self, "headers", _headers(headers))
         keep(self, "priority", _priority(priority))
@@ -238,6 +344,25 @@ class Message:
         """The envelope's recipients: bare addresses in wire form, each once, in order (to, cc, bcc)."""
         given = self.to + self.cc + self.bcc
         return tuple(dict.fromkeys(parse(text).address for text in given))
+
+    def copies(self) -> list[Message]:
+        """A message of its own for each recipient, whose To names nobody else: what `one_each` sends.
+
+        An idempotency key becomes one for each, so that sending again, to more recipients even, sends to
+        nobody twice.
+
+        Raises:
+            MessageError: it is ready-made, so that its To can't be changed.
+        """
+        if self.raw is not None:
+            raise MessageError("a ready-made message has no copies: it is sent as it is; build one for each")
+        written = {parse(text).address: text for text in reversed(self.to + self.cc + self.bcc)}
+        return [
+            replace(
+                self, to=(written[one],), cc=(), bcc=(), idempotency_key=_key_for(one, self.idempotency_key)
+            )
+            for one in self.recipients
+        ]
 
     def fingerprint(self) -> str:
         """32 hex digits over what is mailed, and to whom: equal for equal content, in every process.
@@ -258,10 +383,13 @@ class Message:
             "subject": self.subject,
             "text": self.text,
             "html": self.html,
+            "raw": None if self.raw is None else blake2b(self.raw).hexdigest(),
             "sender": self.sender,
             "envelope_sender": self.envelope_sender,
+            "alternatives": tuple((other.content_type, other.content) for other in self.alternatives),
             "attachments": tuple(
                 (file.filename, blake2b(file.content).hexdigest(), file.content_type, file.cid)
+                + ((True,) if file.is_part else ())
                 for file in self.attachments
             ),
             "headers": dict(self.headers),
@@ -270,6 +398,43 @@ class Message:
             "tags": self.tags,
             "metadata": dict(self.metadata),
         }
+
+
+Mailable: TypeAlias = "Message | EmailObject[Any, Any]"
+"""What can be sent: a message, or one that the standard library's `email` has made."""
+
+
+def as_message(given: Mailable) -> Message:
+    """The message itself, or one that sends an `email.message.EmailMessage` as it is.
+
+    Raises:
+        MessageError: it is neither, or can't be mailed.
+    """
+    if isinstance(given, Message):
+        return given
+    if isinstance(given, EmailObject):
+        return Message(raw=given)
+    raise MessageError(f"{excerpt(given)} is no message: make it a mailtasks.Message")
+
+
+def _refuse_beside_raw(*given: object) -> None:
+    names = ("reply_to", "subject", "text", "html", "alternatives", "attachments", "headers")
+    for name, value in zip(names, given, strict=True):
+        if value:
+            raise MessageError(
+                f"{name} can't be given beside raw, which is the whole message: write it there"
+            )
+
+
+def _raw(
+    given: bytes | str | EmailObject[Any, Any], sender: str | None, to: str | Sequence[str], others: object
+) -> tuple[bytes, str | Sequence[str]]:
+    """The octets, and the recipients that are given or read from them."""
+    content = ready.octets(given)
+    head = ready.Head.of(content)
+    if sender is not None and head.sender is not None:
+        raise MessageError("sender can't be given beside raw, whose From says it; use `envelope_sender`")
+    return ready.without_bcc(content), to if to or others else head.recipients()
 
 
 def _check_text(name: str, value: str, error: type[MessageError] = MessageError) -> str:
@@ -313,18 +478,39 @@ def _envelope_sender(given: str | None) -> str | None:
     return _address("envelope_sender", given).address if given else given
 
 
-def _attachments(given: Sequence[Attachment | str | os.PathLike[str]]) -> tuple[Attachment, ...]:
-    return tuple(
-        file if isinstance(file, Attachment) else Attachment.from_path(file)
-        for file in _listed("attachments", given)
-    )
+def _alternatives(given: Sequence[Alternative]) -> tuple[Alternative, ...]:
+    alternatives = _listed("alternatives", given)
+    for other in alternatives:
+        if not isinstance(other, Alternative):
+            raise MessageError(f"alternatives holds {excerpt(other)}: make it a mailtasks.Alternative")
+    return alternatives
 
 
-def _headers(given: Mapping[str, str]) -> Mapping[str, str]:
-    headers = _mapping("headers", given, _check_line)
-    for name in headers:
-        _check_header_name(name)
-    return headers
+def _attachments(
+    given: Sequence[Attachment | str | os.PathLike[str] | EmailObject[Any, Any]],
+) -> tuple[Attachment, ...]:
+    return tuple(_attachment(file) for file in _listed("attachments", given))
+
+
+def _attachment(file: Attachment | str | os.PathLike[str] | EmailObject[Any, Any]) -> Attachment:
+    if isinstance(file, Attachment):
+        return file
+    return Attachment.from_part(file) if isinstance(file, EmailObject) else Attachment.from_path(file)
+
+
+def _headers(given: Mapping[str, str | Sequence[str]]) -> Mapping[str, str | tuple[str, ...]]:
+    return {name: _header(name, value) for name, value in _demand_mapping("headers", given).items()}
+
+
+def _header(name: str, given: str | Sequence[str]) -> str | tuple[str, ...]:
+    """One value, or, if it stands there several times, all of them."""
+    _check_header_name(_check_line("headers: a name", name))
+    several: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
+    if not several:
+        raise MessageError(f"headers: {name} is given an empty list: leave it out")
+    values = [_check_line(f"headers: {name}", value) for value in several]
+    checked = fields.checked(name, values)
+    return checked if len(checked) > 1 else checked[0]
 
 
 def _check_header_name(name: str) -> None:
@@ -345,9 +531,16 @@ def _metadata(given: Mapping[str, str]) -> Mapping[str, str]:
 
 def _mapping(name: str, given: Mapping[str, str], check: Callable[[str, str], str]) -> dict[str, str]:
     """A copy whose names and values were checked."""
+    return {
+        check(f"{name}: a name", key): check(f"{name}: {key}", value)
+        for key, value in _demand_mapping(name, given).items()
+    }
+
+
+def _demand_mapping(name: str, given: Mapping[str, _Item]) -> Mapping[str, _Item]:
     if not isinstance(given, Mapping):
         raise MessageError(f"{name} must map names to strings, not be {excerpt(given)}")
-    return {check(f"{name}: a name", key): check(f"{name}: {key}", value) for key, value in given.items()}
+    return given
 
 
 def _priority(given: Priority | str) -> Priority:
@@ -401,6 +594,16 @@ def _idempotency_key(given: str | None) -> str | None:
             f"give 1 to {MAX_KEY_LENGTH}, or leave it out"
         )
     return given
+
+
+def _key_for(recipient: str, key: str | None) -> str | None:
+    """A key for one recipient's copy; people may read it in an error, unless it would be too long."""
+    if key is None:
+        return None
+    text = f"{key} for {recipient}"
+    if len(text) <= MAX_KEY_LENGTH:
+        return text
+    return blake2b(text.encode(), digest_size=32, person=b"mailtasks").hexdigest()
 
 
 def _tags(given: Sequence[str]) -> tuple[str, ...]:

@@ -19,9 +19,10 @@ from typing import Final
 
 from mailtasks import address
 from mailtasks.address import excerpt
-from mailtasks.compose.mime import compose
+from mailtasks.compose.mime import compose, given_size
 from mailtasks.errors import IdempotencyConflict, MessageError
 from mailtasks.message import Message
+from mailtasks.ready import Head
 from mailtasks.settings import Settings
 from mailtasks.store.keys import batch_id_for_key, new_batch_id, split_id
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
@@ -99,7 +100,7 @@ def _likeness(message: Message) -> object:
 def _size(message: Message) -> int:
     """About how many bytes its body will have."""
     attached = sum(len(attachment.content) for attachment in message.attachments)
-    return len(message.text or "") + len(message.html or "") + attached * 4 // 3
+    return given_size(message) + attached // 3  # base64
 
 
 def pack(messages: Sequence[Message], ids: Sequence[str], settings: Settings) -> list[Packed]:
@@ -168,17 +169,21 @@ def _packed(id: str, by_index: dict[int, Message], settings: Settings) -> Packed
 
 
 def _composed(message: Message, id: str, settings: Settings) -> tuple[MessageRecord, bytes]:
-    """What is kept of a message, and its bytes. Message-ID and Date are fixed here, over all retries."""
-    sender = message.sender or settings.default_from
-    if not sender:
+    """What is kept of a message, and its bytes. Message-ID and Date are fixed here, over all retries.
+
+    A ready-made message has a subject, and may have a sender and a Message-ID, of its own.
+    """
+    head = None if message.raw is None else Head.of(message.raw)
+    author = message.sender or (head and head.sender) or settings.default_from
+    if not author:
         raise MessageError(
             "the message has no sender and no default is set; give `sender` or set MAILTASKS_DEFAULT_FROM"
         )
-    parsed = address.parse(sender)
-    message_id = f"<{id}@{parsed.domain}>"
+    parsed = address.parse(author)
+    message_id = (head and head.message_id) or f"<{id}@{parsed.domain}>"
     composed = compose(
         message,
-        sender=sender,
+        sender=author,
         message_id=message_id,
         date=datetime.now(UTC),
         size_limit=settings.size_limit,
@@ -187,7 +192,7 @@ def _composed(message: Message, id: str, settings: Settings) -> tuple[MessageRec
         message_id=message_id,
         sender=parsed.address if message.envelope_sender is None else message.envelope_sender,
         recipients=len(message.recipients),
-        subject=message.subject,
+        subject=message.subject if head is None else head.subject,
         size=len(composed.content),
         smtputf8=composed.smtputf8,
         tags=message.tags,

@@ -35,7 +35,7 @@ from mailtasks.errors import (
     TemporaryFailure,
 )
 from mailtasks.installation import installation_of
-from mailtasks.message import MOMENTS, PRIORITIES, Attachment, Message, Priority
+from mailtasks.message import MOMENTS, PRIORITIES, Alternative, Attachment, Message, Priority
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.rate import parse_rate
 from mailtasks.publish import DELIVER, SEND_MAIL, priority_of, queue_name
@@ -339,6 +339,12 @@ def strategy_without_eta(task: Any, app: Celery, consumer: Any, **options: Any) 
     return receive_at_once
 
 
+_NESTED: Final[dict[str, type[Attachment | Alternative]]] = {
+    "attachments": Attachment,
+    "alternatives": Alternative,
+}
+
+
 def message_from(given: Mapping[str, Any]) -> Message:
     """A message from arguments that may have been JSON: times as ISO 8601, attachments as mappings.
 
@@ -348,15 +354,15 @@ def message_from(given: Mapping[str, Any]) -> Message:
     values = _fields_of(Message, given)
     if isinstance(values.get("send_at"), str):
         values["send_at"] = _moment("send_at", values["send_at"])
-    if isinstance(values.get("attachments"), list | tuple):
-        values["attachments"] = [
-            Attachment(**_fields_of(Attachment, item)) if isinstance(item, Mapping) else item
-            for item in values["attachments"]
-        ]
+    for name, kind in _NESTED.items():
+        if isinstance(values.get(name), list | tuple):
+            values[name] = [
+                kind(**_fields_of(kind, item)) if isinstance(item, Mapping) else item for item in values[name]
+            ]
     return Message(**values)
 
 
-def _fields_of(kind: type[Message | Attachment], given: Mapping[str, Any]) -> dict[str, Any]:
+def _fields_of(kind: type[Message | Attachment | Alternative], given: Mapping[str, Any]) -> dict[str, Any]:
     known = signature(kind).parameters
     for name in given:
         if name not in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mailtasks.cli.context import Context, as_json, pass_context
-from mailtasks.cli.options import content, message_id, moment, pairs, seconds
+from mailtasks.cli.options import content, headers, message_id, moment, octets, pairs, seconds
 from mailtasks.cli.output import counted, print_json, print_line, print_pairs, print_table
 from mailtasks.state import State
 
@@ -34,16 +34,23 @@ IDLE: Final = {
 @click.option("--bcc", multiple=True, metavar="ADDRESS", help="A recipient that nobody sees.")
 @click.option("--reply-to", multiple=True, metavar="ADDRESS", help="Where answers should go.")
 @click.option("--from", "sender", metavar="ADDRESS", help="The sender; by default the setting default_from.")
+@click.option(
+    "--envelope-sender", metavar="ADDRESS", help="Where bounces go, by default to the sender; '' is nowhere."
+)
 @click.option("--subject", default="", help="The subject.")
 @click.option("--text", help="The text.")
 @click.option(
     "--text-file", callback=content, metavar="FILE", help="The text from a file; - is standard input."
 )
 @click.option("--html", callback=content, metavar="FILE", help="The HTML from a file; - is standard input.")
-@click.option("--attach", "attachments", multiple=True, metavar="FILE", help="A file to attach.")
 @click.option(
-    "--header", "headers", multiple=True, callback=pairs(":"), metavar="NAME:VALUE", help="A header."
+    "--raw",
+    callback=octets,
+    metavar="FILE",
+    help="The whole mail as it is, from a file; - is standard input. It says who gets it, or --to does.",
 )
+@click.option("--attach", "attachments", multiple=True, metavar="FILE", help="A file to attach.")
+@click.option("--header", "headers", multiple=True, callback=headers, metavar="NAME:VALUE", help="A header.")
 @click.option("--priority", default="normal", show_default=True, help="urgent, normal or bulk.")
 @click.option(
     "--send-at", callback=moment, metavar="TIME", help="Not before, such as 2030-01-31T09:00+01:00."
@@ -58,6 +65,9 @@ IDLE: Final = {
     metavar="ID",
     help="The id that an error printed, to try again without a second mail.",
 )
+@click.option(
+    "--one-each", is_flag=True, help="Each recipient gets a mail of their own; prints an id for each."
+)
 @click.option("--tag", "tags", multiple=True, metavar="WORD", help="A word of yours.")
 @click.option(
     "--metadata", multiple=True, callback=pairs("="), metavar="NAME=VALUE", help="Kept, not mailed."
@@ -70,6 +80,7 @@ def send(
     text: str | None,
     text_file: str | None,
     id: str | None,
+    one_each: bool,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -81,20 +92,27 @@ def send(
 
     if text is not None and text_file is not None:
         raise click.UsageError("Give --text or --text-file, not both.")
-    if text is None and text_file is None and not (fields["html"] or fields["attachments"]):
-        raise click.UsageError(
-            "The mail would be empty: give --text, --text-file (- is standard input), --html or --attach, "
-            "or --text '' if it should be."
-        )
-    if not (fields["sender"] or context.settings.default_from):
+    _demand_content(text is not None or text_file is not None, fields)
+    if not (fields["raw"] or fields["sender"] or context.settings.default_from):
         raise click.UsageError("Name the sender with --from, or set MAILTASKS_DEFAULT_FROM.")
     message = Message(text=text_file if text is None else text, **fields)
+    if one_each and id is not None:
+        raise click.UsageError("Give --id or --one-each, not both; an idempotency key is safe to send again.")
     with context.mailer() as mailer:
-        id = mailer.send(message, id=id)
+        ids = mailer.send_many([message], ids=[id] if id else None, one_each=one_each)
     if as_json:
-        print_json({"id": id})
+        print_json({"ids": ids} if one_each else {"id": ids[0]})
     else:
-        print_line(id)
+        for accepted in ids:
+            print_line(accepted)
+
+
+def _demand_content(has_text: bool, fields: Mapping[str, Any]) -> None:
+    if not (has_text or fields["html"] or fields["attachments"] or fields["raw"]):
+        raise click.UsageError(
+            "The mail would be empty: give --text, --text-file (- is standard input), --html, --attach or "
+            "--raw, or --text '' if it should be."
+        )
 
 
 @click.command()

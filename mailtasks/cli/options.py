@@ -57,6 +57,16 @@ def content(context: click.Context, parameter: click.Parameter, given: str | Non
         raise click.BadParameter(f"{given!r} is no UTF-8 text") from None
 
 
+def octets(context: click.Context, parameter: click.Parameter, given: str | None) -> bytes | None:
+    """What a file holds, byte for byte; `-` is standard input."""
+    if given is None:
+        return None
+    try:
+        return sys.stdin.buffer.read() if given == "-" else Path(given).read_bytes()
+    except OSError as error:
+        raise click.BadParameter(f"{given!r} can't be read: {error.strerror}") from None
+
+
 def message_id(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
     """The id of one message, as an error or `mailtasks send` printed it."""
     from mailtasks.store.keys import split_id  # brings in Redis
@@ -93,6 +103,16 @@ def pairs(separator: str) -> Callable[[click.Context, click.Parameter, Sequence[
         return dict(_pair(text, separator) for text in given)
 
     return read
+
+
+def headers(
+    context: click.Context, parameter: click.Parameter, given: Sequence[str]
+) -> dict[str, str | list[str]]:
+    """Names and values, of which one that is given several times has a list."""
+    read: dict[str, list[str]] = {}
+    for name, value in (_pair(text, ":") for text in given):
+        read.setdefault(name, []).append(value)
+    return {name: values if len(values) > 1 else values[0] for name, values in read.items()}
 
 
 def _pair(text: str, separator: str) -> tuple[str, str]:

@@ -4,8 +4,8 @@ The rules:
 
 1. Every function returns whole lines that end in CRLF. None holds another CR or LF, none is longer
    than 998 octets, and none longer than `WIDTH` unless a single word is.
-2. Values are text. What a reader would take for an encoded word is encoded, so that it arrives as
-   it was given.
+2. A value that is text is encoded where a reader would take it for an encoded word, so that it arrives as
+   it was given. A value of another kind (`mailtasks/fields.py`) is never encoded.
 3. The output is ASCII, except for an address whose local part isn't (RFC 6532).
 
 RFC 5322 2.1.1 and 2.2.3 (lines, folding), RFC 2047 (encoded words), RFC 2231 (parameters).
@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import AnyStr, Final
 from urllib.parse import quote
 
 from mailtasks.address import Address, escaped, quoted
+from mailtasks.fields import LONGEST_WORD, Kind, kind_of, list_id, mailboxes
 
 WIDTH: Final = 76
 """RFC 2047 2 bounds a line that holds an encoded word at 76; RFC 5322 asks for 78 elsewhere."""
@@ -29,7 +30,6 @@ _WORD_LIMIT: Final = 75  # RFC 2047 2
 _WORD_FRAME: Final = len("=?utf-8?q??=")
 _Q_BONUS: Final = 5  # octets that Q may be longer, since people can read it; Python's email has the same
 _LEAST_ROOM: Final = _WORD_FRAME + len("=F0=9F=8E=89")  # one character of four octets
-_PIECE_LIMIT: Final = 900  # behind a header's name of 64 it stays below the 998 of RFC 5322 2.1.1
 _QUOTED_LIMIT: Final = 60  # a longer quoted string could not be folded within WIDTH
 
 _ONE_LINE: Final = re.compile(r"[!-~]+(?: [!-~]+)*")
@@ -42,8 +42,14 @@ _Q: Final = [chr(octet).replace(" ", "_") if octet in _Q_SAFE else f"={octet:02X
 _ATTRIBUTE_SAFE: Final = "!#$&+-.^_`{|}~"  # RFC 2231 7 attribute-char, besides letters and digits
 
 
+def given_header(name: str, values: str | tuple[str, ...]) -> str:
+    """A header that a user has added, of the kind that its name has; once for each of its values."""
+    write = _WRITERS[kind_of(name)]
+    return "".join([write(name, value) for value in ((values,) if isinstance(values, str) else values)])
+
+
 def text_header(name: str, value: str) -> str:
-    """A header whose value is text: `Subject`, and whatever a user adds."""
+    """A header whose value is text."""
     if len(name) + 2 + len(value) <= WIDTH and _ONE_LINE.fullmatch(value) and "=?" not in value:
         return f"{name}: {value}\r\n"
     return fold(name, _text_pieces(value, _room(name)) or [" "])
@@ -57,6 +63,32 @@ def address_header(name: str, addresses: Iterable[Address]) -> str:
         pieces[-1] += ","
     pieces[-1] = pieces[-1].removesuffix(",")
     return fold(name, pieces)
+
+
+def words_header(name: str, value: str) -> str:
+    """A header that is folded at spaces and never encoded: its value is ASCII, and has a syntax."""
+    return fold(name, map("".join, _PIECE.findall(" " + value)))
+
+
+def _addresses_header(name: str, value: str) -> str:
+    return address_header(name, mailboxes(value))
+
+
+def _list_id_header(name: str, value: str) -> str:
+    described, id = list_id(value)
+    words = _phrase(described, _room(name)) if described else []
+    return fold(name, [f" {word}" for word in [*words, f"<{id}>"]])
+
+
+_WRITERS: Final[dict[Kind, Callable[[str, str], str]]] = {
+    Kind.TEXT: text_header,
+    Kind.WORDS: words_header,
+    Kind.IDS: words_header,
+    Kind.ADDRESSES: _addresses_header,
+    Kind.MAILBOX: _addresses_header,
+    Kind.URLS: words_header,
+    Kind.LIST_ID: _list_id_header,
+}
 
 
 def parameter_header(name: str, value: str, parameter: str, text: str) -> str:
@@ -98,7 +130,7 @@ def _room(name: str) -> int:
 def _text_pieces(value: str, room: int) -> list[str]:
     """Words as they are where they can be, runs of others as encoded words (RFC 2047 5 (1))."""
     words = _PIECE.findall(" " + value)
-    if value.strip(" ") != value or any(len(space) + len(word) > _PIECE_LIMIT for space, word in words):
+    if value.strip(" ") != value or any(len(space) + len(word) > LONGEST_WORD for space, word in words):
         return [f" {word}" for word in encoded_words(value, room)]
     pieces: list[str] = []
     for foreign, group in groupby(words, key=_is_foreign):

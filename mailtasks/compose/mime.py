@@ -4,7 +4,8 @@ Python's `EmailMessage` would do, at twenty to forty times the price (`benchmark
 of it for parsing headers that are known to be right. The rules here:
 
 1. Canonical lines: every line ends in CRLF, no CR or LF stands alone, none is longer than 998 octets.
-2. 7-bit, so that any relay takes it, unless an address in a header needs SMTPUTF8.
+2. 7-bit, so that any relay takes it, unless an address in a header needs SMTPUTF8, or something that was
+   made elsewhere is 8-bit: a whole message, or one that is attached (`reencode.py` is for such).
 3. Who is in `bcc` stands nowhere.
 4. The same message, id and date give the same bytes, boundaries included.
 
@@ -25,15 +26,25 @@ from itertools import count
 from typing import Final
 
 from mailtasks.address import parse
-from mailtasks.compose.headers import address_header, parameter_header, text_header
+from mailtasks.compose.headers import (
+    address_header,
+    given_header,
+    parameter_header,
+    text_header,
+    words_header,
+)
 from mailtasks.errors import MessageTooLarge
-from mailtasks.message import Attachment, Message
+from mailtasks.message import Alternative, Attachment, Message
+from mailtasks.ready import Head
 
 _BASE64_WIDTH: Final = 76  # RFC 2045 6.8
 _READABLE_GROWTH: Final = 2  # quoted-printable that more than doubles a text (CJK, Cyrillic) can't be read
 # RFC 5322 2.1.1 asks for 78; "From " at a line's start is changed by mbox stores.
 _SEVEN_BIT: Final = re.compile(rb"(?:(?!From )[\t -~]{0,78}\r\n)+")
-_IDENTITY: Final = re.compile(rb"(?:[\t -~]{0,998}\r\n)+")
+_IDENTITY: Final = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)+")  # RFC 2045 2.7 and 2.8
+
+_BEFORE_HTML: Final = ("text/x-amp-html", "text/watch-html", "text/enriched", "text/markdown")
+"""Alternatives for the few readers that know them: others would show the last part, which should be HTML."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +66,15 @@ class _Part:
 
     headers: str
     body: bytes
+    eight_bit: bool = False  # it holds a message or part that somebody else has made so
 
 
 def compose(message: Message, *, sender: str, message_id: str, date: datetime, size_limit: int) -> Composed:
     """Lay the message out.
 
     Args:
-        sender: the From address, with or without a name; `message.sender` is not looked at.
+        sender: the From address, with or without a name; `message.sender` is not looked at, and neither is
+            this nor what follows where a ready-made message has its own.
         message_id: with or without angle brackets.
         date: aware.
         size_limit: octets that the content may have.
@@ -69,6 +82,9 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
     Raises:
         MessageTooLarge: with both sizes.
     """
+    if message.raw is not None:
+        return _completed(message, message.raw, sender, message_id, date, size_limit)
+    _check_given(message, size_limit)
     root = _root(message, _token(message_id))
     head = "".join(
         [
@@ -77,7 +93,7 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
             *_address_headers(message),
             text_header("Subject", message.subject),
             f"Message-ID: <{message_id.strip('<>')}>\r\n",
-            *(text_header(name, value) for name, value in message.headers.items()),
+            *(given_header(name, values) for name, values in message.headers.items()),
             "MIME-Version: 1.0\r\n",
             root.headers,
             "\r\n",
@@ -86,6 +102,24 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
     content = head.encode() + root.body
     _check_size(message, len(content), size_limit)
     return Composed(content, smtputf8=not (head.isascii() and _envelope_is_ascii(message)))
+
+
+def _completed(
+    message: Message, raw: bytes, sender: str, message_id: str, date: datetime, size_limit: int
+) -> Composed:
+    """A message that was given ready-made, with what is missing in front of it: nothing of it is changed."""
+    _check_size(message, len(raw), size_limit)
+    head = Head.of(raw)
+    missing = {
+        "Date": _date_header(date.astimezone(UTC).replace(microsecond=0)),
+        "From": _from_header(sender),
+        "Message-ID": f"Message-ID: <{message_id.strip('<>')}>\r\n",
+    }
+    added = "".join([line for name, line in missing.items() if head.value(name) is None])
+    content = added.encode() + raw
+    _check_size(message, len(content), size_limit)
+    ascii = head.ascii and added.isascii() and _envelope_is_ascii(message)
+    return Composed(content, smtputf8=not ascii)
 
 
 @lru_cache(maxsize=16)  # a campaign composes many messages within one second
@@ -105,8 +139,10 @@ def _address_headers(message: Message) -> Iterator[str]:
 
 
 def _envelope_is_ascii(message: Message) -> bool:
-    """Whether bcc and the envelope's sender, which stand in no header, can do without SMTPUTF8."""
+    """Whether addresses that stand in no header of ours can do without SMTPUTF8."""
     hidden = [*message.bcc, *filter(None, [message.envelope_sender])]
+    if message.raw is not None:
+        hidden += message.to + message.cc
     return all(parse(text).ascii_ok for text in hidden)
 
 
@@ -114,13 +150,36 @@ def _token(message_id: str) -> str:
     return blake2b(message_id.encode(), digest_size=12).hexdigest()
 
 
+def _check_given(message: Message, limit: int) -> None:
+    """Before anything is encoded: what is too large already would only be larger."""
+    given = given_size(message)
+    if given > limit:
+        raise _too_large(message, f"the message has {given:,} bytes, and more once it is composed", limit)
+
+
+def given_size(message: Message) -> int:
+    """About how many bytes the message has before it is composed: at most as many as then."""
+    if message.raw is not None:
+        return len(message.raw)
+    size = len(message.text or "") + len(message.html or "")
+    for other in message.alternatives:
+        size += len(other.content)
+    for file in message.attachments:
+        size += len(file.content)
+    return size
+
+
 def _check_size(message: Message, size: int, limit: int) -> None:
     if size > limit:
-        remedy = "make its attachments smaller, link to them" if message.attachments else "make it shorter"
-        raise MessageTooLarge(
-            f"the composed message has {size:,} bytes, the size limit is {limit:,}: "
-            f"{remedy}, or raise `size_limit`"
+        told = (
+            f"the composed message has {size:,} bytes, {given_size(message):,} of them before it was composed"
         )
+        raise _too_large(message, told, limit)
+
+
+def _too_large(message: Message, told: str, limit: int) -> MessageTooLarge:
+    remedy = "make its attachments smaller, link to them" if message.attachments else "make it shorter"
+    return MessageTooLarge(f"{told}; the size limit is {limit:,}: {remedy}, or raise `size_limit`")
 
 
 def _root(message: Message, token: str) -> _Part:
@@ -132,24 +191,42 @@ def _root(message: Message, token: str) -> _Part:
 
 
 def _bodies(message: Message, inline: Sequence[Attachment], token: str) -> _Part:
-    if message.html is None:
+    """RFC 2046 5.1.4: the plainest first, and last the one that a reader should prefer."""
+    if message.html is None and not message.alternatives:
         return _text("plain", message.text or "")
-    html = _text("html", message.html)
-    if inline:
-        html = _multipart("related", [html, *map(_attachment, inline)], token)
-    if message.text is None:
-        return html
-    return _multipart("alternative", [_text("plain", message.text), html], token)
+    before = [_alternative(it) for it in message.alternatives if it.content_type.startswith(_BEFORE_HTML)]
+    after = [_alternative(it) for it in message.alternatives if not it.content_type.startswith(_BEFORE_HTML)]
+    text = [] if message.text is None else [_text("plain", message.text)]
+    html = [] if message.html is None else [_html(message.html, inline, token)]
+    forms = [*text, *before, *html, *after]
+    return forms[0] if len(forms) == 1 else _multipart("alternative", forms, token)
+
+
+def _html(html: str, inline: Sequence[Attachment], token: str) -> _Part:
+    part = _text("html", html)
+    return _multipart("related", [part, *map(_attachment, inline)], token) if inline else part
+
+
+def _alternative(other: Alternative) -> _Part:
+    named = "charset=" in other.content_type.lower()
+    content_type = other.content_type if named else f'{other.content_type}; charset="utf-8"'
+    encoding, body = _encode_text(_canonical(other.content.encode(other.charset)))
+    return _Part(
+        f"{words_header('Content-Type', content_type)}Content-Transfer-Encoding: {encoding}\r\n", body
+    )
 
 
 def _multipart(kind: str, parts: Sequence[_Part], token: str) -> _Part:
     boundary = _boundary(kind, parts, token)
     # RFC 2387 3.1 wants the root's type named.
     root_type = ' type="text/html";' if kind == "related" else ""
+    eight_bit = True in [part.eight_bit for part in parts]
+    encoding = "Content-Transfer-Encoding: 8bit\r\n" if eight_bit else ""  # RFC 2045 6.4
     pieces = [f"--{boundary}\r\n{part.headers}\r\n".encode() + part.body for part in parts]
     return _Part(
-        f'Content-Type: multipart/{kind};{root_type}\r\n boundary="{boundary}"\r\n',
+        f'Content-Type: multipart/{kind};{root_type}\r\n boundary="{boundary}"\r\n{encoding}',
         b"\r\n".join([*pieces, f"--{boundary}--\r\n".encode()]),
+        eight_bit,
     )
 
 
@@ -169,7 +246,7 @@ def _text(subtype: str, text: str) -> _Part:
 def _encode_text(body: bytes) -> tuple[str, bytes]:
     if _SEVEN_BIT.fullmatch(body):
         return "7bit", body
-    quoted = _quoted_printable(body)
+    quoted = quoted_printable(body)
     if len(quoted) > len(body) * _READABLE_GROWTH:
         return "base64", _base64(body)
     return "quoted-printable", quoted
@@ -180,7 +257,7 @@ def _canonical(octets: bytes) -> bytes:
     return b"\r\n".join([*octets.splitlines(), b""]) or b"\r\n"
 
 
-def _quoted_printable(body: bytes) -> bytes:
+def quoted_printable(body: bytes) -> bytes:
     """RFC 2045 6.7, and no line that a mail store or a relay would take for its own.
 
     `b2a_qp` guards spaces at a line's end and lone dots; "From " is left to us. What follows it goes
@@ -199,11 +276,13 @@ def _base64(octets: bytes) -> bytes:
 
 
 def _attachment(file: Attachment) -> _Part:
+    if file.is_part:
+        return _ready_part(file.content)
     media_type, encoding, body = _encode_file(file)
     return _Part(
         "".join(
             [
-                text_header("Content-Type", media_type),
+                words_header("Content-Type", media_type),
                 f"Content-Transfer-Encoding: {encoding}\r\n",
                 f"Content-ID: <{file.cid}>\r\n" if file.cid else "",
                 parameter_header(
@@ -212,18 +291,26 @@ def _attachment(file: Attachment) -> _Part:
             ]
         ),
         body,
+        encoding == "8bit",
     )
+
+
+def _ready_part(content: bytes) -> _Part:
+    head, _, body = content.partition(b"\r\n\r\n")
+    return _Part(f"{head.decode('ascii')}\r\n", body, not body.isascii())
 
 
 def _encode_file(file: Attachment) -> tuple[str, str, bytes]:
     """Content type, transfer encoding and body.
 
-    A message or multipart must not be encoded (RFC 2045 6.4). One that is 7-bit travels as it is, any
-    other as a file without a type, so that its bytes, and signatures over them, stay what they are.
+    A message must not be encoded (RFC 2046 5.2.1), nor may a multipart. One that can travel as it is does,
+    any other as a file without a type, so that its bytes, and signatures over them, stay what they are.
     """
-    if not file.media_type.lower().startswith(("message/", "multipart/")):
+    kind = file.media_type.lower()
+    if not kind.startswith(("message/", "multipart/")):
         return file.media_type, "base64", _base64(file.content)
     canonical = _canonical(file.content)
-    if file.media_type.lower().startswith("message/rfc822") and _IDENTITY.fullmatch(canonical):
-        return file.media_type, "7bit", canonical
+    head = canonical.partition(b"\r\n\r\n")[0]
+    if kind.startswith("message/rfc822") and head.isascii() and _IDENTITY.fullmatch(canonical):
+        return file.media_type, "7bit" if canonical.isascii() else "8bit", canonical
     return "application/octet-stream", "base64", _base64(file.content)

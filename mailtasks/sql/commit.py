@@ -32,7 +32,7 @@ from mailtasks.errors import (
     MessageError,
     StoreUnavailable,
 )
-from mailtasks.message import Message
+from mailtasks.message import Mailable, Message, as_message
 from mailtasks.sql.composing import composed
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _KEY: Final = "mailtasks"  # in `session.info`
 
 
-def on_commit(session: AnySession, *messages: Message, mailer: Mailer | None = None) -> list[str]:
+def on_commit(session: AnySession, *messages: Mailable, mailer: Mailer | None = None) -> list[str]:
     """Send messages when the session's outermost transaction has committed; drop them if it is rolled back.
 
     All messages of a transaction are sent in one `send_many`. A SAVEPOINT that is rolled back drops those
@@ -67,10 +67,11 @@ def on_commit(session: AnySession, *messages: Message, mailer: Mailer | None = N
     """
     pending = _pending(_plain(session))
     mailer = mailer or default_mailer()
-    packed, ids = composed(messages, mailer.settings)
-    pending.check_keys(messages, ids)
+    wanted = [as_message(message) for message in messages]
+    packed, ids = composed(wanted, mailer.settings)
+    pending.check_keys(wanted, ids)
     if packed:
-        pending.ask(mailer, messages, ids)
+        pending.ask(mailer, wanted, ids)
     return ids
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from mailtasks import default_mailer
 from mailtasks.errors import MessageError, SettingsError
-from mailtasks.message import Message
+from mailtasks.message import Mailable
 from mailtasks.relay import either
 from mailtasks.settings import Settings
 from mailtasks.sql.composing import composed
@@ -74,7 +74,7 @@ class Outbox:
     def _settings(self) -> Settings:
         return self._given_settings or Settings.load()
 
-    def send(self, connection: Executor, *messages: Message, keep: Keep | str | None = None) -> list[str]:
+    def send(self, connection: Executor, *messages: Mailable, keep: Keep | str | None = None) -> list[str]:
         """Write messages in the transaction that is open there. They are sent once it has committed.
 
         Messages of one call share rows, so a campaign is best written a few hundred at a time.
@@ -108,7 +108,7 @@ class Outbox:
         return ids
 
     async def asend(
-        self, connection: AsyncSession | AsyncConnection, *messages: Message, keep: Keep | str | None = None
+        self, connection: AsyncSession | AsyncConnection, *messages: Mailable, keep: Keep | str | None = None
     ) -> list[str]:
         """As `send`, for an `AsyncSession` or an `AsyncConnection`.
 

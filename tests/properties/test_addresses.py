@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+import tracemalloc
 
 import email_validator
 import pytest
@@ -98,3 +100,29 @@ def test_nothing_but_an_address_or_an_error_comes_out(before, middle, after):
     else:
         assert re.fullmatch(r"[^\s\x00-\x1f]+|\".*\"@\S+", found.address)
         assert len(found.address.encode()) <= 254
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(unit * 1_000_000 for unit in ("a", "@", '"', "<", "a.", "ü")),
+        *(
+            start + unit * 4000
+            for start in ("", '"', "a@", "=?utf-8?q?")
+            for unit in ("\\", '\\"', ".", "\u0301")
+        ),
+        *("=?utf-8?q?a?=" * 300 + end for end in ("<a@b>", "@b", ">")),
+        '"' * 4000 + ">",
+        '""' + " " * 4000 + ">",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_work_and_memory_are_bounded(text):
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        by_us(text)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        assert time.process_time() - began < 2
+    finally:
+        tracemalloc.stop()

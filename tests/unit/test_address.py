@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mailtasks.address import Address, excerpt, parse
+from mailtasks.address import Address, excerpt, parse, split
 from mailtasks.errors import AddressError
 
 
@@ -101,6 +101,11 @@ def test_leaves_a_name_alone_that_only_looks_encoded():
             "the address '=?utf-8?q?a=0D=0ABcc=3A_eve?= <ann@example.com>' holds '\\r': line breaks, control "
             "characters and surrogates can't be mailed; remove them",
         ),
+        (
+            "a" * 600 + "@example.com",
+            f"'{'a' * 57}...' is no mail address: it has 612 characters, and RFC 5321 allows 254 octets",
+        ),
+        ("a" * 1_000_000, f"'{'a' * 57}...' is no mail address: it has 1,000,000 characters"),
         (None, "'None' (NoneType) is no mail address: give a string such as 'ann@example.com'"),
     ],
 )
@@ -108,6 +113,35 @@ def test_refuses_in_one_sentence(text, sentence):
     with pytest.raises(AddressError) as caught:
         parse(text)
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("a@faß.de", "xn--fa-hia.de"),  # IDNA 2003 said fass.de
+        ("a@FASS.de", "fass.de"),
+        ("a@ς.gr", "xn--3xa.gr"),  # a final sigma is a letter of its own
+        ("a@Σ.gr", "xn--4xa.gr"),
+        ("a@ＥＸＡＭＰＬＥ.com", "example.com"),
+        ("a@BÜCHER.example", "xn--bcher-kva.example"),
+        ("a@xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("a@[IPv6:2001:DB8::1]", "[IPv6:2001:db8::1]"),
+    ],
+)
+def test_domains_are_written_as_idna_2008_has_them(text, domain):
+    assert parse(text).domain == domain
+
+
+@pytest.mark.parametrize("text", ["a@i❤.ws", "a@xn--i-7iq.ws", "a@💩.la"])
+def test_a_domain_of_emoji_is_none_in_idna_2008(text):
+    with pytest.raises(AddressError, match="not allowed"):
+        parse(text)
+
+
+def test_a_local_part_keeps_its_case_and_characters():
+    assert parse("Ann.ÖTZI@Example.COM").address == "Ann.ÖTZI@example.com"
+    assert parse('"a@b c"@example.com').address == '"a@b c"@example.com'
+    assert parse('"ann"@example.com').address == "ann@example.com"  # quotes that mean nothing
 
 
 def test_knows_its_parts():
@@ -138,3 +172,17 @@ def test_an_excerpt_is_one_short_line():
     assert excerpt("a\nb") == r"'a\nb'"
     assert excerpt("x" * 61) == "'" + "x" * 57 + "...'"
     assert excerpt(5) == "'5' (int)"
+
+
+@pytest.mark.parametrize(
+    ("text", "members"),
+    [
+        ("ann@example.com", ["ann@example.com"]),
+        ("a@b, c@d,e@f", ["a@b", "c@d", "e@f"]),
+        ('"Doe, \\"Ann\\", x" <a@b>, c@d', ['"Doe, \\"Ann\\", x" <a@b>', "c@d"]),
+        ("a@b,,", ["a@b", "", ""]),
+        ('"unclosed, a@b', ['"unclosed, a@b']),
+    ],
+)
+def test_a_list_is_split_at_its_own_commas(text, members):
+    assert split(text) == members

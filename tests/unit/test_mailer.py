@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
+from email.message import EmailMessage
 from email.policy import default as modern
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -194,12 +195,63 @@ def test_what_is_no_message(mailer: Mailer) -> None:
     assert mailer.stats().accepted == 0
 
 
+def test_a_mail_that_email_has_made_is_sent_as_it_is(mailer: Mailer) -> None:
+    made = EmailMessage()
+    made["To"], made["Bcc"], made["Subject"] = "Ann <ann@example.com>", "bob@example.com", "Grüße"
+    made.set_content("Hello\n")
+    [id] = mailer.send_many([made])
+    status = mailer.status(id)
+    assert [it.address for it in status.recipients] == ["ann@example.com", "bob@example.com"]
+    assert (status.subject, status.message_id) == ("Grüße", f"<{id}@example.com>")
+    [message] = claimed(mailer, id).window
+    assert message.record.sender == "shop@example.com"
+    head, _, body = message.body.partition(b"\r\n\r\n")
+    assert re.fullmatch(
+        rb"Date: .* \+0000\r\nFrom: The Shop <shop@example.com>\r\nMessage-ID: <\S+>\r\n"
+        rb"To: Ann <ann@example.com>\r\nSubject: =\?utf-8\?q\?Gr=C3=BC=C3=9Fe\?=\r\n"
+        rb'Content-Type: text/plain; charset="utf-8"\r\n'
+        rb"Content-Transfer-Encoding: 7bit\r\nMIME-Version: 1.0",
+        head,
+    )
+    assert body == b"Hello\r\n"
+
+
+def test_one_each_is_a_mail_of_their_own(mailer: Mailer) -> None:
+    message = Message(to=["Ann <ann@example.com>", "bob@example.com"], bcc="cy@example.com", text="hi")
+    ids = mailer.send_many([message, ann()], one_each=True)
+    assert len({id.partition(".")[0] for id in ids}) == 1  # one batch
+    window = claimed(mailer, ids[0]).window
+    heads = [message_from_bytes(one.body, policy=modern) for one in window]
+    assert [head["To"] for head in heads[:3]] == [
+        "Ann <ann@example.com>",
+        "bob@example.com",
+        "cy@example.com",
+    ]
+    assert [head["Message-ID"] for head in heads] == [f"<{id}@example.com>" for id in ids[: len(heads)]]
+    assert [[it.address for it in mailer.status(id).recipients] for id in ids] == [
+        ["ann@example.com"],
+        ["bob@example.com"],
+        ["cy@example.com"],
+        ["ann@example.com"],
+    ]
+
+
+def test_one_each_with_a_key_sends_to_nobody_twice(mailer: Mailer) -> None:
+    def to(*recipients: str) -> list[str]:
+        message = Message(to=recipients, text="hi", idempotency_key="news-1")
+        return mailer.send_many([message], one_each=True)
+
+    first = to("ann@example.com", "bob@example.com")
+    assert to("bob@example.com", "cy@example.com")[0] == first[1]
+    assert mailer.stats().accepted == 3
+
+
 def test_over_the_size_limit(redis_url: str) -> None:
     with Mailer(Settings(broker_url=redis_url, default_from="a@example.com", size_limit=2048)) as mailer:
         with pytest.raises(MessageTooLarge) as caught:
             mailer.send(Message(to="ann@example.com", text="x" * 3000))
         assert re.fullmatch(
-            r"the composed message has 3,\d+ bytes, the size limit is 2,048: "
+            r"the message has 3,000 bytes, and more once it is composed; the size limit is 2,048: "
             r"make it shorter, or raise `size_limit`",
             str(caught.value),
         )

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from mailtasks.errors import AddressError, AttachmentError, MessageError
-from mailtasks.message import PRIORITIES, Attachment, Message, Priority
+from mailtasks.message import PRIORITIES, Alternative, Attachment, Message, Priority
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LIVE = "give a timedelta or a number of seconds, more than 0 and at most 3650 days"
@@ -29,8 +29,9 @@ def full() -> Message:
         html="<p>hello",
         sender="Shop <shop@example.com>",
         envelope_sender="bounces@example.com",
+        alternatives=[Alternative(content="<html amp4email>", content_type="text/x-amp-html")],
         attachments=[Attachment(filename="a.pdf", content=b"%PDF", content_type="application/pdf")],
-        headers={"X-Order": "4711"},
+        headers={"X-Order": "4711", "X-Note": ("one", "two"), "References": "<a@b> <c@d>"},
         priority="urgent",
         send_at=NOON,
         expires_after=60,
@@ -60,6 +61,70 @@ def test_defaults():
     assert (message.subject, message.text, message.html, message.sender) == ("", None, None, None)
     assert message.priority is Priority.NORMAL
     assert PRIORITIES == ("urgent", "normal", "bulk")
+
+
+RAW = b"From: shop@example.com\nTo: Ann <ann@example.com>\nBcc: bob@example.com\n\nhello\n"
+
+
+def test_a_ready_made_message_says_who_gets_it_unless_the_call_does():
+    message = Message(raw=RAW)
+    assert message.to == ("ann@example.com", "bob@example.com")
+    assert message.raw == b"From: shop@example.com\r\nTo: Ann <ann@example.com>\r\n\r\nhello\r\n"
+    assert Message(raw=RAW, bcc="cy@example.com").recipients == ("cy@example.com",)
+    assert dataclasses.replace(message, priority="bulk").recipients == message.recipients
+    assert dataclasses.replace(message).fingerprint() == message.fingerprint()
+    assert Message(raw=RAW + b"x").fingerprint() != message.fingerprint()
+    assert "hello" not in repr(message)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"subject": "x"}, {"text": "x"}, {"html": "x"}, {"headers": {"A": "b"}}, {"reply_to": "a@b"}]
+)
+def test_a_ready_made_message_is_the_whole(beside):
+    [name] = beside
+    with pytest.raises(MessageError) as caught:
+        Message(raw=RAW, **beside)
+    assert str(caught.value) == (
+        f"{name} can't be given beside raw, which is the whole message: write it there"
+    )
+
+
+def test_a_ready_made_message_has_one_sender():
+    assert Message(raw=b"To: a@b\n\n", sender="c@d").sender == "c@d"
+    with pytest.raises(MessageError) as caught:
+        Message(raw=RAW, sender="c@d")
+    assert str(caught.value) == (
+        "sender can't be given beside raw, whose From says it; use `envelope_sender`"
+    )
+
+
+def test_copies_show_nobody_else():
+    copies = full().copies()
+    assert [(one.to, one.cc, one.bcc) for one in copies] == [
+        (("Ann <ann@example.com>",), (), ()),
+        (("bob@example.com",), (), ()),
+        (("cy@example.com",), (), ()),
+        (("di@example.com",), (), ()),
+    ]
+    assert {one.subject for one in copies} == {"Grüße"}
+    assert [one.idempotency_key for one in copies[:2]] == [
+        "order-4711 for ann@example.com",
+        "order-4711 for bob@example.com",
+    ]
+    assert Message(to="ann@example.com").copies()[0].idempotency_key is None
+
+
+def test_keys_of_copies_differ_however_long_they_are():
+    copies = Message(to=["ann@example.com", "bob@example.com"], idempotency_key="k" * 256).copies()
+    assert len({one.idempotency_key for one in copies}) == 2
+
+
+def test_a_ready_made_message_has_no_copies():
+    with pytest.raises(MessageError) as caught:
+        Message(raw=RAW).copies()
+    assert str(caught.value) == (
+        "a ready-made message has no copies: it is sent as it is; build one for each"
+    )
 
 
 def test_an_empty_envelope_sender_is_the_null_path():
@@ -170,6 +235,17 @@ def test_survives_being_copied(copied):
             MessageError,
             "headers: Content-Type can't be given here: the bodies and attachments set it",
         ),
+        (
+            {"headers": {"X-A": []}},
+            MessageError,
+            "headers: X-A is given an empty list: leave it out",
+        ),
+        (
+            {"headers": {"List-Help": "https://example.com"}},
+            MessageError,
+            "headers: List-Help holds 'https://example.com': put each URL in angle brackets, and commas "
+            "between them, as in '<https://example.com/u/1>, <mailto:u@example.com>' (RFC 2369)",
+        ),
         ({"headers": {"X-A": 1}}, MessageError, "headers: X-A must be a string, not int"),
         ({"headers": "X-A: b"}, MessageError, "headers must map names to strings, not be 'X-A: b'"),
         (
@@ -242,6 +318,11 @@ def test_survives_being_copied(copied):
             "the attachment '.' can't be read: Is a directory; check the path",
         ),
         (
+            {"alternatives": ["<p>"]},
+            MessageError,
+            "alternatives holds '<p>': make it a mailtasks.Alternative",
+        ),
+        (
             {"attachments": "a.pdf"},
             MessageError,
             "attachments must be a list, not 'a.pdf': put a single one in brackets",
@@ -284,6 +365,61 @@ def test_an_attachment_refuses_in_one_sentence(fields, sentence):
     with pytest.raises(AttachmentError) as caught:
         Attachment(**{"filename": "a.pdf", "content": b"", **fields})
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "sentence"),
+    [
+        (
+            "x",
+            "html",
+            "an alternative has the content_type 'html': give one such as 'text/calendar; method=REQUEST'",
+        ),
+        (b"x", "text/html", "the alternative's content must be a string, not bytes"),
+        (
+            "日",
+            "text/html; charset=us-ascii",
+            "an alternative can't be sent in its charset: 'ascii' codec can't encode character '\\u65e5' in "
+            "position 0: ordinal not in range(128); use utf-8",
+        ),
+        (
+            "x",
+            "text/html; charset=x-y",
+            "an alternative can't be sent in its charset: unknown encoding: x-y; use utf-8",
+        ),
+        (
+            "x",
+            "text/html; charset=utf-16",
+            "an alternative has the charset utf-16, which mail can't have; use utf-8",
+        ),
+    ],
+)
+def test_an_alternative_refuses_in_one_sentence(content, content_type, sentence):
+    with pytest.raises(MessageError) as caught:
+        Alternative(content=content, content_type=content_type)
+    assert str(caught.value) == sentence
+
+
+def test_a_calendar_has_a_method():
+    made = Alternative.calendar("BEGIN:VCALENDAR\r\nmethod:cancel\r\nEND:VCALENDAR\r\n")
+    assert (made.content_type, made.charset) == ("text/calendar; method=CANCEL", "utf-8")
+    with pytest.raises(MessageError) as caught:
+        Alternative.calendar("BEGIN:VCALENDAR\nX-METHOD:CANCEL\n")
+    assert str(caught.value) == (
+        "the calendar has no METHOD: add one, such as METHOD:REQUEST for an invitation"
+    )
+
+
+def test_a_part_that_cannot_travel_as_it_is_is_refused():
+    with pytest.raises(MessageError) as caught:
+        Attachment(filename="a", content=b"A: b\r\n\r\nx\0", is_part=True)
+    assert str(caught.value) == (
+        "line 3 of the part 'a' holds a NUL, which SMTP can't carry: encode that part as quoted-printable or "
+        "base64, or leave it out"
+    )
+    with pytest.raises(MessageError) as caught:
+        Attachment(filename="a", content="A: ä\n\n".encode(), is_part=True)
+    assert str(caught.value) == "a header of the part 'a' isn't ASCII: encode it as RFC 2047 and RFC 2231 say"
 
 
 def test_a_file_is_read_when_the_message_is_made(tmp_path):
@@ -335,6 +471,7 @@ def test_the_content_is_kept_as_bytes():
         {"envelope_sender": ""},
         {"attachments": [Attachment(filename="a.pdf", content=b"%PDX", content_type="application/pdf")]},
         {"headers": {}},
+        {"alternatives": [Alternative(content="<html amp4email>", content_type="text/watch-html")]},
         {"priority": "bulk"},
         {"idempotency_key": "x"},
         {"tags": ["orders", "x"]},

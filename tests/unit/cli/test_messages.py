@@ -74,6 +74,19 @@ def test_every_field_reaches_the_message(live, tmp_path):
     assert all(it in content for it in ("It works", "text/html", "a.txt"))
 
 
+def test_a_header_may_be_given_several_times(live):
+    content = body(sent(live, "--header", "X-Note: one", "--header", "X-Note: two", "--header", "X-A:b"))
+    assert "X-Note: one\r\nX-Note: two\r\nX-A: b\r\n" in content
+
+
+@pytest.mark.parametrize("bounces", ["bounces@example.com", ""])
+def test_bounces_go_elsewhere_or_nowhere(live, bounces):
+    id = sent(live, "--envelope-sender", bounces)
+    with Mailer() as mailer:
+        [claimed] = mailer.ledger.claim(id.partition(".")[0], "a test").window
+    assert claimed.record.sender == bounces
+
+
 def test_a_mail_for_later(live):
     later = datetime.now(UTC).replace(microsecond=0) + timedelta(days=7)
     id = sent(live, "--send-at", later.isoformat())
@@ -147,10 +160,57 @@ def test_an_empty_mail_is_sent_only_on_purpose(live, monkeypatch):
     assert (ran.code, ran.out, ran.err) == (
         2,
         "",
-        "mailtasks: The mail would be empty: give --text, --text-file (- is standard input), --html or "
-        "--attach, or --text '' if it should be. See `mailtasks send --help`.\n",
+        "mailtasks: The mail would be empty: give --text, --text-file (- is standard input), --html, "
+        "--attach or --raw, or --text '' if it should be. See `mailtasks send --help`.\n",
     )
     assert live("send", "--to", "ann@example.com", "--text", "").code == 0
+
+
+RAW = b"From: boss@example.com\nTo: ann@example.com\nBcc: hidden@example.com\nMessage-ID: <1@x>\n\nHi\xe4\n"
+
+
+def test_a_whole_mail_from_a_file_is_sent_as_it_is(live, tmp_path):
+    (tmp_path / "mail.eml").write_bytes(RAW)
+    ran = live("send", "--raw", "mail.eml", "--tag", "raw", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    told = live("status", ran.json["id"], "--json").json
+    assert [it["address"] for it in told["recipients"]] == ["ann@example.com", "hidden@example.com"]
+    assert told["message_id"] == "<1@x>"
+    with Mailer() as mailer:
+        [claimed] = mailer.ledger.claim(ran.json["id"].partition(".")[0], "a test").window
+    kept = claimed.body.partition(b"\r\n")[2] if claimed.body.startswith(b"Date: ") else b""
+    assert kept == b"From: boss@example.com\r\nTo: ann@example.com\r\nMessage-ID: <1@x>\r\n\r\nHi\xe4\r\n"
+
+
+def test_a_whole_mail_from_standard_input_and_other_recipients(live, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(RAW)))
+    ran = live("send", "--raw", "-", "--to", "bob@example.com", "--json")
+    told = live("status", ran.json["id"], "--json").json
+    assert [it["address"] for it in told["recipients"]] == ["bob@example.com"]
+
+
+def test_a_whole_mail_has_no_other_subject(live, tmp_path):
+    (tmp_path / "mail.eml").write_bytes(RAW)
+    ran = live("send", "--raw", "mail.eml", "--subject", "Hello")
+    assert (ran.code, ran.err) == (
+        2,
+        "mailtasks: subject can't be given beside raw, which is the whole message: write it there\n",
+    )
+    assert "can't be read: No such file" in live("send", "--raw", "nowhere.eml").err
+
+
+def test_one_each_prints_an_id_for_each(live):
+    to = ("--to", "bob@example.com", "--cc", "Cy <cy@example.com>", "--one-each")
+    ids = live("send", *MAIL, *to).out.split()
+    ran = live("send", *MAIL, *to, "--json")
+    told = [live("status", id, "--json").json for id in ran.json["ids"]]
+    assert len(ids) == 3
+    assert [[it["address"] for it in one["recipients"]] for one in told] == [
+        ["ann@example.com"],
+        ["bob@example.com"],
+        ["cy@example.com"],
+    ]
+    assert "Give --id or --one-each, not both" in live("send", *MAIL, *to, "--id", ids[0]).err
 
 
 def test_no_recipient(live):

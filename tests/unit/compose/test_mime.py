@@ -3,12 +3,15 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from email import message_from_bytes, policy
+from email.message import EmailMessage
+from email.mime.text import MIMEText
 
 import pytest
 
-from mailtasks.compose import Composed, compose
+from mailtasks.compose import Composed, compose, mime
+from mailtasks.compose.reencode import to_seven_bit
 from mailtasks.errors import MessageTooLarge
-from mailtasks.message import Attachment, Message
+from mailtasks.message import Alternative, Attachment, Message
 
 DATE = datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 IMAGE = Attachment(filename="logo.png", content=b"\x89PNG", cid="logo")
@@ -186,19 +189,83 @@ def test_an_inline_image_has_its_id():
 
 
 @pytest.mark.parametrize(
-    ("content", "sent_as"),
+    ("content", "sent_as", "encoding"),
     [
-        (b"Subject: x\n\nhello\n", "message/rfc822"),
-        ("Subject: x\n\nGrüße\n".encode(), "application/octet-stream"),
-        (b"Subject: x\n\n" + b"x" * 999, "application/octet-stream"),
-        (b"Subject: x\n\n\0", "application/octet-stream"),
+        (b"Subject: x\n\nhello\n", "message/rfc822", "7bit"),
+        ("Subject: x\n\nGrüße\n".encode(), "message/rfc822", "8bit"),
+        ("Subject: Grüße\n\nhello\n".encode(), "application/octet-stream", "base64"),
+        (b"Subject: x\n\n" + b"x" * 999, "application/octet-stream", "base64"),
+        (b"Subject: x\n\n\0", "application/octet-stream", "base64"),
     ],
 )
-def test_an_attached_message_is_not_encoded_or_not_called_one(content, sent_as):
+def test_an_attached_message_is_not_encoded_or_not_called_one(content, sent_as, encoding):
     message = Message(to="a@b", attachments=[Attachment(filename="old.eml", content=content)])
-    part = list(message_from_bytes(composed(message).content, policy=policy.default).iter_parts())[1]
-    assert part.get_content_type() == sent_as
-    assert part["Content-Transfer-Encoding"] == ("7bit" if sent_as == "message/rfc822" else "base64")
+    mail = message_from_bytes(composed(message).content, policy=policy.default)
+    part = list(mail.iter_parts())[1]
+    assert (part.get_content_type(), part["Content-Transfer-Encoding"]) == (sent_as, encoding)
+    # RFC 2045 6.4: what is around it says so, too.
+    assert mail["Content-Transfer-Encoding"] == ("8bit" if encoding == "8bit" else None)
+
+
+INVITATION = "BEGIN:VCALENDAR\r\nMETHOD:request\r\nSUMMARY:Grüße\r\nEND:VCALENDAR\r\n"
+
+
+def test_the_last_alternative_is_the_one_to_prefer():
+    others = [
+        Alternative.calendar(INVITATION),
+        Alternative(content="<html amp4email>", content_type="text/x-amp-html"),
+    ]
+    assert structure(Message(to="a@b", text="x", html="x", alternatives=others)) == (
+        "multipart/alternative(text/plain, text/x-amp-html, text/html, text/calendar)"
+    )
+    assert structure(Message(to="a@b", html="x", attachments=[IMAGE, FILE], alternatives=others[:1])) == (
+        "multipart/mixed(multipart/alternative(multipart/related(text/html, image/png), text/calendar), "
+        "application/pdf)"
+    )
+    assert structure(Message(to="a@b", alternatives=others[:1])) == "text/calendar"
+
+
+def test_an_invitation_names_its_method():
+    content = composed(Message(to="a@b", text="x", alternatives=[Alternative.calendar(INVITATION)])).content
+    assert b'\r\nContent-Type: text/calendar; method=REQUEST; charset="utf-8"\r\n' in content
+    assert b"SUMMARY:Gr=C3=BC=C3=9Fe\r\n" in content
+
+
+def test_an_alternative_may_have_another_charset():
+    other = Alternative(content="日本語", content_type="text/plain; charset=ISO-2022-JP")
+    found = message_from_bytes(
+        composed(Message(to="a@b", alternatives=[other])).content, policy=policy.default
+    )
+    assert (found.get_content_charset(), found.get_content()) == ("iso-2022-jp", "日本語\r\n")
+
+
+def test_a_part_that_email_has_made_is_attached_as_it_is():
+    part = MIMEText("Grüße", "csv", "iso-8859-1")
+    part["Content-Description"] = "figures"
+    part.add_header("Content-Disposition", "attachment", filename="a.csv")
+    whole = composed(Message(to="a@b", text="x", attachments=[part]))
+    assert part.as_bytes().replace(b"\n", b"\r\n") in whole.content
+    [found] = message_from_bytes(whole.content, policy=policy.default).iter_attachments()
+    assert (found.get_content(), found.get_filename()) == ("Grüße", "a.csv")
+
+
+def test_a_message_that_email_has_made_is_attached_as_a_message():
+    inner = EmailMessage()
+    inner["From"], inner["Subject"] = "a@b", "Grüße"
+    inner.set_content("Grüße\n")
+    for file in (inner, Attachment(filename="message.eml", content=inner)):
+        whole = composed(Message(to="a@b", text="x", attachments=[file]))
+        [found] = message_from_bytes(whole.content, policy=policy.default).iter_attachments()
+        assert (found.get_content_type(), found.get_filename()) == ("message/rfc822", "message.eml")
+        assert (found.get_content()["Subject"], found.get_content().get_content()) == ("Grüße", "Grüße\r\n")
+        assert to_seven_bit(whole.content).isascii()
+
+
+@pytest.mark.parametrize("length", [998, 999, 100_000])
+def test_a_long_line_arrives(length):
+    content = composed(Message(to="a@b", text="x" * length)).content
+    assert max(map(len, content.split(b"\r\n"))) <= 78
+    assert message_from_bytes(content, policy=policy.default).get_content() == "x" * length + "\r\n"
 
 
 def test_too_large_says_both_sizes():
@@ -208,6 +275,46 @@ def test_too_large_says_both_sizes():
     with pytest.raises(MessageTooLarge) as caught:
         composed(message, size_limit=size - 1)
     assert str(caught.value) == (
-        f"the composed message has {size:,} bytes, the size limit is {size - 1:,}: "
+        f"the composed message has {size:,} bytes, 3,000 of them before it was composed; the size limit is "
+        f"{size - 1:,}: make its attachments smaller, link to them, or raise `size_limit`"
+    )
+
+
+def test_what_is_too_large_already_is_not_composed(monkeypatch):
+    monkeypatch.setattr(mime, "_root", None)
+    message = Message(to="a@b", text="x", html="y", attachments=[FILE])
+    with pytest.raises(MessageTooLarge) as caught:
+        composed(message, size_limit=81)
+    assert str(caught.value) == (
+        "the message has 82 bytes, and more once it is composed; the size limit is 81: "
         "make its attachments smaller, link to them, or raise `size_limit`"
     )
+
+
+def test_a_ready_made_message_has_a_limit_too():
+    raw = b"From: a@b\r\nTo: c@d\r\n\r\nx\r\n"
+    with pytest.raises(
+        MessageTooLarge, match=r"^the composed message has 25 bytes, .*; the size limit is 24: make"
+    ):
+        composed(Message(raw=raw), size_limit=24)
+    with pytest.raises(MessageTooLarge, match=r"^the composed message has 96 bytes, 25 of them before"):
+        composed(Message(raw=raw), size_limit=25)
+
+
+def test_what_is_missing_in_a_ready_made_message_stands_in_front():
+    raw = b"To: c@d\r\nDate: today\r\n\r\nx\r\n"
+    assert composed(Message(raw=raw)).content == (
+        b"From: Shop <shop@example.com>\r\nMessage-ID: <1.0@shop.example>\r\n" + raw
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "needed"),
+    [
+        ("From: a@b\nTo: c@d\nSubject: Grüße\n\n", True),
+        ("From: a@b\nTo: c@d\n\nGrüße\n", False),
+        ("From: a@b\nBcc: jörg@example.com\n\nx\n", True),
+    ],
+)
+def test_a_ready_made_message_needs_smtputf8_for_its_headers(raw, needed):
+    assert composed(Message(raw=raw)).smtputf8 is needed
