@@ -36,7 +36,7 @@ from mailtasks.publish import Publisher
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.routing import Route
 from mailtasks.settings import Settings
-from mailtasks.smtp.envelope import Envelope
+from mailtasks.smtp.envelope import Envelope, Notifications
 from mailtasks.smtp.session import ConnectFailed
 from mailtasks.state import State
 from mailtasks.store.events import Events
@@ -308,7 +308,7 @@ class Delivery:
             begun.extend([number] if may else [])
             return may
 
-        envelopes = _envelopes(claim)
+        envelopes = [_envelope(message) for message in claim.window]
         try:
             with self.route.pool.lend(_WAIT_FOR_CONNECTION) as session:
                 self.route.worked()
@@ -393,16 +393,21 @@ class _Settled:
         )
 
 
-def _envelopes(claim: Claim) -> list[Envelope]:
-    return [
-        Envelope(
-            sender=message.record.sender,
-            recipients=tuple(recipient.address for recipient in message.recipients),
-            content=message.body,
-            smtputf8=message.record.smtputf8,
-        )
-        for message in claim.window
-    ]
+def _envelope(message: ClaimedMessage) -> Envelope:
+    record = message.record
+    return Envelope(
+        sender=record.sender,
+        recipients=tuple(recipient.address for recipient in message.recipients),
+        content=message.body,
+        smtputf8=record.smtputf8,
+        notifications=_notifications(message) if record.dsn_notify or record.dsn_return else None,
+        require_tls=record.require_tls,
+    )
+
+
+def _notifications(message: ClaimedMessage) -> Notifications:
+    """What comes back names the message by its id."""
+    return Notifications(message.record.dsn_notify, message.record.dsn_return, message.id)
 
 
 def _is_unused(outcomes: Sequence[Outcome]) -> bool:

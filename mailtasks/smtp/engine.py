@@ -114,6 +114,7 @@ class Opening:
     hello_name: str  # a host name or an address literal, RFC 5321 4.1.4
     starttls: bool = False  # not "if offered": without it the connection is of no use
     credentials: Credentials | None = None
+    secure: bool = False  # TLS is up before the greeting
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class Engine:
         """Grows with every answer that is read: there is progress."""
         self.extensions = Extensions()
         self._opening = opening
-        self._secured = False
+        self._secured = opening.secure
         self._answers: Iterator[bytes] = iter(())  # to challenges, during AUTH
         self._reader = ReplyReader()
         self._in_flight: deque[_InFlight] = deque([(Command.CONNECT, None, 0)])
@@ -334,7 +335,7 @@ class Engine:
         elif code >= 400:
             self._refused(Stage.EHLO, code, lines)
         else:
-            self._after_hello(Extensions.parse(lines))
+            self._after_hello(Extensions.parse(lines, secure=self._secured))
 
     def _on_helo(self, code: int, lines: Sequence[bytes]) -> None:
         if code >= 400:

@@ -303,4 +303,5 @@ def _engine(relay: Relay, hello_name: str) -> Engine:
     credentials = None
     if relay.username is not None:
         credentials = Credentials(relay.username, relay.password or "")
-    return Engine(Opening(hello_name, starttls=relay.tls == "required", credentials=credentials))
+    starttls, secure = relay.tls == "required", relay.tls == "implicit"
+    return Engine(Opening(hello_name, starttls=starttls, credentials=credentials, secure=secure))

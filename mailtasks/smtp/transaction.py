@@ -19,12 +19,18 @@ class Extensions:
     pipelining: bool = False  # RFC 2920
     eightbitmime: bool = False  # RFC 6152
     smtputf8: bool = False  # RFC 6531
+    dsn: bool = False  # RFC 3461
+    requiretls: bool = False  # RFC 8689; never without TLS
     sized: bool = False  # RFC 1870: wants to be told how large a message is
     size: int | None = None  # the largest in bytes; None where no limit is told
 
     @classmethod
-    def parse(cls, lines: Sequence[bytes]) -> Extensions:
-        """From the lines of a reply to EHLO; the first is the server's name."""
+    def parse(cls, lines: Sequence[bytes], secure: bool = False) -> Extensions:
+        """From the lines of a reply to EHLO; the first is the server's name.
+
+        Args:
+            secure: it came over TLS, with a certificate that was verified.
+        """
         offered: dict[str, tuple[str, ...]] = {}
         for line in lines[1:]:
             # "AUTH=LOGIN" is how some servers said it before RFC 2554.
@@ -36,6 +42,8 @@ class Extensions:
             pipelining="PIPELINING" in offered,
             eightbitmime="8BITMIME" in offered,
             smtputf8="SMTPUTF8" in offered,
+            dsn="DSN" in offered,
+            requiretls=secure and "REQUIRETLS" in offered,  # RFC 8689 2, 4.2.1
             sized="SIZE" in offered,
             size=_limit(offered.get("SIZE", ())),
         )
@@ -83,18 +91,28 @@ class Transaction:
             return "an address or header isn't ASCII, and the relay offers no SMTPUTF8"
         if not self.ascii and not server.eightbitmime:
             return "the message isn't ASCII, and the relay offers no 8BITMIME"
+        if self.envelope.require_tls and not server.requiretls:  # 5.7.30: RFC 8689 4.2.1
+            return "5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
         return ""
 
     def lines(self, server: Extensions) -> list[bytes]:
         """MAIL, a RCPT for each recipient, DATA."""
-        recipients = [b"RCPT TO:<%b>\r\n" % path(recipient) for recipient in self.envelope.recipients]
+        envelope = self.envelope
+        if server.dsn and envelope.notifications:
+            asked = envelope.notifications.with_rcpt
+            recipients = [b"RCPT TO:<%b>%b\r\n" % (path(each), asked(each)) for each in envelope.recipients]
+        else:
+            recipients = [b"RCPT TO:<%b>\r\n" % path(each) for each in envelope.recipients]
         return [self._mail(server), *recipients, b"DATA\r\n"]
 
     def _mail(self, server: Extensions) -> bytes:
+        envelope = self.envelope
         size = b" SIZE=%d" % len(self.body) if server.sized else b""  # RFC 1870 6.1
         body = b"" if self.ascii else b" BODY=8BITMIME"  # RFC 6152 3
         utf8 = b" SMTPUTF8" if self.smtputf8 else b""  # RFC 6531 3.4
-        return b"MAIL FROM:<%b>%b%b%b\r\n" % (path(self.envelope.sender), size, body, utf8)
+        tls = b" REQUIRETLS" if envelope.require_tls else b""  # RFC 8689 2
+        dsn = envelope.notifications.with_mail if server.dsn and envelope.notifications else b""
+        return b"MAIL FROM:<%b>%b%b%b%b%b\r\n" % (path(envelope.sender), size, body, utf8, tls, dsn)
 
     def decide(self, outcome: Outcome) -> None:
         """What becomes of each recipient that has no outcome yet."""

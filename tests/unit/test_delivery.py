@@ -97,6 +97,29 @@ def test_each_recipient_is_settled_by_name(bench: Callable[..., Bench], sink: Ca
     assert worker == {"w@here"}
 
 
+def test_what_servers_are_asked_for_is_said_to_the_relay(bench: Callable[..., Bench]) -> None:
+    with ScriptedRelay(extensions=("PIPELINING", "DSN")) as relay:
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        id = one.send("ann@example.com", dsn_notify=["failure", "delay"], dsn_return="headers")
+        one.deliver(id)
+        assert relay.script.commands[1:3] == [
+            f"MAIL FROM:<shop@example.com> RET=HDRS ENVID={id}",
+            "RCPT TO:<ann@example.com> NOTIFY=FAILURE,DELAY ORCPT=rfc822;ann@example.com",
+        ]
+
+
+def test_tls_that_the_relay_does_not_promise_is_a_failure_before_sending(bench: Callable[..., Bench]) -> None:
+    with ScriptedRelay(extensions=("PIPELINING", "REQUIRETLS")) as relay:
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        id = one.send("ann@example.com", require_tls=True)
+        report = one.deliver(id)
+        assert str(report) == "1 failed (tls_unsupported at mail)"
+        assert relay.script.commands == ["EHLO " + relay.script.commands[0][5:]]
+    assert one.mailer.status(id).recipients[0].reply == (
+        "mail: 5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
+    )
+
+
 @pytest.mark.parametrize("order", [("defer", "refuse", "ann"), ("refuse", "defer", "ann")])
 def test_the_reason_for_a_retry_is_that_of_a_deferred_recipient(
     bench: Callable[..., Bench], order: tuple[str, ...]

@@ -142,7 +142,7 @@ def test_an_own_idempotency_key_is_stronger(app: Celery) -> None:
             {**ANN, "sbject": "x"},
             "send_mail: 'sbject' is no field of mailtasks.Message; it has to, cc, bcc, reply_to, subject, "
             "text, html, sender, envelope_sender, attachments, headers, priority, send_at, expires_after, "
-            "idempotency_key, tags, metadata",
+            "dsn_notify, dsn_return, require_tls, idempotency_key, tags, metadata",
         ),
         (
             {**ANN, "attachments": [{"path": "x"}]},

@@ -106,6 +106,32 @@ def test_starttls_comes_before_the_login_and_ehlo_is_said_again():
     assert event == Opened()
 
 
+@pytest.mark.parametrize(
+    ("opening", "replies"),
+    [
+        (
+            Opening("c", starttls=True),
+            [b"220 hi\r\n", b"250-r\r\n250 STARTTLS\r\n", b"220 go\r\n", b"250-r\r\n250 REQUIRETLS\r\n"],
+        ),
+        (Opening("c", secure=True), [b"220 hi\r\n", b"250-r\r\n250 REQUIRETLS\r\n"]),
+    ],
+)
+def test_over_tls_a_promise_of_tls_counts(opening, replies):
+    engine = Engine(opening)
+    for reply in replies:
+        engine.receive(reply)
+        engine.data_to_send()
+        if engine.state is State.HANDSHAKE:
+            engine.secured()
+            engine.data_to_send()
+    assert engine.events() == [Opened()]
+    assert engine.extensions.requiretls
+
+
+def test_in_plain_text_it_does_not():
+    assert not opened("REQUIRETLS").extensions.requiretls
+
+
 def test_login_by_login():
     written, event = opening(
         [

@@ -1,16 +1,16 @@
 import pytest
 
 from mailtasks.reply import How, Outcome, Reply, Stage
-from mailtasks.smtp.envelope import Envelope
+from mailtasks.smtp.envelope import Envelope, Notifications
 from mailtasks.smtp.transaction import Extensions, Transaction
 
 SENT = Outcome(Stage.DOT, How.ACCEPTED, Reply(250, "ok"), dot_begun=True)
 REFUSED = Outcome(Stage.RCPT, How.REFUSED, Reply(550, "no"))
 
 
-def transaction(recipients=2, content=b"hello"):
+def transaction(recipients=2, content=b"hello", **more):
     addresses = tuple(f"r{number}@example.com" for number in range(recipients))
-    return Transaction(0, Envelope("s@example.com", addresses, content))
+    return Transaction(0, Envelope("s@example.com", addresses, content, **more))
 
 
 def offers(*lines):
@@ -43,6 +43,30 @@ def test_the_lines_of_a_transaction():
 def test_what_is_told_with_mail():
     lines = transaction(content="é".encode()).lines(Extensions(sized=True))
     assert lines[0] == b"MAIL FROM:<s@example.com> SIZE=4 BODY=8BITMIME\r\n"
+
+
+def test_notifications_are_asked_for_where_dsn_is_offered():
+    each = transaction(notifications=Notifications(("failure",), "headers", "4x.0"))
+    assert each.lines(offers("DSN")) == [
+        b"MAIL FROM:<s@example.com> RET=HDRS ENVID=4x.0\r\n",
+        b"RCPT TO:<r0@example.com> NOTIFY=FAILURE ORCPT=rfc822;r0@example.com\r\n",
+        b"RCPT TO:<r1@example.com> NOTIFY=FAILURE ORCPT=rfc822;r1@example.com\r\n",
+        b"DATA\r\n",
+    ]
+    assert each.lines(offers("8BITMIME")) == transaction().lines(Extensions())
+
+
+def test_tls_on_the_whole_way_needs_a_relay_that_promises_it():
+    each = transaction(require_tls=True)
+    reason = "5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
+    assert each.unsuitable(Extensions.parse([b"250-r\r", b"250 DSN\r"], secure=True)) == reason
+    promised = Extensions.parse([b"250-r\r", b"250 REQUIRETLS\r"], secure=True)
+    assert each.unsuitable(promised) == ""
+    assert each.lines(promised)[0] == b"MAIL FROM:<s@example.com> REQUIRETLS\r\n"
+
+
+def test_without_tls_such_a_promise_is_worth_nothing():
+    assert not offers("REQUIRETLS").requiretls
 
 
 def test_it_is_decided_when_nobody_is_left():
