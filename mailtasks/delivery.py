@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, repeat
 from typing import Final
 
@@ -402,7 +403,14 @@ def _envelope(message: ClaimedMessage) -> Envelope:
         smtputf8=record.smtputf8,
         notifications=_notifications(message) if record.dsn_notify or record.dsn_return else None,
         require_tls=record.require_tls,
+        seven_bit=partial(_seven_bit, message.body),
     )
+
+
+def _seven_bit(content: bytes) -> bytes:
+    from mailtasks.compose.reencode import to_seven_bit  # brings in `email`, which few mails need
+
+    return to_seven_bit(content)
 
 
 def _notifications(message: ClaimedMessage) -> Notifications:

@@ -501,7 +501,7 @@ class Engine:
         """The next transaction that this server can take at all."""
         while self._pending:
             transaction = Transaction(*self._pending.popleft())
-            unsuitable = transaction.unsuitable(self.extensions)
+            unsuitable = transaction.suit(self.extensions)
             if not unsuitable:
                 return transaction
             transaction.decide(Outcome(Stage.MAIL, How.UNSUITABLE, detail=unsuitable))

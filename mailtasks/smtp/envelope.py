@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +62,7 @@ class Envelope:
     smtputf8: bool = False  # the headers need SMTPUTF8 (RFC 6531)
     notifications: Notifications | None = None  # asked for where the relay offers DSN
     require_tls: bool = False  # RFC 8689: only over TLS, here and on the whole way behind the relay
+    seven_bit: Callable[[], bytes] | None = None  # the content in ASCII, for a relay without 8BITMIME
 
     def __post_init__(self) -> None:
         path(self.sender)

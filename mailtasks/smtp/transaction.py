@@ -83,17 +83,28 @@ class Transaction:
         """No recipient is left to send to."""
         return self.mail is not None or None not in self.outcomes
 
-    def unsuitable(self, server: Extensions) -> str:
-        """Why the server can't take it at all, or an empty string."""
-        if server.size is not None and len(self.body) > server.size:
-            return f"the message has {len(self.body)} bytes; the relay takes {server.size} (SIZE)"
+    def suit(self, server: Extensions) -> str:
+        """Make it such as the server takes; returns why it can't be, or an empty string."""
         if self.smtputf8 and not server.smtputf8:
             return "an address or header isn't ASCII, and the relay offers no SMTPUTF8"
-        if not self.ascii and not server.eightbitmime:
-            return "the message isn't ASCII, and the relay offers no 8BITMIME"
         if self.envelope.require_tls and not server.requiretls:  # 5.7.30: RFC 8689 4.2.1
             return "5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
+        if not self.ascii and not server.eightbitmime and (why_not := self._reencode()):
+            return f"the message isn't ASCII, the relay offers no 8BITMIME, and {why_not}"
+        if server.size is not None and len(self.body) > server.size:
+            return f"the message has {len(self.body)} bytes; the relay takes {server.size} (SIZE)"
         return ""
+
+    def _reencode(self) -> str:
+        """Take the content in ASCII instead (RFC 6152 3); returns why there is none, or an empty string."""
+        if self.envelope.seven_bit is None:
+            return "it can't be encoded anew"
+        try:
+            self.body = canonical(self.envelope.seven_bit())
+        except Exception as error:  # whatever is wrong with one mail must not become the fate of others
+            return f"encoding it anew failed: {error}"
+        self.ascii = self.body.isascii()
+        return "" if self.ascii else "what isn't ASCII stands in its headers"
 
     def lines(self, server: Extensions) -> list[bytes]:
         """MAIL, a RCPT for each recipient, DATA."""

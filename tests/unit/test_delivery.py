@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from email import message_from_bytes
 from typing import Any
 
+import msgspec
 import pytest
 
 from mailtasks.delivery import Delivery, Limiter, Report
@@ -20,6 +22,7 @@ from mailtasks.keeper import Keeper
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message, Priority
+from mailtasks.packing import pack, places
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.routing import open_route
 from mailtasks.settings import Settings
@@ -81,6 +84,14 @@ def bench(redis_url: str, sink: CatchingServer) -> Iterator[Callable[..., Bench]
         each.close()
 
 
+def accepted_as_it_is(one: Bench, content: bytes) -> str:
+    """The id of a message to Ann that is in the ledger with these bytes."""
+    message = Message(to="ann@example.com")
+    [packed] = pack([message], places([message]), one.settings)
+    one.mailer.ledger.accept([msgspec.structs.replace(packed.batch, bodies=(content,))])
+    return f"{packed.batch.id}.0"
+
+
 # --- The story --------------------------------------------------------------------------------------
 
 
@@ -106,6 +117,22 @@ def test_what_servers_are_asked_for_is_said_to_the_relay(bench: Callable[..., Be
             f"MAIL FROM:<shop@example.com> RET=HDRS ENVID={id}",
             "RCPT TO:<ann@example.com> NOTIFY=FAILURE,DELAY ORCPT=rfc822;ann@example.com",
         ]
+
+
+EIGHT_BIT = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n"
+
+
+@pytest.mark.parametrize(("offered", "ascii"), [("8BITMIME", False), ("PIPELINING", True)])
+def test_a_relay_without_8bitmime_gets_ascii(bench: Callable[..., Bench], offered: str, ascii: bool) -> None:
+    with ScriptedRelay(extensions=(offered,)) as relay:
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        report = one.deliver(accepted_as_it_is(one, EIGHT_BIT.encode()))
+    assert report.counts == {State.SENT: 1}
+    [content] = relay.script.messages
+    assert content.isascii() is ascii
+    assert relay.script.commands[1].endswith(" BODY=8BITMIME") is not ascii
+    text = message_from_bytes(content).get_payload(decode=True)
+    assert text.decode().splitlines() == ["Grüße"]
 
 
 def test_tls_that_the_relay_does_not_promise_is_a_failure_before_sending(bench: Callable[..., Bench]) -> None:

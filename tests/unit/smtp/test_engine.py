@@ -388,7 +388,10 @@ def test_8bitmime_is_asked_for_where_it_is_needed():
     [
         (mail(smtputf8=True), "an address or header isn't ASCII, and the relay offers no SMTPUTF8"),
         (mail("jörg@example.com"), "an address or header isn't ASCII, and the relay offers no SMTPUTF8"),
-        (mail(content="é".encode()), "the message isn't ASCII, and the relay offers no 8BITMIME"),
+        (
+            mail(content="é".encode()),
+            "the message isn't ASCII, the relay offers no 8BITMIME, and it can't be encoded anew",
+        ),
     ],
 )
 def test_what_is_not_offered_is_known_before_sending(envelope, sentence):
