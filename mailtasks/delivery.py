@@ -18,14 +18,14 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from typing import Final
 
 from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailable
-from mailtasks.event import RelayEvent
+from mailtasks.event import PIPELINING_NOT_BORNE, RelayEvent
 from mailtasks.keeper import Keeper
 from mailtasks.logs import log_attempt
 from mailtasks.message import PRIORITIES, Priority
@@ -346,7 +346,7 @@ class Delivery:
 
     def _record_events(self, settled: Sequence[_Settled]) -> None:
         """What the relay or a domain should be spared. A statistic: not worth failing a delivery for."""
-        events = {
+        events = set(self._findings()) | {
             RelayEvent(
                 relay=self.route.relay,
                 domain=each.recipient.address.rpartition("@")[2],
@@ -363,6 +363,25 @@ class Delivery:
                 self.events.record(list(events))
             except StoreError as error:
                 log.warning("%d relay events were not recorded: %s", len(events), error)
+
+    def _findings(self) -> Iterator[RelayEvent]:
+        """What was found out about the relay as a whole."""
+        for finding in self.route.pool.bearing.news():
+            log.warning(
+                "the relay %s offers PIPELINING and doesn't bear it (%s); for %g minutes it is spoken to "
+                "step by step, which takes four or five round trips a message instead of one",
+                self.route.relay,
+                finding.detail,
+                finding.seconds / 60,
+            )
+            yield RelayEvent(
+                relay=self.route.relay,
+                domain="",
+                case=PIPELINING_NOT_BORNE,
+                action="step by step",
+                reply=finding.detail[:_WORDS_KEPT],
+                worker=self.owner,
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from mailtasks.reply import How, Outcome, Reply, Stage
 from mailtasks.smtp.auth import Credentials, choose
 from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.grammar import MAX_LINE, GarbledReply, ReplyReader, make_reply, quote, stuff
-from mailtasks.smtp.transaction import Extensions, Transaction
+from mailtasks.smtp.transaction import Extensions, Transaction, Written
 
 
 class State(Enum):
@@ -135,6 +135,7 @@ class Finished:
 
     index: int  # in what was given to `begin`
     outcomes: tuple[Outcome, ...]  # one a recipient, in order
+    written: Written = Written.STEPWISE  # how its commands went out
 
 
 Event = Opened | Failed | Finished
@@ -168,6 +169,7 @@ class Engine:
         self._behind_dot: list[bytes] = []  # what was written with the latest dot, from its line on
         self._flight: _Flight | None = None  # in flight as a whole, not taken apart into `_in_flight`
         self._reset = False  # the server may still hold a transaction of ours
+        self._pipelining = False  # flights are written
         self._leave = False  # begin nothing more on this connection
 
     # What the driver calls
@@ -214,9 +216,14 @@ class Engine:
         self._say(Command.EHLO, self._hello(Command.EHLO))
         self._in_step()
 
-    def begin(self, envelopes: Iterable[Envelope]) -> None:
-        """Start with transactions, numbered from 0. Only in state IDLE."""
+    def begin(self, envelopes: Iterable[Envelope], stepwise: bool = False) -> None:
+        """Start with transactions, numbered from 0. Only in state IDLE.
+
+        Args:
+            stepwise: write each command when the one before is answered, even if PIPELINING is offered.
+        """
         self._become(State.TALKING)
+        self._pipelining = self.extensions.pipelining and not stepwise
         self._pending.extend(enumerate(envelopes))
         self._go_on()
 
@@ -230,8 +237,11 @@ class Engine:
         self._become(State.TALKING)
         sent = self._current
         assert sent is not None
-        self._current = self._next() if self.extensions.pipelining else None
-        self._behind_dot = [b".\r\n", *(self._current.lines(self.extensions) if self._current else ())]
+        following = self._current = self._next() if self._pipelining else None
+        self._behind_dot = [b".\r\n"]
+        if following:
+            following.written = Written.BEHIND_DOT
+            self._behind_dot += following.lines(self.extensions)
         self._out = [stuff(sent.body), *self._behind_dot]
         self._flight = sent, self._current
 
@@ -494,7 +504,7 @@ class Engine:
 
     def _settle(self) -> None:
         if self._over:
-            self._events += [Finished(each.index, each.final()) for each in self._over]
+            self._events += [Finished(each.index, each.final(), each.written) for each in self._over]
             self._over.clear()
 
     def _next(self) -> Transaction | None:
@@ -515,10 +525,11 @@ class Engine:
         if self._reset:
             self._reset = False
             self._script.append((b"RSET\r\n", (Command.RSET, transaction, 0)))
-        if self._script or not self.extensions.pipelining:
+        if self._script or not self._pipelining:
             self._script += zip(lines, _awaited(transaction), strict=True)
             self._write(*self._script.popleft())
         else:
+            transaction.written = Written.IN_FLIGHT
             self._out += lines
             self._flight = None, transaction
 

@@ -19,6 +19,7 @@ from mailtasks.errors import RelayUnavailable
 from mailtasks.relay import Relay
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.auth import Credentials
+from mailtasks.smtp.bearing import Bearing, Manner
 from mailtasks.smtp.engine import Engine, Event, Failed, Finished, Opening, State
 from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.loop import Dialogue, Interrupted, Loop
@@ -89,7 +90,13 @@ class Session:
     """
 
     def __init__(
-        self, relay: Relay, engine: Engine, transport: Transport, timeouts: Timeouts, loop: Loop
+        self,
+        relay: Relay,
+        engine: Engine,
+        transport: Transport,
+        timeouts: Timeouts,
+        loop: Loop,
+        bearing: Bearing | None = None,
     ) -> None:
         self.relay = relay
         self.opened_at = time.monotonic()
@@ -98,6 +105,7 @@ class Session:
         self._transport = transport
         self._timeouts = timeouts
         self._loop = loop
+        self._bearing = bearing
         self._held_back = 0  # bytes of the engine's that the transport hasn't been given yet
         self._heard = True  # since `deliver` began; False only on a connection that was idle before
 
@@ -109,6 +117,7 @@ class Session:
         hello_name: str | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         loop: Loop | None = None,
+        bearing: Bearing | None = None,
     ) -> Self:
         """Connect, say EHLO, secure the connection and log in as the relay's URL says.
 
@@ -118,13 +127,14 @@ class Session:
                 domain (RFC 5321 4.1.4).
             timeouts: how long to wait for what.
             loop: shared with the sessions of other threads; by default one of its own.
+            bearing: what is known of how the relay bears PIPELINING, shared likewise; None: nothing.
 
         Raises:
             ConnectFailed: it came to nothing, and no connection is left behind.
         """
         transport = _dial(relay, timeouts)
         engine = _engine(relay, hello_name or transport.local_name())
-        session = cls(relay, engine, transport, timeouts, loop or Loop())
+        session = cls(relay, engine, transport, timeouts, loop or Loop(), bearing)
         try:
             session._hold(session._open())
         except BaseException:
@@ -162,13 +172,21 @@ class Session:
         outcomes: list[tuple[Outcome, ...]] = [()] * len(envelopes)
         self._heard = not self.messages
         self.messages += len(envelopes)
-        try:
-            for event in self._hold(self._converse(envelopes, may_begin)):
-                if isinstance(event, Finished):
-                    outcomes[event.index] = event.outcomes
-        finally:
-            self._abort_unless_usable()
+        for event in self._deliver(envelopes, may_begin):
+            outcomes[event.index] = event.outcomes
         return outcomes
+
+    def _deliver(self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]) -> Sequence[Finished]:
+        manner = self._bearing.begin(len(envelopes)) if self._bearing else Manner.FREELY
+        finished: Sequence[Finished] = ()
+        try:
+            events = self._hold(self._converse(envelopes, may_begin, stepwise=manner is Manner.STEPWISE))
+            finished = [event for event in events if isinstance(event, Finished)]
+        finally:
+            if self._bearing:
+                finished = self._bearing.judge(finished, manner)
+            self._abort_unless_usable()
+        return finished
 
     def close(self, seconds: float | None = None) -> None:
         """Say QUIT if that makes sense, wait `seconds` for the answer (by default `timeouts.quit`), close."""
@@ -217,10 +235,10 @@ class Session:
             raise _failed(self.relay, Stage.TLS, error) from error
 
     def _converse(
-        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]
+        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool], *, stepwise: bool
     ) -> Dialogue[list[Event]]:
         engine = self._engine
-        engine.begin(envelopes)
+        engine.begin(envelopes, stepwise)
         may_end = _always
         while (state := engine.state) in _BUSY:
             if state is State.TALKING:

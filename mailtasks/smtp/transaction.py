@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import cast
 
 from mailtasks.reply import How, Outcome, Stage
@@ -55,6 +56,16 @@ def _limit(parameters: Sequence[str]) -> int | None:
     return (int(told) or None) if told.isdecimal() and len(told) <= 20 else None
 
 
+class Written(Enum):
+    """How the commands that open a transaction were written."""
+
+    STEPWISE = "step by step"  # or not at all
+    IN_FLIGHT = "in one flight"
+    BEHIND_DOT = "behind the dot of the one before"
+
+    __hash__ = object.__hash__  # looked up for every transaction
+
+
 class Transaction:
     """One envelope in the dialogue; `Engine` moves it along.
 
@@ -64,9 +75,10 @@ class Transaction:
         mail: how MAIL was refused, None if it wasn't.
         accepted: how many recipients were accepted so far.
         outcomes: one for each recipient, None while undecided.
+        written: how its commands went out.
     """
 
-    __slots__ = ("accepted", "ascii", "body", "envelope", "index", "mail", "outcomes", "smtputf8")
+    __slots__ = ("accepted", "ascii", "body", "envelope", "index", "mail", "outcomes", "smtputf8", "written")
 
     def __init__(self, index: int, envelope: Envelope) -> None:
         self.index = index
@@ -77,6 +89,7 @@ class Transaction:
         self.mail: Outcome | None = None
         self.accepted = 0
         self.outcomes: list[Outcome | None] = [None] * len(envelope.recipients)
+        self.written = Written.STEPWISE
 
     @property
     def decided(self) -> bool:

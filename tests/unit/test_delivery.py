@@ -29,7 +29,7 @@ from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.store.ledger import Claim, Refusal, lease_clock
 from mailtasks.testing import CatchingServer, LocalRedis, wait_until
-from mailtasks.testing.scripted import ScriptedRelay
+from mailtasks.testing.scripted import Script, ScriptedRelay
 
 
 class Bench:
@@ -133,6 +133,38 @@ def test_a_relay_without_8bitmime_gets_ascii(bench: Callable[..., Bench], offere
     assert relay.script.commands[1].endswith(" BODY=8BITMIME") is not ascii
     text = message_from_bytes(content).get_payload(decode=True)
     assert text.decode().splitlines() == ["Grüße"]
+
+
+def test_a_relay_that_does_not_bear_pipelining_costs_no_mail_and_is_told_of_once(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    with ScriptedRelay() as relay:
+        relay.script = OneAtATime()
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        ids = [one.send(f"r{number}@example.com") for number in range(6)]
+        for id in ids:
+            one.deliver(id)
+        told = [one.mailer.status(id).recipients[0] for id in ids]
+    assert [(it.state, it.attempts) for it in told] == [(State.SENT, 1)] * 6
+    assert one.delivery.route.pool.stats()["stepwise"] == 1
+    [(_, event)] = one.mailer.events.latest()
+    assert (event.relay, event.domain, event.case) == (one.delivery.route.relay, "", "pipelining_not_borne")
+    assert event.reply == "mail: 503 5.5.1 one at a time"
+    [logged] = [record.getMessage() for record in caplog.records if "PIPELINING" in record.getMessage()]
+    assert logged == (
+        f"the relay {event.relay} offers PIPELINING and doesn't bear it (mail: 503 5.5.1 one at a time); for "
+        "60 minutes it is spoken to step by step, which takes four or five round trips a message instead of "
+        "one"
+    )
+
+
+class OneAtATime(Script):
+    """Offers PIPELINING, and refuses what comes in one piece."""
+
+    def feed(self, data: bytes) -> list[str]:
+        lines = data.count(b"\r\n")
+        at_once = lines > 1 and data.startswith(b"MAIL")
+        return ["503 5.5.1 one at a time"] * lines if at_once else super().feed(data)
 
 
 def test_tls_that_the_relay_does_not_promise_is_a_failure_before_sending(bench: Callable[..., Bench]) -> None:

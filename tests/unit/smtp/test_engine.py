@@ -7,6 +7,7 @@ from mailtasks.reply import How, Outcome, Reply, Stage
 from mailtasks.smtp import Envelope
 from mailtasks.smtp.auth import Credentials
 from mailtasks.smtp.engine import EXPECTED, MOVES, Command, Engine, Failed, Finished, Opened, Opening, State
+from mailtasks.smtp.transaction import Written
 from mailtasks.testing.scripted import Script
 
 ANN, BOB, CY = "ann@example.com", "bob@example.com", "cy@example.com"
@@ -32,6 +33,13 @@ def talk(script, envelopes, offered=("PIPELINING", "8BITMIME"), may_begin=lambda
     """The outcomes for each envelope, the flights that were written, the engine."""
     engine = opened(*offered)
     engine.begin(envelopes)
+    flights = converse(engine, script, may_begin)
+    outcomes = {event.index: event.outcomes for event in engine.events()}
+    return [outcomes[index] for index in range(len(envelopes))], flights, engine
+
+
+def converse(engine, script, may_begin=lambda index: True):
+    """The flights that were written."""
     flights = []
     while engine.state in {State.TALKING, State.BODY}:
         if engine.state is State.BODY:
@@ -41,8 +49,7 @@ def talk(script, envelopes, offered=("PIPELINING", "8BITMIME"), may_begin=lambda
         engine.receive(
             "".join(f"{line}\r\n" for said in script.feed(flights[-1]) for line in said.split("\n")).encode()
         )
-    outcomes = {event.index: event.outcomes for event in engine.events()}
-    return [outcomes[index] for index in range(len(envelopes))], flights, engine
+    return flights
 
 
 def shape(outcomes):
@@ -620,4 +627,32 @@ def test_a_finished_event_carries_one_outcome_a_recipient():
     engine.begin([mail(ANN, BOB)])
     engine.break_off(How.LOST, "gone")
     lost = Outcome(Stage.MAIL, How.LOST, detail="gone")
-    assert engine.events() == [Finished(0, (lost, lost))]
+    assert engine.events() == [Finished(0, (lost, lost), Written.IN_FLIGHT)]
+
+
+def test_it_is_told_how_the_commands_went_out():
+    script = Script(
+        {"RCPT": ["250 ok", "250 ok", "550 no", "250 ok"], "DATA": ["354 go", "354 go", "554 no", "354 go"]}
+    )
+    engine = opened("PIPELINING")
+    engine.begin([mail()] * 4)
+    converse(engine, script)
+    assert [event.written for event in engine.events()] == [
+        Written.IN_FLIGHT,
+        Written.BEHIND_DOT,
+        Written.BEHIND_DOT,
+        Written.STEPWISE,  # behind a reset
+    ]
+
+
+def test_a_driver_may_want_it_step_by_step():
+    engine = opened("PIPELINING")
+    engine.begin([mail(), mail(BOB)], stepwise=True)
+    flights = converse(engine, Script())
+    assert [flight.split(b" ")[0].split(b"\r\n")[0] for flight in flights] == [
+        *(b"MAIL", b"RCPT", b"DATA", b"Subject:"),
+        *(b"MAIL", b"RCPT", b"DATA", b"Subject:"),
+    ]
+    assert [event.written for event in engine.events()] == [Written.STEPWISE] * 2
+    engine.begin([mail()])
+    assert engine.data_to_send().count(b"\r\n") == 3
