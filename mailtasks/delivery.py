@@ -398,7 +398,7 @@ class _Settled:
     @property
     def words(self) -> str:
         """The relay's words, or what happened instead; at most what is worth keeping."""
-        return (str(self.outcome.reply) if self.outcome.reply else str(self.outcome))[:_WORDS_KEPT]
+        return self.outcome.words[:_WORDS_KEPT]
 
     def result(self, relay: str) -> Result:
         """What the ledger is told."""

@@ -2,28 +2,51 @@
 
 The rules:
 
-1. A relay may be printed and logged: its password is in no `repr`, no `str` and no error. An error
-   about a URL quotes nothing of it but the `ca` file's path, since any part may be a misplaced password.
+1. A relay may be printed and logged: its password and its token's command are in no `repr`, no `str` and
+   no error. An error about a URL quotes nothing of it but the paths of certificate files, since any part may
+   be a misplaced password.
 2. Nothing falls back to plain text: without TLS only on loopback, or where the URL says `tls=none`.
+3. An option of the URL is a field of `Relay` made by `_option`: how it is read, what it needs, and a sentence
+   for the docs. What else must not be said together is a row of `CONTRADICTIONS`, a scheme one of `SCHEMES`.
 """
+
+# ruff: noqa: RUF009  (what looks like a call as a default is `dataclasses.field` with metadata)
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
+from mailtasks import relay_options as read
+from mailtasks.certificates import check_authorities, check_own
 from mailtasks.errors import SettingsError
+from mailtasks.relay_options import MECHANISMS
 
 MASK: Final = "***"
 EXPECTED: Final = "a URL such as smtp://USER:PASSWORD@HOST:587, smtps://HOST or smtp://HOST?tls=none"
 
 Tls = Literal["required", "none", "implicit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """What a URL's beginning says: a row of `SCHEMES`."""
+
+    port: int
+    loopback_port: int
+    implicit_tls: bool = False  # TLS from the first byte
+
+
+SCHEMES: Final[Mapping[str, Scheme]] = {
+    "smtp": Scheme(587, 25),  # RFC 6409 3.1
+    "smtps": Scheme(465, 465, implicit_tls=True),  # RFC 8314 7.3
+}
 
 
 def is_loopback(host: str) -> bool:
@@ -37,9 +60,11 @@ def is_loopback(host: str) -> bool:
 
 
 def mask_url(url: str) -> str:
-    """The URL with every password replaced by `***`; a lone user may be one that was misplaced."""
+    """The URL with what may be secret replaced by `***`; a lone user may be a password that was misplaced."""
     masked = re.sub(r"//([^/?#@:]*:)?[^/?#]*@", rf"//\1{MASK}@", url)
-    return re.sub(r"([?&][^=&]*pass[^=&]*=)[^&#]*", rf"\1{MASK}", masked, flags=re.IGNORECASE)
+    return re.sub(
+        r"([?&][^=&]*(?:pass|token_command)[^=&]*=)[^&#]*", rf"\1{MASK}", masked, flags=re.IGNORECASE
+    )
 
 
 def split_url(given: object, schemes: tuple[str, ...]) -> SplitResult:
@@ -71,28 +96,129 @@ def either(words: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
+class Needs(Enum):
+    """What an option is of no use without: whether a relay has it, and what is said if it hasn't."""
+
+    NOTHING = (lambda relay: True, "")
+    TLS = (
+        lambda relay: relay.tls != "none",
+        "it says {name} and uses no TLS (add tls=required, or leave it out)",
+    )
+    CERT = (lambda relay: relay.cert is not None, "it says {name} and no cert")
+    TOKEN = (lambda relay: relay.has_token, "it says {name} and neither token nor token_command")
+
+    def refuse(self, relay: Relay, name: str) -> None:
+        """ValueError, if the relay hasn't what its option `name` needs."""
+        fits, otherwise = self.value
+        if not fits(relay):
+            raise ValueError(otherwise.format(name=name))
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a relay's URL: a row of the table in the docs."""
+
+    expected: str  # for people: FILE, "required or none"
+    read: Callable[[str], Any]
+    needs: Needs
+    help: str
+    secret: bool
+
+
+def _option(
+    expected: str,
+    read: Callable[[str], Any],
+    help: str,
+    *,
+    default: Any = None,
+    needs: Needs = Needs.NOTHING,
+    secret: bool = False,
+) -> Any:
+    option = Option(expected, read, needs, help, secret)
+    return dataclasses.field(default=default, repr=not secret, metadata={"option": option})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relay:
-    """An SMTP server that takes our mail, and how to talk to it. Safe to print and to log."""
+    """An SMTP server that takes our mail, and how to talk to it. Safe to print and to log.
+
+    What an option means is told at its field, and in the reference of settings.
+    """
 
     scheme: Literal["smtp", "smtps"]
     host: str
     port: int
     username: str | None = None
     password: str | None = dataclasses.field(default=None, repr=False)
-    tls: Tls  # "required": STARTTLS with a verified certificate; "implicit": TLS from the first byte
-    ca: str | None = None  # a PEM file with the certificates to trust instead of the system's
+    tls: Tls = _option(  # "required": STARTTLS with a verified certificate; "implicit": TLS at once
+        "required or none",
+        read.tls,
+        "Whether STARTTLS is demanded; by default it is, except on loopback.",
+        default="required",
+    )
+    ca: str | None = _option(
+        "FILE",
+        read.text,
+        "A PEM file with the certificates to trust instead of the system's.",
+        needs=Needs.TLS,
+    )
+    cert: str | None = _option(
+        "FILE",
+        read.text,
+        "A PEM file with our certificate, for a relay that wants one; it may hold the key, too.",
+        needs=Needs.TLS,
+    )
+    key: str | None = _option(
+        "FILE",
+        read.text,
+        "A PEM file with the certificate's key, not encrypted, if it isn't in the other.",
+        needs=Needs.CERT,
+    )
+    auth: str | None = _option(
+        ", ".join(MECHANISMS),
+        read.auth,
+        "The one way to log in; by default the first of these that is offered and fits password or token.",
+    )
+    token: str | None = _option(
+        "MODULE:FUNCTION",
+        read.function,
+        "A function that returns a token, or a token and the seconds for which it is valid; called in a "
+        "worker.",
+    )
+    token_command: tuple[str, ...] | None = _option(
+        "COMMAND",
+        read.command,
+        "A command, run without a shell, that prints a token, or JSON with `access_token` and `expires_in`.",
+        secret=True,
+    )
+    token_timeout: float = _option(
+        "SECONDS",
+        read.seconds,
+        "How long the token may take; then its command is killed and the mail retried. By default 20.",
+        default=20.0,
+        needs=Needs.TOKEN,
+    )
+    local: str | None = _option(
+        "ADDRESS",
+        read.local,
+        "The IP address of this machine to send from; only the relay's addresses of its family are tried.",
+    )
+    hello: str | None = _option(
+        "NAME",
+        read.hello,
+        "What a worker calls itself in EHLO; goes before the setting `hello_name`.",
+    )
 
     @staticmethod
     def parse(url: str) -> Relay:
-        """The relay of `smtp[s]://[USER:PASSWORD@]HOST[:PORT][?tls=required|none][&ca=FILE]`.
+        """The relay of `smtp[s]://[USER[:PASSWORD]@]HOST[:PORT][?OPTION=VALUE[&…]]`.
 
-        User and password are percent-decoded. The port is 465 for `smtps`, 25 for `smtp` on
+        User, password and values are percent-decoded. The port is 465 for `smtps`, 25 for `smtp` on
         loopback and 587 (RFC 6409 3.1) elsewhere. `smtp` demands STARTTLS unless the host is
-        loopback or the URL says `tls=none`.
+        loopback or the URL says `tls=none`. `OPTIONS` has the options.
 
         Raises:
-            SettingsError: the URL is wrong, or its `ca` file can't be read.
+            SettingsError: the URL is wrong, or a certificate file that it names can't be used.
         """
         try:
             return parse_relay(url)
@@ -106,82 +232,174 @@ class Relay:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def has_token(self) -> bool:
+        """Whether it logs in with a token that is fetched, instead of a password."""
+        return self.token is not None or self.token_command is not None
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether it logs in at all."""
+        return self.username is not None or self.has_token
+
+    @property
     def url_masked(self) -> str:
-        """The URL that says all of it except the password."""
-        login = f"{quote(self.username, safe='')}:{MASK}@" if self.username is not None else ""
-        said = {"tls": None if self.tls == "implicit" else self.tls, "ca": self.ca}
-        query = "&".join(f"{key}={value}" for key, value in said.items() if value is not None)
-        return f"{self.scheme}://{login}{self.name}{'?' if query else ''}{query}"
+        """The URL that says all of it except the secrets."""
+        login = "" if self.username is None else quote(self.username, safe="")
+        login += f":{MASK}" if self.password is not None else ""
+        said = {name: self._said(name) for name in OPTIONS}
+        query = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
+        return f"{self.scheme}://{login}{'@' if login else ''}{self.name}{'?' if query else ''}{query}"
+
+    def _said(self, name: str) -> str | None:
+        """An option's value as the URL says it, or None if it needn't."""
+        value = getattr(self, name)
+        if value == ("implicit" if name == "tls" else _DEFAULTS[name]):
+            return None
+        if OPTIONS[name].secret:
+            return MASK
+        return quote(f"{value:g}" if isinstance(value, float) else str(value), safe="/:+,[]")
 
     def __str__(self) -> str:
         return self.url_masked
 
 
+OPTIONS: Final[Mapping[str, Option]] = {
+    field.name: field.metadata["option"] for field in dataclasses.fields(Relay) if field.metadata
+}
+"""The table, by name."""
+
+_DEFAULTS: Final = {field.name: field.default for field in dataclasses.fields(Relay)} | {"tls": None}
+
+CONTRADICTIONS: Final[Sequence[tuple[Callable[[Relay], bool], str]]] = (
+    (
+        lambda relay: relay.token is not None and relay.token_command is not None,
+        "it says both token and token_command",
+    ),
+    (
+        lambda relay: relay.has_token and relay.password is not None,
+        "it holds a password and says where to get a token (leave one of them out)",
+    ),
+    (
+        lambda relay: relay.username is not None and relay.password is None and not relay.has_token,
+        "it holds a user without a password, or a password without a user",
+    ),
+    (
+        lambda relay: relay.auth is not None and not relay.logs_in,
+        "it says auth and holds no user",
+    ),
+    (
+        lambda relay: MECHANISMS.get(relay.auth or "") == "password" and relay.has_token,
+        "it says where to get a token, and its auth is one with a password",
+    ),
+    (
+        lambda relay: MECHANISMS.get(relay.auth or "") == "token" and not relay.has_token,
+        "its auth is one with a token, and it says neither token nor token_command",
+    ),
+    (  # RFC 7628 3.1: the user may be in the token; Google's and Microsoft's XOAUTH2 wants one.
+        lambda relay: relay.has_token and relay.username is None and relay.auth != "oauthbearer",
+        "it says where to get a token and holds no user (write USER@HOST, or add auth=oauthbearer)",
+    ),
+    (  # Ctrl-A parts the fields of both.
+        lambda relay: relay.has_token and re.search(r"[\x00-\x1f\x7f]", relay.username or "") is not None,
+        "its user holds a control character, and no login with a token can carry it",
+    ),
+    (  # RFC 6750 5.3: whoever has the token is the user.
+        lambda relay: relay.has_token and relay.tls == "none" and not is_loopback(relay.host),
+        "it logs in with a token and uses no TLS (add tls=required)",
+    ),
+    (
+        lambda relay: _family(relay.host) not in {None, _family(relay.local or relay.host)},
+        "its local and its host are addresses of two families, IPv4 and IPv6",
+    ),
+)
+"""What a URL must not say, first match first."""
+
+
+def _family(address: str) -> int | None:
+    """4 or 6, or None for a name."""
+    try:
+        return ip_address(address).version
+    except ValueError:
+        return None
+
+
 def parse_relay(url: object) -> Relay:
     """As `Relay.parse`, with a ValueError that leaves it to the caller to name the setting."""
-    parts = split_url(url, ("smtp", "smtps"))
-    if not parts.hostname or parts.path not in {"", "/"}:
-        raise ValueError("it names no host" if not parts.hostname else "it holds a path")
-    scheme: Literal["smtp", "smtps"] = "smtps" if parts.scheme == "smtps" else "smtp"
+    parts = split_url(url, tuple(SCHEMES))
+    host = parts.hostname
+    if not host or parts.path not in {"", "/"}:
+        raise ValueError("it names no host" if not host else "it holds a path")
     username, password = _login(parts)
-    options = _relay_options(parts.query)
-    tls = _relay_tls(scheme, parts.hostname, options.get("tls"))
-    return Relay(
+    options = _read_options(parts.query)
+    scheme: Any = parts.scheme
+    relay = Relay(
         scheme=scheme,
-        host=parts.hostname,
-        port=parts.port or _relay_port(scheme, parts.hostname),
+        host=host,
+        port=parts.port or _port(SCHEMES[scheme], host),
         username=username,
         password=password,
-        tls=tls,
-        ca=_relay_ca(tls, options.get("ca")),
+        **{**options, "tls": _relay_tls(scheme, host, options.get("tls"))},
     )
+    _demand_sense(relay, options)
+    _check_files(relay)
+    return relay
 
 
 def _login(parts: SplitResult) -> tuple[str | None, str | None]:
     if parts.username is None:
         return None, None
-    username, password = unquote(parts.username), unquote(parts.password or "")
-    if not username or not password:
+    username = unquote(parts.username)
+    password = None if parts.password is None else unquote(parts.password)
+    if not username or password == "":
         raise ValueError("it holds a user without a password, or a password without a user")
-    if "\0" in username + password:  # NUL parts the fields of AUTH PLAIN (RFC 4616 2)
+    if "\0" in username + (password or ""):  # NUL parts the fields of AUTH PLAIN (RFC 4616 2)
         raise ValueError("its user or password holds a NUL")
     return username, password
 
 
-def _relay_options(query: str) -> dict[str, str]:
-    options = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)  # a plus in a path is a plus
-    if not {key for key, _ in options} <= {"tls", "ca"}:
-        raise ValueError("it holds an option other than tls and ca")
-    if len(options) > len(dict(options)):
+def _read_options(query: str) -> dict[str, Any]:
+    given = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)  # a plus in a path is a plus
+    if not {name for name, _ in given} <= OPTIONS.keys():
+        *others, last = OPTIONS
+        raise ValueError(f"it holds an option other than {', '.join(others)} and {last}")
+    if len(given) > len(dict(given)):
         raise ValueError("it says an option twice")
-    return dict(options)
+    return {name: _read_option(name, text) for name, text in given}
+
+
+def _read_option(name: str, text: str) -> Any:
+    try:
+        return OPTIONS[name].read(text)
+    except ValueError as error:
+        wrong = str(error)
+    # Raised out here, so that no traceback leads back to the value.
+    raise ValueError(f"its {name} {wrong}")
 
 
 def _relay_tls(scheme: str, host: str, said: str | None) -> Tls:
-    if said not in {None, "required", "none"}:
-        raise ValueError("its tls is neither required nor none")
-    if scheme == "smtps":
+    if SCHEMES[scheme].implicit_tls:
         if said == "none":
-            raise ValueError("it says tls=none, and smtps:// is TLS from the first byte")
+            raise ValueError(f"it says tls=none, and {scheme}:// is TLS from the first byte")
         return "implicit"
     if said is None:
         return "none" if is_loopback(host) else "required"
     return "none" if said == "none" else "required"
 
 
-def _relay_port(scheme: str, host: str) -> int:
-    if scheme == "smtps":
-        return 465
-    return 25 if is_loopback(host) else 587
+def _port(scheme: Scheme, host: str) -> int:
+    return scheme.loopback_port if is_loopback(host) else scheme.port
 
 
-def _relay_ca(tls: Tls, said: str | None) -> str | None:
-    if said is None:
-        return None
-    if tls == "none":
-        raise ValueError("it names a ca file and uses no TLS (add tls=required, or leave ca out)")
-    try:
-        Path(said).read_bytes()
-    except OSError as error:
-        raise ValueError(f"its ca file {said!r} can't be read ({error.strerror})") from None
-    return said
+def _demand_sense(relay: Relay, said: Mapping[str, Any]) -> None:
+    for wrong, sentence in CONTRADICTIONS:
+        if wrong(relay):
+            raise ValueError(sentence)
+    for name in said:
+        OPTIONS[name].needs.refuse(relay, name)
+
+
+def _check_files(relay: Relay) -> None:
+    if relay.ca:
+        check_authorities(relay.ca)
+    if relay.cert:
+        check_own(relay.cert, relay.key)

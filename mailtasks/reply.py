@@ -63,11 +63,18 @@ class Outcome:
     stage: Stage
     how: How
     reply: Reply | None = None
-    detail: str = ""  # for people, where there is no reply: "connection refused", "certificate expired"
+    detail: str = ""  # for people, beside the reply or instead: "connection refused", "status 401"
     dot_begun: bool = False  # bytes of body and dot may have reached the relay
     others_accepted: bool = False  # RCPT refused while another of this transaction was accepted
 
     def __str__(self) -> str:
         """One line for logs and `status`."""
-        what = str(self.reply) if self.reply else self.detail or self.how.value
+        what = self.words if self.reply else self.detail or self.how.value
         return f"{self.stage}: {what}"
+
+    @property
+    def words(self) -> str:
+        """The relay's reply and what it told besides, or what happened instead, with its stage."""
+        if not self.reply:
+            return str(self)
+        return f"{self.reply} ({self.detail})" if self.detail else str(self.reply)

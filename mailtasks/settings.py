@@ -35,6 +35,7 @@ from mailtasks.kinds import (
     Whole,
 )
 from mailtasks.relay import Relay, is_loopback, mask_url
+from mailtasks.relay_options import HELLO_NAME
 
 __all__ = [
     "SETTINGS",
@@ -213,7 +214,7 @@ class Settings:
     connection_idle: float = _seconds(20, "How long a connection may idle before it is closed.")
     hello_name: str | None = _setting(
         None,
-        Text(r"[A-Za-z0-9.-]+|\[[A-Za-z0-9.:]+\]", "a host name or an address in brackets"),
+        Text(HELLO_NAME, "a host name or an address in brackets"),
         "What a worker calls itself in EHLO; by default this machine's name.",
     )
     timeout_connect: float = _seconds(20, "How long a TCP connection to the relay may take.")

@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from celery.utils.imports import cwd_in_path
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -504,23 +505,36 @@ KNOWN_ADVICE: Final = {
     "network that you trust, ?tls=none",
     "WRONG_VERSION_NUMBER": "this port speaks no TLS from the first byte: write smtp:// for STARTTLS, or use "
     "the port for smtps://, often 465",
+    "the token command": "run the command by hand, as the workers' user: it should print a token and end",
+    "the token function": "call the function by hand, in the workers' Python: it should return a token",
+    "wants a certificate of ours": "add cert=FILE to the relay's URL, and key=FILE if the key isn't in it",
+    "our certificate": "get a certificate that the relay's operator accepts, and name its file with cert=",
+    "can't be sent from": "name an address of this machine with local=, or leave it out",
+    "and the local address": "name an address of the relay's family with local=, or leave it out",
     "offers no login": "use the port on which it offers a login, often 587, or take USER:PASSWORD@ out of "
     "the relay's URL",
 }
 """The same for words that tell more."""
 
 
+REFUSED_ADVICE: Final = (
+    "see that the token is for the user in the relay's URL, has the relay's scope for SMTP, and that the "
+    "relay allows logins with tokens for this user"
+)
+"""What to do where a login with a token was refused."""
+
+
 def relay_findings(relay: Relay, hello_name: str | None, timeout: float) -> Iterator[Finding]:
     """Connect as a worker would, then look at what the relay offers."""
     begin = time.perf_counter()
     try:
-        Session.connect(relay, hello_name=hello_name, timeouts=_timeouts(timeout)).close()
+        with cwd_in_path():  # as in a worker, for a token's function
+            Session.connect(relay, hello_name=hello_name, timeouts=_timeouts(timeout)).close()
     except ConnectFailed as error:
-        yield _unavailable(error)
+        yield _unavailable(relay, error)
         return
     took = (time.perf_counter() - begin) * 1000
-    who = f", logged in as {relay.username}" if relay.username else ", without a login"
-    yield Finding("relay", Level.OK, f"{relay.name} ready in {took:.0f} ms{who}")
+    yield Finding("relay", Level.OK, f"{relay.name} ready in {took:.0f} ms, {_who(relay)}")
     yield judge_secrecy(relay)
     with suppress(OSError, smtplib.SMTPException):
         yield from _reception_findings(_receive(relay, timeout))
@@ -530,12 +544,26 @@ def _timeouts(seconds: float) -> Timeouts:
     return Timeouts(connect=seconds, greeting=seconds, ehlo=seconds, tls=seconds, auth=seconds)
 
 
-def _unavailable(error: ConnectFailed) -> Finding:
+def _who(relay: Relay) -> str:
+    """What a relay knows of us."""
+    login = "logged in" if relay.logs_in else "without a login"
+    told = [
+        f" as {relay.username}" if relay.username else "",
+        " with a token" if relay.has_token else "",
+        ", our certificate shown" if relay.cert else "",
+        f", from {relay.local}" if relay.local else "",
+    ]
+    return login + "".join(told)
+
+
+def _unavailable(relay: Relay, error: ConnectFailed) -> Finding:
     known = (advice for words, advice in KNOWN_ADVICE.items() if words in str(error))
-    return Finding("relay", Level.FAIL, str(error), next(known, _advice(error.failure)))
+    return Finding("relay", Level.FAIL, str(error), next(known, _advice(relay, error.failure)))
 
 
-def _advice(failure: Outcome) -> str:
+def _advice(relay: Relay, failure: Outcome) -> str:
+    if failure.stage is Stage.AUTH and failure.reply and relay.has_token:
+        return REFUSED_ADVICE
     silent = SILENCE if failure.how is How.TIMED_OUT else {}
     return silent.get(failure.stage, ADVICE[failure.stage])
 
@@ -546,7 +574,7 @@ def judge_secrecy(relay: Relay) -> Finding:
         return Finding("relay: TLS", Level.OK, "encrypted, certificate verified")
     if is_loopback(relay.host):
         return Finding("relay: TLS", Level.OK, "none, and none needed on loopback")
-    what = "mail and password are" if relay.username else "mail is"
+    what = "mail and password are" if relay.password else "mail is"
     return Finding(
         "relay: TLS", Level.WARN, f"none: {what} sent in plain text", "leave out tls=none if it can do TLS"
     )
@@ -579,15 +607,23 @@ def _receive(relay: Relay, timeout: float) -> Reception:
     """Look on with the standard library's client: a second opinion, and it shows the certificate."""
     with _client(relay, timeout) as client:
         if relay.tls == "required":
-            client.starttls(context=tls_context(relay.ca))
+            client.starttls(context=_context(relay))
         client.ehlo()
         return Reception(frozenset(client.esmtp_features), _ends(client.sock))
 
 
 def _client(relay: Relay, timeout: float) -> smtplib.SMTP:
+    source = (relay.local, 0) if relay.local else None
     if relay.tls == "implicit":
-        return smtplib.SMTP_SSL(relay.host, relay.port, timeout=timeout, context=tls_context(relay.ca))
-    return smtplib.SMTP(relay.host, relay.port, timeout=timeout)
+        context = _context(relay)
+        return smtplib.SMTP_SSL(
+            relay.host, relay.port, timeout=timeout, context=context, source_address=source
+        )
+    return smtplib.SMTP(relay.host, relay.port, timeout=timeout, source_address=source)
+
+
+def _context(relay: Relay) -> ssl.SSLContext:
+    return tls_context(relay.ca, relay.cert, relay.key)
 
 
 def _ends(connected: object) -> float | None:

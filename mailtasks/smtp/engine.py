@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
@@ -29,7 +29,7 @@ from typing import Final
 
 from mailtasks.errors import IllegalMove
 from mailtasks.reply import How, Outcome, Reply, Stage
-from mailtasks.smtp.auth import Credentials, choose
+from mailtasks.smtp.auth import Credentials, Exchange, choose, wanted
 from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.grammar import MAX_LINE, GarbledReply, ReplyReader, make_reply, quote, stuff
 from mailtasks.smtp.transaction import Extensions, Transaction, Written
@@ -156,7 +156,7 @@ class Engine:
         self.extensions = Extensions()
         self._opening = opening
         self._secured = opening.secure
-        self._answers: Iterator[bytes] = iter(())  # to challenges, during AUTH
+        self._login: Exchange | None = None  # once AUTH was said
         self._reader = ReplyReader()
         self._in_flight: deque[_InFlight] = deque([(Command.CONNECT, None, 0)])
         self._latest = Command.CONNECT  # answered last
@@ -206,7 +206,9 @@ class Engine:
         try:
             self._take_all(data)
         except GarbledReply as error:
-            self._out_of_step(str(error))
+            # What is quoted may be the beginning of a login that is repeated to us.
+            detail = "no reply to AUTH" if self._login and self.state in _UNOPENED else str(error)
+            self._out_of_step(detail)
 
     def secured(self) -> None:
         """TLS is up: what was said in plain text is forgotten, and EHLO said again (RFC 3207 4.2)."""
@@ -314,6 +316,7 @@ class Engine:
     def _take(self, code: int, lines: Sequence[bytes]) -> None:
         """Attribute one reply."""
         self.answered += 1
+        lines = self._without_login(lines)
         awaited = self._in_flight and not self._out  # what wasn't sent can't be answered
         if code == 421 or not awaited or code // 100 not in EXPECTED[self._in_flight[0][0]]:
             self._unexpected(code, lines)
@@ -376,22 +379,28 @@ class Engine:
 
     def _log_in(self, credentials: Credentials) -> None:
         offered = self.extensions.offered.get("AUTH", ())
-        exchange = choose(offered, credentials)
-        if exchange:
-            self._answers = iter(exchange.answers)
-            self._say(Command.AUTH, exchange.command)
+        self._login = choose(offered, credentials)
+        if self._login:
+            self._say(Command.AUTH, self._login.command)
         else:
             names = " ".join(offered) or "none"
-            self._unusable(Stage.AUTH, f"the relay offers no login by PLAIN or LOGIN (offered: {names})")
+            detail = f"the relay offers no login by {wanted(credentials)} (offered: {names})"
+            self._unusable(Stage.AUTH, detail)
 
     def _on_auth(self, code: int, lines: Sequence[bytes]) -> None:
+        assert self._login, "it is what AUTH was said for"
         if code >= 400:
-            self._refused(Stage.AUTH, code, lines)
+            self._fail(Outcome(Stage.AUTH, How.REFUSED, make_reply(code, lines), self._login.reason))
         elif code < 300:
             self._opened()
         else:
-            # One challenge too many is answered with a cancel, which the server refuses (RFC 4954 4).
-            self._say(Command.AUTH, next(self._answers, b"*"))
+            self._say(Command.AUTH, self._login.answer(lines[-1][4:].strip()))
+
+    def _without_login(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """A server may repeat what it was told, and what it says is logged."""
+        if self._login and self.state in _UNOPENED:
+            return [self._login.scrub(line) for line in lines]
+        return lines
 
     def _on_quit(self, code: int, lines: Sequence[bytes]) -> None:
         self._become(State.CLOSED)

@@ -27,6 +27,7 @@ from mailtasks.relay import Relay
 from mailtasks.smtp.bearing import Bearing
 from mailtasks.smtp.loop import Loop
 from mailtasks.smtp.session import Session, Timeouts
+from mailtasks.smtp.tokens import Tokens
 
 SPREAD: Final = 0.1
 """Lifetimes differ by this much either way, so that connections opened together don't all end together."""
@@ -121,9 +122,15 @@ class Pool:
         self._loop = Loop()  # one thread talks over all of these connections
         self.bearing = Bearing()
         """What is known of how the relay bears PIPELINING."""
+        self._tokens = Tokens.of(relay)
         self._connect = connect or (
             lambda: Session.connect(
-                relay, hello_name=hello_name, timeouts=timeouts, loop=self._loop, bearing=self.bearing
+                relay,
+                hello_name=hello_name,
+                timeouts=timeouts,
+                loop=self._loop,
+                tokens=self._tokens,
+                bearing=self.bearing,
             )
         )
         self._lock = threading.Lock()
@@ -184,6 +191,8 @@ class Pool:
         What is being opened comes to nothing, and what has no dot written yet is UNTOUCHED.
         """
         self._loop.interrupt()
+        if self._tokens:
+            self._tokens.interrupt()
 
     def close(self, seconds: float = 2) -> None:
         """Lend no more and wake whoever waits; say QUIT on what is idle, `seconds` for all together.
@@ -196,6 +205,8 @@ class Pool:
             waiters, self._waiters = self._waiters, deque()
         for waiter in waiters:
             waiter.dismiss()
+        if self._tokens:
+            self._tokens.interrupt()
         deadline = time.monotonic() + seconds
         for each in idle:
             self._discard(each.session, max(0.0, deadline - time.monotonic()))

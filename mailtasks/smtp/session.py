@@ -23,9 +23,12 @@ from mailtasks.smtp.bearing import Bearing, Manner
 from mailtasks.smtp.engine import Engine, Event, Failed, Finished, Opening, State
 from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.loop import Dialogue, Interrupted, Loop
-from mailtasks.smtp.transport import Transport, UnusableCaFile, explain, tls_context
+from mailtasks.smtp.token_sources import TokenUnavailable
+from mailtasks.smtp.tokens import Token, Tokens
+from mailtasks.smtp.transport import Transport, UnusableFile, explain, tls_context
 
 Answer = TypeVar("Answer")
+Dialled = TypeVar("Dialled")
 
 
 def _always() -> bool:
@@ -59,7 +62,7 @@ _HOW_FAILED: Final[dict[type[OSError], How]] = {
     TimeoutError: How.TIMED_OUT,
     Interrupted: How.UNTOUCHED,
     ssl.SSLCertVerificationError: How.UNSUITABLE,
-    UnusableCaFile: How.UNSUITABLE,
+    UnusableFile: How.UNSUITABLE,
 }
 _GONE: Final = Outcome(Stage.MAIL, How.UNTOUCHED, detail="the connection was closed before")
 LONG: Final = 65536
@@ -107,6 +110,7 @@ class Session:
         self._loop = loop
         self._bearing = bearing
         self._held_back = 0  # bytes of the engine's that the transport hasn't been given yet
+        self._opened = False
         self._heard = True  # since `deliver` began; False only on a connection that was idle before
 
     @classmethod
@@ -117,24 +121,42 @@ class Session:
         hello_name: str | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         loop: Loop | None = None,
+        tokens: Tokens | None = None,
         bearing: Bearing | None = None,
     ) -> Self:
         """Connect, say EHLO, secure the connection and log in as the relay's URL says.
 
+        A token that was used before and is refused now is fetched once more, for a second connection.
+
         Args:
             relay: where to, and how.
-            hello_name: who we are; by default the host name, or an address literal where that has no
-                domain (RFC 5321 4.1.4).
+            hello_name: who we are, unless the relay's URL says it; by default the host name, or an address
+                literal where that has no domain (RFC 5321 4.1.4).
             timeouts: how long to wait for what.
             loop: shared with the sessions of other threads; by default one of its own.
+            tokens: the relay's, shared in the same way; they are asked for only if it logs in with one.
             bearing: what is known of how the relay bears PIPELINING, shared likewise; None: nothing.
 
         Raises:
             ConnectFailed: it came to nothing, and no connection is left behind.
         """
-        transport = _dial(relay, timeouts)
-        engine = _engine(relay, hello_name or transport.local_name())
-        session = cls(relay, engine, transport, timeouts, loop or Loop(), bearing)
+        dial = partial(cls._dial, relay, hello_name, timeouts, loop or Loop(), bearing)
+        tokens = tokens or Tokens.of(relay)
+        return _with_token(relay, tokens, dial) if tokens else dial("")
+
+    @classmethod
+    def _dial(
+        cls,
+        relay: Relay,
+        hello_name: str | None,
+        timeouts: Timeouts,
+        loop: Loop,
+        bearing: Bearing | None,
+        token: str,
+    ) -> Self:
+        transport = _connected(relay, timeouts)
+        hello_name = relay.hello or hello_name or transport.local_name()
+        session = cls(relay, Engine(_opening(relay, hello_name, token)), transport, timeouts, loop, bearing)
         try:
             session._hold(session._open())
         except BaseException:
@@ -225,11 +247,12 @@ class Session:
         for event in events:
             if isinstance(event, Failed):
                 raise ConnectFailed(self.relay, event.outcome)
+        self._opened = True
 
     def _secure(self) -> Dialogue[None]:
         """TLS now. There is no way back to plain text."""
         try:
-            context = tls_context(self.relay.ca)
+            context = tls_context(self.relay.ca, self.relay.cert, self.relay.key)
             yield from self._transport.start_tls(context, self.relay.host, self._timeouts.tls)
         except OSError as error:
             raise _failed(self.relay, Stage.TLS, error) from error
@@ -262,7 +285,10 @@ class Session:
         except TimeoutError:
             self._break_off(How.TIMED_OUT, f"{self.relay.name} didn't answer in time")
         except OSError as error:
-            yield from self._hear_last_words()
+            error = (yield from self._hear_last_words()) or error
+            if isinstance(error, ssl.SSLError) and not self._opened:
+                # With TLS 1.3 a relay refuses our certificate, or misses it, after the handshake.
+                raise _failed(self.relay, Stage.TLS, error) from error
             self._break_off(How.LOST, explain(error, self.relay))
 
     def _write(self, data: bytes, may_end: Callable[[], bool]) -> Dialogue[None]:
@@ -292,11 +318,16 @@ class Session:
             engine.receive(data)
             self._heard = True
 
-    def _hear_last_words(self) -> Dialogue[None]:
-        """A relay that hangs up while we write has often said why."""
-        with suppress(OSError):
+    def _hear_last_words(self) -> Dialogue[ssl.SSLError | None]:
+        """A relay that hangs up while we write has often said why: in a reply, or in an alert of TLS."""
+        try:
             while data := (yield from self._transport.receive(time.monotonic())):
                 self._engine.receive(data)
+        except ssl.SSLError as error:
+            return error
+        except OSError:
+            pass
+        return None
 
     def _break_off(self, how: How, detail: str) -> None:
         """An idle connection that turns out to be gone says nothing about the mail: UNTOUCHED."""
@@ -305,9 +336,40 @@ class Session:
         self._engine.break_off(How.UNTOUCHED if stale else how, detail, unsent)
 
 
-def _dial(relay: Relay, timeouts: Timeouts) -> Transport:
+def _with_token(relay: Relay, tokens: Tokens, dial: Callable[[str], Dialled]) -> Dialled:
+    """Dial with a token; with another, if it was in the cache and is refused."""
+    refused: ConnectFailed | None = None
+    used = ""
+    while True:
+        token = _get_token(relay, tokens)
+        if refused and token.value == used:  # its source has no other
+            tokens.drop(token)
+            raise refused
+        try:
+            return dial(token.value)
+        except ConnectFailed as error:
+            if not _says_that_the_login_is_wrong(error.failure):
+                raise
+            tokens.drop(token)
+            if refused or token.fresh:
+                raise
+            refused, used = error, token.value
+
+
+def _get_token(relay: Relay, tokens: Tokens) -> Token:
     try:
-        return Transport.connect(relay.host, relay.port, timeouts.connect)
+        return tokens.get()
+    except TokenUnavailable as error:
+        raise ConnectFailed(relay, Outcome(Stage.AUTH, error.how, detail=str(error))) from None
+
+
+def _says_that_the_login_is_wrong(failure: Outcome) -> bool:
+    return failure.stage is Stage.AUTH and failure.reply is not None and failure.reply.code == 535
+
+
+def _connected(relay: Relay, timeouts: Timeouts) -> Transport:
+    try:
+        return Transport.connect(relay.host, relay.port, timeouts.connect, relay.local)
     except OSError as error:
         raise _failed(relay, Stage.CONNECT, error) from error
 
@@ -317,9 +379,23 @@ def _failed(relay: Relay, stage: Stage, error: OSError) -> ConnectFailed:
     return ConnectFailed(relay, Outcome(stage, how, detail=explain(error, relay)))
 
 
-def _engine(relay: Relay, hello_name: str) -> Engine:
-    credentials = None
-    if relay.username is not None:
-        credentials = Credentials(relay.username, relay.password or "")
-    starttls, secure = relay.tls == "required", relay.tls == "implicit"
-    return Engine(Opening(hello_name, starttls=starttls, credentials=credentials, secure=secure))
+def _opening(relay: Relay, hello_name: str, token: str) -> Opening:
+    return Opening(
+        hello_name,
+        starttls=relay.tls == "required",
+        credentials=_credentials(relay, token),
+        secure=relay.tls == "implicit",
+    )
+
+
+def _credentials(relay: Relay, token: str) -> Credentials | None:
+    if not relay.logs_in:
+        return None
+    return Credentials(
+        username=relay.username or "",
+        password=relay.password or "",
+        token=token,
+        mechanism=relay.auth,
+        host=relay.host,
+        port=relay.port,
+    )

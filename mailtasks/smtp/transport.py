@@ -11,6 +11,7 @@ The rules:
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -18,6 +19,7 @@ import time
 from functools import lru_cache
 from typing import Any, Final, Self
 
+from mailtasks.certificates import Lock, why_unusable
 from mailtasks.relay import Relay
 from mailtasks.smtp.loop import READABLE, WRITABLE, Dialogue
 
@@ -40,17 +42,22 @@ class Transport:
         self._adopt(connected)
 
     @classmethod
-    def connect(cls, host: str, port: int, seconds: float) -> Self:
+    def connect(cls, host: str, port: int, seconds: float, local: str | None = None) -> Self:
         """Try each of the host's addresses in turn, all within `seconds` (the look-up apart: the
-        system's resolver has a time limit of its own)."""
+        system's resolver has a time limit of its own).
+
+        Args:
+            local: this machine's address to connect from; only the host's of its family are tried.
+        """
         deadline = time.monotonic() + seconds
         failure: OSError = TimeoutError(f"no answer from {host} port {port} within {seconds:g} s")
-        for family, kind, protocol, _, address in _look_up(host, port):
+        source = _source(local) if local else None
+        for family, kind, protocol, _, address in _look_up(host, port, source):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 break
             try:
-                return cls(_connected(family, kind, protocol, address, remaining))
+                return cls(_connected(family, kind, protocol, address, remaining, source))
             except OSError as error:
                 failure = error
         raise failure
@@ -147,20 +154,48 @@ class Transport:
         self._early += data
 
 
-@lru_cache(maxsize=32)
-def tls_context(ca: str | None) -> ssl.SSLContext:
+def tls_context(ca: str | None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
     """Verifies certificate and host name, against `ca`'s certificates or the system's.
 
-    Making one reads hundreds of certificates, so each is made once; restart to have a changed file read.
+    Making one reads hundreds of certificates, so each is made once, and again when a file has changed.
+
+    Args:
+        cert: the file with our own certificate, for a relay that asks for one.
+        key: the file with its key; None if the other has it, too.
+
+    Raises:
+        UnusableFile: one of the files can't be used.
     """
+    return _context(ca, cert, key, tuple(map(_changed_at, (ca, cert, key))))
+
+
+@lru_cache(maxsize=32)
+def _context(ca: str | None, cert: str | None, key: str | None, _: tuple[int, ...]) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca)
+        context = ssl.create_default_context(cafile=ca)
     except OSError as error:
-        raise UnusableCaFile(f"the ca file {ca!r} can't be used ({error.strerror or error})") from error
+        raise UnusableFile(f"the ca file {ca!r} can't be used ({error.strerror or error})") from error
+    if cert:
+        try:
+            context.load_cert_chain(cert, key, password=Lock().refuse)
+        except OSError:
+            raise UnusableFile(f"our certificate can't be shown: {why_unusable(cert, key)}") from None
+    return context
 
 
-class UnusableCaFile(OSError):
-    """The certificates to trust can't be read."""
+def _changed_at(file: str | None) -> int:
+    try:
+        return os.stat(file).st_mtime_ns if file else 0
+    except OSError:
+        return 0
+
+
+class UnusableFile(OSError):
+    """The certificates to trust, or our own, can't be read."""
+
+
+class UnusableAddress(OSError):
+    """The local address can't be sent from."""
 
 
 def explain(error: OSError, relay: Relay) -> str:
@@ -169,12 +204,13 @@ def explain(error: OSError, relay: Relay) -> str:
         case socket.gaierror():
             passing = "for now " if error.errno == socket.EAI_AGAIN else ""
             return f"DNS {passing}knows no address for {relay.host} ({error.strerror})"
-        case UnusableCaFile():
+        case UnusableFile() | UnusableAddress():
             return str(error)
         case ssl.SSLCertVerificationError():
             return f"the certificate of {relay.name} isn't valid: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS with {relay.name} failed: {error.reason or error}"
+            told = ALERTS.get(error.reason or "")
+            return f"TLS with {relay.name} failed: {error.reason or error}{f' ({told})' if told else ''}"
         case TimeoutError():
             return f"{relay.name} didn't answer in time"
         case ConnectionRefusedError():
@@ -183,16 +219,48 @@ def explain(error: OSError, relay: Relay) -> str:
             return f"the connection to {relay.name} was lost: {error.strerror or error}"
 
 
-def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+ALERTS: Final = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate of ours, and the relay's URL says no cert",
+    "TLSV1_ALERT_UNKNOWN_CA": "it doesn't know the authority of our certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it doesn't accept our certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "our certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "our certificate was revoked",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it doesn't accept our certificate",
+}
+"""What an alert of the relay's (RFC 8446 6.2) means, by OpenSSL's name for it."""
+
+
+_Source = tuple[int, Any]
+"""A family, and a local address to bind to."""
+
+
+def _source(local: str) -> _Source:
+    family, _, _, _, address = socket.getaddrinfo(
+        local, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )[0]
+    return family, address
+
+
+def _look_up(host: str, port: int, source: _Source | None) -> list[tuple[Any, ...]]:
     try:
-        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        found = list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, f"no host name: {error}") from error
+    fitting = [each for each in found if source is None or each[0] == source[0]]
+    if not fitting:
+        assert source
+        kind = "IPv6" if source[0] == socket.AF_INET6 else "IPv4"
+        raise UnusableAddress(f"{host} has no {kind} address, and the local address {source[1][0]} is one")
+    return fitting
 
 
-def _connected(family: int, kind: int, protocol: int, address: Any, seconds: float) -> socket.socket:
+def _connected(
+    family: int, kind: int, protocol: int, address: Any, seconds: float, source: _Source | None
+) -> socket.socket:
     connecting = socket.socket(family, kind, protocol)
     try:
+        if source:
+            _bind(connecting, source[1])
         connecting.settimeout(seconds)
         connecting.connect(address)
         # Each write is a whole flight; waiting for a fuller packet only costs a round trip.
@@ -201,3 +269,11 @@ def _connected(family: int, kind: int, protocol: int, address: Any, seconds: flo
         connecting.close()
         raise
     return connecting
+
+
+def _bind(connecting: socket.socket, address: Any) -> None:
+    try:
+        connecting.bind(address)
+    except OSError as error:
+        sentence = f"the local address {address[0]} can't be sent from ({error.strerror})"
+        raise UnusableAddress(sentence) from error

@@ -202,13 +202,17 @@ def test_a_certificate_out_of_its_time_is_refused_before_the_login(
     assert logins == box.mail == []
 
 
-def test_a_ca_file_without_a_certificate_is_told(authority, tmp_path):
-    empty = tmp_path / "ca.pem"
-    empty.write_text("nothing\n")
+def test_a_ca_file_that_was_spoilt_after_the_start_is_told(authority, tmp_path):
+    file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
     with serving(ssl_context=server_context(authority, "127.0.0.1")) as (port, _):
-        wrong = failure(f"smtps://127.0.0.1:{port}?ca={empty}")
+        relay = Relay.parse(f"smtps://127.0.0.1:{port}?ca={file}")
+        file.write_text("nothing\n")
+        with pytest.raises(ConnectFailed) as raised:
+            Session.connect(relay, timeouts=PATIENT)
+    wrong = raised.value.failure
     assert (wrong.stage, wrong.how) == (Stage.TLS, How.UNSUITABLE)
-    assert wrong.detail.startswith(f"the ca file '{empty}' can't be used (")
+    assert wrong.detail.startswith(f"the ca file '{file}' can't be used (")
 
 
 def test_no_starttls_means_no_mail():

@@ -1,7 +1,24 @@
+import dataclasses
+
 import pytest
+import trustme
 
 from mailtasks.errors import SettingsError
-from mailtasks.relay import Relay, either, is_loopback, mask_url
+from mailtasks.relay import OPTIONS, Relay, either, is_loopback, mask_url
+
+OPTIONS_NAMED = "tls, ca, cert, key, auth, token, token_command, token_timeout, local and hello"
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    """A folder with `our+ca.pem`, and our own `cert.pem`, which holds the key, too, and `key.pem`."""
+    folder = tmp_path_factory.mktemp("pem")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "our+ca.pem"))
+    mine = authority.issue_cert("worker.example")
+    mine.private_key_and_cert_chain_pem.write_to_path(str(folder / "cert.pem"))
+    mine.private_key_pem.write_to_path(str(folder / "key.pem"))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -34,12 +51,61 @@ def test_without_a_login():
     assert (relay.username, relay.password) == (None, None)
 
 
-def test_a_ca_file(tmp_path):
-    ca = tmp_path / "our+ca.pem"
-    ca.write_text("certificate")
+def test_a_ca_file(pem):
+    ca = pem / "our+ca.pem"
     relay = Relay.parse(f"smtp://mail.example.com?tls=required&ca={ca}")
     assert relay.ca == str(ca)
     assert relay.url_masked == f"smtp://mail.example.com:587?tls=required&ca={ca}"
+
+
+def test_a_certificate_of_ours(pem):
+    relay = Relay.parse(f"smtps://mail.example.com?cert={pem}/cert.pem&key={pem}/key.pem")
+    assert (relay.cert, relay.key) == (f"{pem}/cert.pem", f"{pem}/key.pem")
+    assert Relay.parse(f"smtps://mail.example.com?cert={pem}/cert.pem").key is None
+
+
+def test_a_key_that_does_not_fit_is_told_when_the_url_is_read(pem, tmp_path):
+    other = tmp_path / "other.pem"
+    trustme.CA().issue_cert("other.example").private_key_pem.write_to_path(str(other))
+    with pytest.raises(SettingsError, match="holds a key that doesn't fit the certificate in"):
+        Relay.parse(f"smtps://mail.example.com?cert={pem}/cert.pem&key={other}")
+
+
+def test_a_file_without_a_certificate_is_told_when_the_url_is_read(tmp_path):
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(SettingsError, match=r"its ca file '.*' holds no certificate"):
+        Relay.parse(f"smtps://mail.example.com?ca={tmp_path}/ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("smtp://ann@h?token=shop.mail:token", {"username": "ann", "token": "shop.mail:token"}),
+        ("smtp://ann@h?token_command=tool%20-v%20%27a+b%27", {"token_command": ("tool", "-v", "a+b")}),
+        ("smtps://h?auth=oauthbearer&token=a:b", {"username": None, "auth": "oauthbearer"}),
+        ("smtp://ann@localhost?token=a:b&token_timeout=2.5", {"tls": "none", "token_timeout": 2.5}),
+        ("smtp://ann:pw@h?auth=cram-md5", {"auth": "cram-md5", "password": "pw"}),
+        ("smtp://h?local=10.0.0.5&hello=me.example", {"local": "10.0.0.5", "hello": "me.example"}),
+        ("smtp://[2001:db8::1]?local=2001:db8::2", {"local": "2001:db8::2"}),
+    ],
+)
+def test_options(url, expected):
+    relay = Relay.parse(url)
+    assert {name: getattr(relay, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "logs_in", "has_token"),
+    [
+        ("smtp://h", False, False),
+        ("smtp://ann:pw@h", True, False),
+        ("smtp://ann@h?token=a:b", True, True),
+        ("smtp://h?token_command=tool&auth=oauthbearer", True, True),
+    ],
+)
+def test_whether_it_logs_in_and_with_what(url, logs_in, has_token):
+    relay = Relay.parse(url)
+    assert (relay.logs_in, relay.has_token) == (logs_in, has_token)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +121,29 @@ def test_the_password_is_not_shown():
     assert "hunter2" not in repr(relay)
 
 
-def test_the_masked_url_of_a_relay_without_secrets_says_the_same():
-    relay = Relay.parse("smtp://[::1]:2525")
+def test_the_command_of_a_token_is_not_shown():
+    relay = Relay.parse("smtp://ann@h?token_command=curl%20-d%20hunter2&token_timeout=5")
+    assert str(relay) == "smtp://ann@h:587?tls=required&token_command=***&token_timeout=5"
+    assert "hunter2" not in repr(relay)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "smtp://[::1]:2525",
+        "smtp://ann@h?tls=required&token=shop.mail:token&auth=xoauth2&token_timeout=0.5",
+        "smtp://[fe80::1]?local=fe80::2%25eth0&hello=[IPv6:fe80::2]",
+        "smtps://h?ca={pem}/our+ca.pem&cert={pem}/cert.pem&key={pem}/key.pem",
+    ],
+)
+def test_the_masked_url_of_a_relay_without_secrets_says_the_same(url, pem):
+    relay = Relay.parse(url.format(pem=pem))
     assert Relay.parse(relay.url_masked) == relay
+
+
+def test_a_secret_option_is_neither_in_repr_nor_in_the_url():
+    secret = {name for name, option in OPTIONS.items() if option.secret}
+    assert secret == {field.name for field in dataclasses.fields(Relay) if not field.repr} - {"password"}
 
 
 @pytest.mark.parametrize(
@@ -73,12 +159,49 @@ def test_the_masked_url_of_a_relay_without_secrets_says_the_same():
         ("smtp://ann@mail.example.com", "it holds a user without a password, or a password without a user"),
         ("smtp://:pw@mail.example.com", "it holds a user without a password, or a password without a user"),
         ("smtp://ann:p%00w@mail.example.com", "its user or password holds a NUL"),
-        ("smtp://mail.example.com?TLS=none", "it holds an option other than tls and ca"),
+        ("smtp://mail.example.com?TLS=none", f"it holds an option other than {OPTIONS_NAMED}"),
         ("smtp://mail.example.com?tls=none&tls=required", "it says an option twice"),
         ("smtp://mail.example.com?tls=maybe", "its tls is neither required nor none"),
         ("smtp://mail.example.com?tls=", "its tls is neither required nor none"),
         ("smtps://mail.example.com?tls=none", "it says tls=none, and smtps:// is TLS from the first byte"),
-        ("smtp://localhost?ca=/x", "it names a ca file and uses no TLS (add tls=required, or leave ca out)"),
+        ("smtp://localhost?ca=/x", "it says ca and uses no TLS (add tls=required, or leave it out)"),
+        ("smtp://localhost?cert=/x", "it says cert and uses no TLS (add tls=required, or leave it out)"),
+        ("smtps://localhost?key=/x", "it says key and no cert"),
+        ("smtp://h?auth=basic", "its auth is none of plain, login, cram-md5, xoauth2, oauthbearer"),
+        ("smtp://h?auth=plain", "it says auth and holds no user"),
+        ("smtp://ann@h?auth=plain", "it holds a user without a password, or a password without a user"),
+        ("smtp://ann:@h?token=a:b", "it holds a user without a password, or a password without a user"),
+        (
+            "smtp://ann:pw@h?auth=xoauth2",
+            "its auth is one with a token, and it says neither token nor token_command",
+        ),
+        (
+            "smtp://ann@h?auth=login&token=a:b",
+            "it says where to get a token, and its auth is one with a password",
+        ),
+        (
+            "smtp://ann:pw@h?token=a:b",
+            "it holds a password and says where to get a token (leave one of them out)",
+        ),
+        ("smtp://ann@h?token=a:b&token_command=c", "it says both token and token_command"),
+        (
+            "smtp://h?token=a:b",
+            "it says where to get a token and holds no user (write USER@HOST, or add auth=oauthbearer)",
+        ),
+        (
+            "smtp://a%01n@h?token=a:b",
+            "its user holds a control character, and no login with a token can carry it",
+        ),
+        ("smtp://ann@h?tls=none&token=a:b", "it logs in with a token and uses no TLS (add tls=required)"),
+        ("smtp://ann@h?token=token", "its token isn't of the form module:function"),
+        ("smtp://ann@h?token_command=", "its token_command is empty"),
+        ("smtp://h?token_timeout=5", "it says token_timeout and neither token nor token_command"),
+        ("smtp://h?local=here", "its local is no IP address"),
+        (
+            "smtp://10.0.0.1?local=::1",
+            "its local and its host are addresses of two families, IPv4 and IPv6",
+        ),
+        ("smtp://h?hello=a%20b", "its hello is neither a host name nor an address in brackets"),
         ("smtps://localhost?ca=/no/such", "its ca file '/no/such' can't be read (No such file or directory)"),
     ],
 )
@@ -127,6 +250,7 @@ def test_not_loopback(host):
         ("unix:///s?password=pw&db=1", "unix:///s?password=***&db=1"),
         ("rediss://h?ssl_keyfile_password=pw", "rediss://h?ssl_keyfile_password=***"),
         ("redis://h?PASSWORD=pw", "redis://h?PASSWORD=***"),
+        ("smtp://ann@h?token_command=tool%20pw&token=a:b", "smtp://***@h?token_command=***&token=a:b"),
     ],
 )
 def test_mask_url(url, masked):

@@ -215,7 +215,7 @@ def test_an_opening_that_comes_to_nothing(replies, wanted, expected):
         (
             [b"250-r\r\n250 AUTH NTLM\r\n"],
             {"credentials": Credentials("a", "b")},
-            "the relay offers no login by PLAIN or LOGIN (offered: NTLM)",
+            "the relay offers no login by PLAIN, LOGIN or CRAM-MD5 (offered: NTLM)",
         ),
         (
             [b"250-r\r\n250 STARTTLS\r\n", b"220 go\r\n250"],

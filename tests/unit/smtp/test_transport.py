@@ -1,4 +1,5 @@
 import errno
+import os
 import socket
 import ssl
 import struct
@@ -6,10 +7,11 @@ import threading
 import time
 
 import pytest
+import trustme
 
 from mailtasks.relay import Relay
 from mailtasks.smtp.loop import Loop
-from mailtasks.smtp.transport import Transport, UnusableCaFile, explain, tls_context
+from mailtasks.smtp.transport import Transport, UnusableAddress, UnusableFile, explain, tls_context
 
 RELAY = Relay.parse("smtp://relay.example:2525?tls=none")
 
@@ -178,9 +180,82 @@ def test_certificates_and_names_are_verified():
 def test_a_ca_file_that_is_none_is_told(tmp_path):
     empty = tmp_path / "ca.pem"
     empty.write_text("nothing")
-    with pytest.raises(UnusableCaFile) as raised:
+    with pytest.raises(UnusableFile) as raised:
         tls_context(str(empty))
     assert str(raised.value).startswith(f"the ca file '{empty}' can't be used (")
+
+
+def test_a_context_is_made_once_and_again_when_a_file_has_changed(tmp_path):
+    ca, own = tmp_path / "ca.pem", tmp_path / "own.pem"
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(ca))
+    authority.issue_cert("worker.example").private_key_and_cert_chain_pem.write_to_path(str(own))
+    first = tls_context(str(ca), str(own))
+    assert tls_context(str(ca), str(own)) is first
+    authority.issue_cert("worker.example").private_key_and_cert_chain_pem.write_to_path(str(own))
+    os.utime(own, ns=(1, 1))  # a clock may be too coarse to tell
+    assert tls_context(str(ca), str(own)) is not first
+
+
+def test_a_certificate_of_ours_that_was_spoilt_is_told(tmp_path):
+    own = tmp_path / "own.pem"
+    own.write_text("nothing")
+    with pytest.raises(UnusableFile) as raised:
+        tls_context(None, str(own))
+    assert str(raised.value) == (
+        f"our certificate can't be shown: its cert file '{own}' holds no certificate (expected PEM)"
+    )
+
+
+IPV6 = ["::1"] if socket.has_dualstack_ipv6() else []
+
+
+@pytest.mark.parametrize("local", ["127.0.0.1", "127.0.0.7", *IPV6])
+def test_the_address_to_send_from(local):
+    family, host = (socket.AF_INET6, "::1") if ":" in local else (socket.AF_INET, "127.0.0.1")
+    with socket.create_server((host, 0), family=family) as server:
+        transport = Transport.connect(host, server.getsockname()[1], 5, local)
+        far, (address, *_) = server.accept()
+        far.close()
+        transport.close()
+    assert address == local
+
+
+def test_only_addresses_of_the_local_ones_family_are_tried(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        look_up = socket.getaddrinfo
+        six = (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", port, 0, 0))
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, *a, **k: (
+                [six, *look_up("127.0.0.1", port, type=1)]
+                if host == "relay.example"
+                else look_up(host, *a, **k)
+            ),
+        )
+        Transport.connect("relay.example", port, 5, "127.0.0.1").close()
+
+
+def test_a_host_without_an_address_of_that_family_is_told():
+    with pytest.raises(UnusableAddress) as raised:
+        Transport.connect("127.0.0.1", 25, 1, "::1")
+    assert str(raised.value) == "127.0.0.1 has no IPv6 address, and the local address ::1 is one"
+
+
+def test_a_local_address_that_is_another_machines_is_told():
+    with pytest.raises(UnusableAddress) as raised:
+        Transport.connect("127.0.0.1", 25, 1, "192.0.2.1")
+    assert str(raised.value) == (
+        "the local address 192.0.2.1 can't be sent from (Cannot assign requested address)"
+    )
+
+
+def alert(reason):
+    error = ssl.SSLError(1, "x")
+    error.reason = reason
+    return error
 
 
 def verification_error():
@@ -211,7 +286,14 @@ def verification_error():
             verification_error(),
             "the certificate of relay.example:2525 isn't valid: certificate has expired",
         ),
-        (UnusableCaFile("the ca file 'x' can't be used (y)"), "the ca file 'x' can't be used (y)"),
+        (UnusableFile("the ca file 'x' can't be used (y)"), "the ca file 'x' can't be used (y)"),
+        (UnusableAddress("the local address x is y"), "the local address x is y"),
+        (alert("WRONG_VERSION_NUMBER"), "TLS with relay.example:2525 failed: WRONG_VERSION_NUMBER"),
+        (
+            alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+            "TLS with relay.example:2525 failed: TLSV13_ALERT_CERTIFICATE_REQUIRED "
+            "(it wants a certificate of ours, and the relay's URL says no cert)",
+        ),
     ],
 )
 def test_a_failure_is_explained_to_people(error, sentence):
