@@ -74,6 +74,7 @@ class Command(Enum):
     RCPT = "RCPT"
     DATA = "DATA"
     DOT = "the final dot"
+    DELIVERY = "the delivery to one recipient"  # LMTP: of what the dot ended (RFC 2033 4.2)
     LONE_DOT = "a lone dot"  # 354 though every recipient was refused
     QUIT = "QUIT"
 
@@ -97,6 +98,7 @@ STAGES: Final[dict[Command, Stage]] = {
     Command.RCPT: Stage.RCPT,
     Command.DATA: Stage.DATA,
     Command.DOT: Stage.DOT,
+    Command.DELIVERY: Stage.DOT,
     Command.LONE_DOT: Stage.DATA,
 }
 """QUIT has none: nothing depends on its answer."""
@@ -115,6 +117,7 @@ class Opening:
     starttls: bool = False  # not "if offered": without it the connection is of no use
     credentials: Credentials | None = None
     secure: bool = False  # TLS is up before the greeting
+    lmtp: bool = False  # RFC 2033: LHLO, and an answer for each recipient behind the dot
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +249,8 @@ class Engine:
             self._behind_dot += following.lines(self.extensions)
         self._out = [stuff(sent.body), *self._behind_dot]
         self._flight = sent, self._current
+        if self._opening.lmtp:
+            self._take_apart()
 
     def abort(self) -> None:
         """Don't write the body: what is undecided is UNTOUCHED. Close the connection without QUIT."""
@@ -298,7 +303,10 @@ class Engine:
         """Make a flight into the commands that it consists of."""
         sent, opened = self._flight or (None, None)
         self._flight = None
-        if sent:
+        if sent and self._opening.lmtp:
+            accepted = [position for position, known in enumerate(sent.outcomes) if known is None]
+            self._in_flight += [(Command.DELIVERY, sent, position) for position in accepted]
+        elif sent:
             self._in_flight.append((Command.DOT, sent, 0))
         if opened:
             self._in_flight += _awaited(opened)
@@ -343,7 +351,7 @@ class Engine:
             self._say(Command.EHLO, self._hello(Command.EHLO))
 
     def _on_ehlo(self, code: int, lines: Sequence[bytes]) -> None:
-        if code >= 500:  # RFC 5321 3.2: a server of before 1995
+        if code >= 500 and not self._opening.lmtp:  # RFC 5321 3.2: a server of before 1995
             self._say(Command.HELO, self._hello(Command.HELO))
         elif code >= 400:
             self._refused(Stage.EHLO, code, lines)
@@ -429,13 +437,22 @@ class Engine:
         transaction.decide(Outcome(Stage.DOT, how, make_reply(code, lines), dot_begun=True))
         self._over.append(transaction)
 
+    def _on_delivery(
+        self, transaction: Transaction, position: int, code: int, lines: Sequence[bytes]
+    ) -> None:
+        how = How.ACCEPTED if code < 300 else How.REFUSED
+        transaction.outcomes[position] = Outcome(Stage.DOT, how, make_reply(code, lines), dot_begun=True)
+        if None not in transaction.outcomes:
+            self._over.append(transaction)
+
     def _on_lone_dot(self, transaction: Transaction, _: int, code: int, lines: Sequence[bytes]) -> None:
         """Whatever the server makes of no message: its recipients were refused one by one."""
 
     # The opening
 
     def _hello(self, command: Command) -> bytes:
-        return f"{command.value} {self._opening.hello_name}".encode()
+        verb = "LHLO" if self._opening.lmtp else command.value  # RFC 2033 4.1
+        return f"{verb} {self._opening.hello_name}".encode()
 
     def _say(self, command: Command, line: bytes) -> None:
         """Written once we are in step: what is unread can't be meant for it."""
@@ -495,6 +512,9 @@ class Engine:
             self._in_step()
         elif transaction.accepted:
             self._out_of_step("the relay wants a message whose sender it has refused")
+        elif self._opening.lmtp:  # a lone dot would have no answer, or one: nobody knows (RFC 2033 4.2)
+            self._conclude(transaction, None)
+            self._close(How.UNTOUCHED)
         else:
             self._conclude(transaction, None)
             self._settle()
@@ -582,11 +602,22 @@ class Engine:
         if outcome.stage is Stage.DOT:
             touched = dot_begun and outcome.how is How.UNTOUCHED  # whatever the driver meant
             outcome = replace(outcome, how=How.LOST if touched else outcome.how, dot_begun=dot_begun)
+            if self._opening.lmtp:
+                outcome = self._blame_rest(transaction, outcome)
         elif outcome.how is How.GARBAGE:
             transaction.mail = None
             transaction.outcomes = [None] * len(transaction.outcomes)
         transaction.decide(transaction.mail or outcome)
         self._over.append(transaction)
+
+    def _blame_rest(self, transaction: Transaction, outcome: Outcome) -> Outcome:
+        """LMTP: what becomes of the recipients for whom no answer came behind the dot, or none to believe."""
+        if outcome.how is How.GARBAGE:
+            transaction.forget_deliveries()
+        elif outcome.how is How.REFUSED:  # 421 answers for the one whose turn it was
+            transaction.outcomes[self._in_flight[0][2]] = outcome
+            return replace(outcome, how=How.LOST, reply=None, detail="the relay left before it told")
+        return outcome
 
     def _leave_untouched(self, detail: str) -> None:
         outcome = Outcome(Stage.MAIL, How.UNTOUCHED, detail=detail)
@@ -639,5 +670,6 @@ ANSWERS: Final[dict[Command, Callable[[Engine, Transaction, int, int, Sequence[b
     Command.RCPT: Engine._on_rcpt,
     Command.DATA: Engine._on_data,
     Command.DOT: Engine._on_dot,
+    Command.DELIVERY: Engine._on_delivery,
     Command.LONE_DOT: Engine._on_lone_dot,
 }

@@ -369,6 +369,8 @@ def _says_that_the_login_is_wrong(failure: Outcome) -> bool:
 
 def _connected(relay: Relay, timeouts: Timeouts) -> Transport:
     try:
+        if relay.socket:
+            return Transport.connect_socket(relay.socket, timeouts.connect)
         return Transport.connect(relay.host, relay.port, timeouts.connect, relay.local)
     except OSError as error:
         raise _failed(relay, Stage.CONNECT, error) from error
@@ -385,6 +387,7 @@ def _opening(relay: Relay, hello_name: str, token: str) -> Opening:
         starttls=relay.tls == "required",
         credentials=_credentials(relay, token),
         secure=relay.tls == "implicit",
+        lmtp=relay.lmtp,
     )
 
 

@@ -153,6 +153,10 @@ class Transaction:
             known if dotted and known and known.stage is not Stage.DOT else doubt for known in self.outcomes
         ]
 
+    def forget_deliveries(self) -> None:
+        """What LMTP answered behind the dot isn't believed."""
+        self.outcomes = [known if known and known.stage is not Stage.DOT else None for known in self.outcomes]
+
     def final(self) -> tuple[Outcome, ...]:
         """The outcomes, once each recipient has one."""
         assert None not in self.outcomes, "each recipient has an outcome"

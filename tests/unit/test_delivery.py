@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email import message_from_bytes
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ from mailtasks.state import State
 from mailtasks.store.ledger import Claim, Refusal, lease_clock
 from mailtasks.testing import CatchingServer, LocalRedis, wait_until
 from mailtasks.testing.scripted import Script, ScriptedRelay
+from tests.lmtp import LmtpScript, serving
 
 
 class Bench:
@@ -117,6 +119,19 @@ def test_what_servers_are_asked_for_is_said_to_the_relay(bench: Callable[..., Be
             f"MAIL FROM:<shop@example.com> RET=HDRS ENVID={id}",
             "RCPT TO:<ann@example.com> NOTIFY=FAILURE,DELAY ORCPT=rfc822;ann@example.com",
         ]
+
+
+def test_lmtp_settles_each_recipient_by_its_own_answer(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    script = LmtpScript(deliveries=["250 2.1.5 stored", "450 4.2.1 later", "550 5.2.1 disabled"])
+    with serving(tmp_path / "lmtp", script):
+        one = bench(relay=f"lmtp://{tmp_path}/lmtp")
+        id = one.send("ann@example.com", "bob@example.com", "cy@example.com")
+        report = one.deliver(id)
+        one.delivery.route.pool.close()
+    assert report.counts == {State.SENT: 1, State.DEFERRED: 1, State.FAILED: 1}
+    recipients = one.mailer.status(id).recipients
+    assert [it.reply for it in recipients] == ["250 2.1.5 stored", "450 4.2.1 later", "550 5.2.1 disabled"]
+    assert recipients[0].relay == f"{tmp_path}/lmtp"
 
 
 EIGHT_BIT = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n"
