@@ -31,6 +31,7 @@ FIRST_TERM: Final = 3600.0  # seconds
 LONGEST_TERM: Final = 86400.0
 LATELY: Final = 600.0  # seconds for which a flight that went well speaks for the relay
 
+_DOT: Final = Stage.DOT  # looked up for every message
 _BROKEN: Final = frozenset({How.GARBAGE, How.LOST, How.TIMED_OUT})
 _BEFORE_DOT: Final = frozenset({Stage.MAIL, Stage.RCPT, Stage.DATA})
 _LOST_COUNT: Final = frozenset({500, 502, 503})
@@ -115,10 +116,17 @@ class Bearing:
         if manner is Manner.STEPWISE:
             self._learn_from_steps(finished)
             return finished
-        borne = {each.written for each in finished if each.outcomes[-1].stage is Stage.DOT}
+        others = [each for each in finished if each.outcomes[-1].stage is not _DOT]
+        well = [each for each in finished if each not in others] if others else finished
+        borne = {well[0].written, well[-1].written} if well else set()
         with self._lock:
             self._spoken_for.update(dict.fromkeys(borne, self._clock() + LATELY))
-            return self._judge_flights(finished, manner, borne)
+            spoilt = next((each for each in others if trouble(each)), None)
+            if spoilt and spoilt.written is not Written.STEPWISE:
+                return self._judge_trouble(finished, spoilt, manner)
+            if self._phase is not _Phase.TRUSTED:
+                self._judge_success(manner, borne)
+            return finished
 
     def _learn_from_steps(self, finished: Sequence[Finished]) -> None:
         with self._lock:
@@ -129,22 +137,17 @@ class Bearing:
             elif any(outcome.stage is Stage.DOT for each in finished for outcome in each.outcomes):
                 self._phase = _Phase.PROBE_DUE
 
-    def _judge_flights(
-        self, finished: Sequence[Finished], manner: Manner, borne: set[Written]
-    ) -> Sequence[Finished]:
+    def _judge_success(self, manner: Manner, borne: set[Written]) -> None:
         """Under the lock."""
-        spoilt = next((each for each in finished if trouble(each)), None)
-        if spoilt and spoilt.written is not Written.STEPWISE:
-            return self._judge_trouble(finished, spoilt, manner)
         if manner is Manner.PROBE:
             self._phase = _Phase.PROBE_DUE
-        if self._kind in borne and self._phase is not _Phase.TRUSTED:
+        if self._kind in borne:
             self._acquit()
-        return finished
 
     def _judge_trouble(
         self, finished: Sequence[Finished], spoilt: Finished, manner: Manner
     ) -> Sequence[Finished]:
+        """Under the lock."""
         kind, detail = spoilt.written, trouble(spoilt)
         if manner is Manner.PROBE:
             self._prove(kind, detail)

@@ -32,7 +32,7 @@ from mailtasks.reply import How, Outcome, Reply, Stage
 from mailtasks.smtp.auth import Credentials, Exchange, choose, wanted
 from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.grammar import MAX_LINE, GarbledReply, ReplyReader, make_reply, quote, stuff
-from mailtasks.smtp.transaction import Extensions, Transaction, Written
+from mailtasks.smtp.transaction import BEHIND_DOT, IN_FLIGHT, STEPWISE, Extensions, Transaction, Written
 
 
 class State(Enum):
@@ -103,6 +103,13 @@ STAGES: Final[dict[Command, Stage]] = {
 }
 """QUIT has none: nothing depends on its answer."""
 
+# By a shorter way, for what is looked up for every message: see `mailtasks.smtp.transaction`.
+_TALKING: Final = State.TALKING
+_BODY: Final = State.BODY
+_CLOSED: Final = State.CLOSED
+_DOT: Final = Stage.DOT
+_ACCEPTED: Final = How.ACCEPTED
+
 _UNOPENED: Final = frozenset({State.OPENING, State.HANDSHAKE})
 
 _BAFFLED: Final = range(500, 505)
@@ -132,13 +139,13 @@ class Failed:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one a message, and that would be most of its cost
 class Finished:
     """A transaction is over."""
 
     index: int  # in what was given to `begin`
     outcomes: tuple[Outcome, ...]  # one a recipient, in order
-    written: Written = Written.STEPWISE  # how its commands went out
+    written: Written = STEPWISE  # how its commands went out
 
 
 Event = Opened | Failed | Finished
@@ -204,7 +211,7 @@ class Engine:
 
     def receive(self, data: bytes) -> None:
         """Take what was read. Then look at `events()` and `state`, and send `data_to_send()`."""
-        if self.state is State.CLOSED or self._went_well(data):
+        if self.state is _CLOSED or self._went_well(data):
             return
         try:
             self._take_all(data)
@@ -239,13 +246,13 @@ class Engine:
 
     def write_body(self) -> None:
         """Write the body, the dot and, with PIPELINING, the next transaction's commands."""
-        self._become(State.TALKING)
+        self._become(_TALKING)
         sent = self._current
         assert sent is not None
         following = self._current = self._next() if self._pipelining else None
         self._behind_dot = [b".\r\n"]
         if following:
-            following.written = Written.BEHIND_DOT
+            following.written = BEHIND_DOT
             self._behind_dot += following.lines(self.extensions)
         self._out = [stuff(sent.body), *self._behind_dot]
         self._flight = sent, self._current
@@ -433,8 +440,8 @@ class Engine:
             self._conclude(transaction, Outcome(Stage.DATA, How.REFUSED, make_reply(code, lines)))
 
     def _on_dot(self, transaction: Transaction, _: int, code: int, lines: Sequence[bytes]) -> None:
-        how = How.ACCEPTED if code < 300 else How.REFUSED
-        transaction.decide(Outcome(Stage.DOT, how, make_reply(code, lines), dot_begun=True))
+        how = _ACCEPTED if code < 300 else How.REFUSED
+        transaction.decide(Outcome(_DOT, how, make_reply(code, lines), dot_begun=True))
         self._over.append(transaction)
 
     def _on_delivery(
@@ -477,7 +484,7 @@ class Engine:
     def _in_step(self) -> None:
         """Nothing in flight, nothing unread: what was answered is believed, and it goes on."""
         self._settle()
-        if self.state is State.TALKING:
+        if self.state is _TALKING:
             self._go_on()
         elif self._script:
             self._write(*self._script.popleft())
@@ -490,7 +497,7 @@ class Engine:
         elif self._script:
             self._write(*self._script.popleft())
         elif transaction:
-            self._become(State.BODY)
+            self._become(_BODY)
         elif self._leave:
             self._close(How.UNTOUCHED)
         elif not self._in_flight:
@@ -558,7 +565,7 @@ class Engine:
             self._script += zip(lines, _awaited(transaction), strict=True)
             self._write(*self._script.popleft())
         else:
-            transaction.written = Written.IN_FLIGHT
+            transaction.written = IN_FLIGHT
             self._out += lines
             self._flight = None, transaction
 
