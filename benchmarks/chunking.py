@@ -1,9 +1,9 @@
 """What BDAT (RFC 3030) would bring: mails a second of our SMTP as it is, beside a prototype that chunks.
 
-With CHUNKING, MAIL, RCPT and BDAT LAST of a whole window go out in one flight, and all of it is answered in one
-round trip; with DATA it is one round trip a message, since a body waits for 354. Both sides run in one process over
-the same pool and loop, in turn, against the same small server, on loopback and through a proxy that adds a
-round-trip delay. A round is a pair; the ratio is the median of the pairs'.
+With CHUNKING, MAIL, RCPT and BDAT LAST of a whole window go out in one flight, and all of it is answered in
+one round trip; with DATA it is one round trip a message, since a body waits for 354. Both sides run in one
+process over the same pool and loop, in turn, against the same small server, on loopback and through a proxy
+that adds a round-trip delay. A round is a pair; the ratio is the median of the pairs'.
 
     python -m benchmarks.chunking [--json]
 

@@ -38,6 +38,7 @@ from mailtasks.reply import How, Outcome, Stage
 from mailtasks.routing import Route
 from mailtasks.settings import Settings
 from mailtasks.smtp.envelope import Envelope, Notifications
+from mailtasks.smtp.grammar import canonical
 from mailtasks.smtp.session import ConnectFailed
 from mailtasks.state import State
 from mailtasks.store.events import Events
@@ -429,7 +430,7 @@ def _envelope(message: ClaimedMessage) -> Envelope:
 def _seven_bit(content: bytes) -> bytes:
     from mailtasks.compose.reencode import to_seven_bit  # brings in `email`, which few mails need
 
-    return to_seven_bit(content)
+    return to_seven_bit(canonical(content))
 
 
 def _notifications(message: ClaimedMessage) -> Notifications:

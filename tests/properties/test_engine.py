@@ -162,7 +162,8 @@ def test_every_recipient_has_one_outcome_and_only_what_may_begin_does(replies, e
 # LMTP: the same, with an answer for each recipient
 
 DELIVERIES = replies_to(250, 250, 250, 451, 552)
-NONSENSE_BEHIND_DOT = st.lists(st.sampled_from(NONSENSE + TOO_MUCH), min_size=1, max_size=6)
+NONSENSE_BEHIND_DOT = st.lists(st.sampled_from(NONSENSE), min_size=1, max_size=6)
+TOO_MUCH_BEHIND_DOT = st.lists(st.sampled_from(NONSENSE + TOO_MUCH), min_size=1, max_size=6)
 
 
 @CALM
@@ -192,7 +193,7 @@ def at_the_dot(outcomes):
 
 
 @CALM
-@given(replies_of(NONSENSE + TOO_MUCH), NONSENSE_BEHIND_DOT, ENVELOPES, OFFERED, st.sets(st.integers(0, 4)))
+@given(replies_of(NONSENSE + TOO_MUCH), TOO_MUCH_BEHIND_DOT, ENVELOPES, OFFERED, st.sets(st.integers(0, 4)))
 def test_lmtp_has_one_outcome_for_every_recipient_and_forgets_no_dot(
     replies, deliveries, envelopes, offered, forbidden
 ):
