@@ -56,7 +56,7 @@ def log_attempt(
     level = _LEVELS.get(state, logging.INFO)
     if not attempts_log.isEnabledFor(level):
         return
-    reply = str(outcome.reply) if outcome.reply else outcome.detail
+    reply = outcome.words if outcome.reply else outcome.detail
     fields = {
         "id": id,
         "to": mask(recipient) if masked else recipient,

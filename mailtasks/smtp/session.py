@@ -110,7 +110,7 @@ class Session:
         self._loop = loop
         self._bearing = bearing
         self._held_back = 0  # bytes of the engine's that the transport hasn't been given yet
-        self._opened = False
+        self._silent_since_tls = False  # True from the handshake to the first byte behind it
         self._heard = True  # since `deliver` began; False only on a connection that was idle before
 
     @classmethod
@@ -247,7 +247,6 @@ class Session:
         for event in events:
             if isinstance(event, Failed):
                 raise ConnectFailed(self.relay, event.outcome)
-        self._opened = True
 
     def _secure(self) -> Dialogue[None]:
         """TLS now. There is no way back to plain text."""
@@ -256,6 +255,7 @@ class Session:
             yield from self._transport.start_tls(context, self.relay.host, self._timeouts.tls)
         except OSError as error:
             raise _failed(self.relay, Stage.TLS, error) from error
+        self._silent_since_tls = True
 
     def _converse(
         self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool], *, stepwise: bool
@@ -286,9 +286,9 @@ class Session:
             self._break_off(How.TIMED_OUT, f"{self.relay.name} didn't answer in time")
         except OSError as error:
             error = (yield from self._hear_last_words()) or error
-            if isinstance(error, ssl.SSLError) and not self._opened:
-                # With TLS 1.3 a relay refuses our certificate, or misses it, after the handshake.
-                raise _failed(self.relay, Stage.TLS, error) from error
+            if self._silent_since_tls:
+                # With TLS 1.3 a relay refuses our certificate, or misses it, after our part of the handshake.
+                raise _failed(self.relay, Stage.TLS, _right_after_tls(self.relay, error)) from error
             self._break_off(How.LOST, explain(error, self.relay))
 
     def _write(self, data: bytes, may_end: Callable[[], bool]) -> Dialogue[None]:
@@ -317,12 +317,14 @@ class Session:
                 raise ConnectionResetError(f"{self.relay.name} closed it")
             engine.receive(data)
             self._heard = True
+            self._silent_since_tls = False
 
     def _hear_last_words(self) -> Dialogue[ssl.SSLError | None]:
         """A relay that hangs up while we write has often said why: in a reply, or in an alert of TLS."""
         try:
             while data := (yield from self._transport.receive(time.monotonic())):
                 self._engine.receive(data)
+                self._silent_since_tls = False
         except ssl.SSLError as error:
             return error
         except OSError:
@@ -374,6 +376,14 @@ def _connected(relay: Relay, timeouts: Timeouts) -> Transport:
         return Transport.connect(relay.host, relay.port, timeouts.connect, relay.local)
     except OSError as error:
         raise _failed(relay, Stage.CONNECT, error) from error
+
+
+def _right_after_tls(relay: Relay, error: OSError) -> OSError:
+    """An alert says what is wrong; a relay that only hangs up leaves us to guess."""
+    if isinstance(error, ssl.SSLError):
+        return error
+    guess = "may not accept our certificate" if relay.cert else "may want a certificate of ours"
+    return ConnectionResetError(f"it was closed right after the handshake of TLS (the relay {guess})")
 
 
 def _failed(relay: Relay, stage: Stage, error: OSError) -> ConnectFailed:

@@ -4,9 +4,9 @@ The rules:
 
 1. A command runs without a shell, in a process group of its own, which is killed when its time is up. Its
    standard error is the worker's: what it says there is for whoever runs the worker, and is not looked at.
-2. A function can't be killed. It is called in a thread of its own, and isn't called again before it returned.
-3. What came is told of, and never quoted: it may be a token, or hold one. So may an exception's words, and the
-   command's own; what is raised here is raised outside of `except`, and leads back to neither.
+2. A function can't be killed. It is called in a thread of its own, and not again before it has returned.
+3. What came is told of, and never quoted: it may be a token, or hold one. So may an exception's words, and
+   the command's own; what is raised here is raised outside of `except`, and leads back to neither.
 """
 
 from __future__ import annotations

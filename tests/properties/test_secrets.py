@@ -36,6 +36,18 @@ def test_no_password_is_shown(password):
     assert MARK not in f"{settings!r} {settings.describe()} {settings.relay} {settings.relay!r}"
 
 
+@given(command=passwords)
+def test_no_command_of_a_token_is_shown(command):
+    url = f"smtp://ann@h?token_command={quote(command, safe='')}"
+    shown = mask_url(url)
+    try:
+        settings = Settings(relay=url)
+        shown += f"{settings!r} {settings.describe()} {settings.relay} {settings.relay!r}"
+    except SettingsError as error:  # it ends within quotes
+        shown += str(error)
+    assert MARK not in shown
+
+
 @given(user=words, password=passwords)
 def test_a_url_is_masked_however_badly_it_is_written(user, password):
     masked = mask_url(f"redis://{user}:{password}@h/0")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -288,6 +289,49 @@ def test_of_two_mails_with_a_refused_login_one_is_an_attempt(
     assert line.startswith(f"id={ids[0]} to=ann@example.com")
     [(_, event)] = one.mailer.events.latest()
     assert (event.case, event.domain, event.action) == ("login_refused", "example.com", "suspend, alert")
+
+
+@pytest.mark.parametrize(
+    ("replies", "command", "case", "sentence"),
+    [
+        ({}, "exit 3", "login_refused", "auth: the token command failed with exit status 3"),
+        ({}, "sleep 9", "unreachable", "auth: the token command hadn't ended after 0.3 s and was killed"),
+        (
+            {"AUTH": "334 eyJzdGF0dXMiOiI0MDEifQ==", "ANSWER": "535 5.7.8 no"},
+            "echo hunter2-token",
+            "login_refused",
+            "535 5.7.8 no (status 401)",
+        ),
+        (
+            {"AUTH": "500 5.5.1 AUTH XOAUTH2 dXNlcj1hbm4BYXV0aD1CZWFyZXIgaHVudGVyMi10b2tlbgEB ?"},
+            "echo hunter2-token",
+            "login_refused",
+            "500 5.5.1 AUTH XOAUTH2 *** ?",
+        ),
+    ],
+)
+def test_without_a_token_that_is_good_the_mail_waits_and_no_secret_is_told(
+    bench: Callable[..., Bench],
+    caplog: pytest.LogCaptureFixture,
+    replies: dict[str, str],
+    command: str,
+    case: str,
+    sentence: str,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with ScriptedRelay(replies, extensions=["AUTH XOAUTH2"]) as relay:
+        words = quote(f"sh -c '{command} #hunter2'")
+        url = f"smtp://ann@127.0.0.1:{relay.port}?token_timeout=0.3&token_command={words}"
+        one = bench(relay=url, policy=RetryPolicy(max_retries=0))
+        id = one.send("ann@example.com")
+        report = one.deliver(id)
+    status = one.mailer.status(id)
+    assert (status.state, status.attempts, status.reply) == (State.DEFERRED, 0, sentence)
+    [(_, event)] = one.mailer.events.latest()
+    assert event.case == case
+    told = f"{report} {status!r} {event!r} {one.settings!r} {one.delivery.route.pool.relay!r} {caplog.text}"
+    assert "hunter2" not in told
+    assert "dXNlcj1h" not in told
 
 
 def test_what_a_relay_should_be_spared_is_recorded(bench: Callable[..., Bench]) -> None:

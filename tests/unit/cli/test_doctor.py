@@ -310,3 +310,56 @@ def test_a_relay_that_speaks_lmtp(tmp_path):
         ("relay: TLS", Level.OK, "none, and none needed on loopback"),
         ("relay: pipelining", Level.OK, "offered"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "found", "advice"),
+    [
+        ("exit%201", "auth: the token command failed with exit status 1", "run the command by hand, as the"),
+        ("echo%20hunter2", "auth: 535 5.7.8 no", "see that the token is for the user in the relay's URL"),
+    ],
+)
+def test_advice_for_a_token(command, found, advice):
+    with ScriptedRelay({"AUTH": "535 5.7.8 no"}, extensions=["AUTH XOAUTH2"]) as server:
+        url = f"smtp://ann@127.0.0.1:{server.port}?token_command=sh%20-c%20%27{command}%27"
+        (finding,) = doctor.relay_findings(Relay.parse(url), None, 5)
+    assert finding.found.endswith(found)
+    assert finding.advice.startswith(advice)
+    assert "hunter2" not in str(finding)
+
+
+def test_a_function_for_tokens_may_be_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "tokens_of_the_shop.py").write_text("def token(): return 'good'\n")
+    monkeypatch.chdir(tmp_path)
+    with ScriptedRelay(extensions=["AUTH XOAUTH2"]) as server:
+        url = f"smtp://ann@127.0.0.1:{server.port}?token=tokens_of_the_shop:token&local=127.0.0.1"
+        first, *_ = doctor.relay_findings(Relay.parse(url), None, 5)
+    assert first.level is Level.OK
+    assert first.found.endswith(" ms, logged in as ann with a token, from 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("url", "who"),
+    [
+        ("smtp://h", "without a login"),
+        ("smtp://ann:pw@h", "logged in as ann"),
+        ("smtp://h?auth=oauthbearer&token=a:b", "logged in with a token"),
+    ],
+)
+def test_what_a_relay_knows_of_us(url, who):
+    assert doctor._who(Relay.parse(url)) == who
+
+
+@pytest.mark.parametrize(
+    ("sentence", "advice"),
+    [
+        ("it wants a certificate of ours, and the relay's URL says no cert", "add cert=FILE"),
+        ("it doesn't know the authority of our certificate", "get a certificate that the relay's operator"),
+        ("the local address 10.0.0.9 can't be sent from (x)", "name an address of this machine with local="),
+        ("h has no IPv4 address, and the local address 10.0.0.9 is one", "name an address of the relay's"),
+    ],
+)
+def test_advice_for_certificates_and_addresses(sentence, advice):
+    relay = Relay.parse("smtp://h")
+    failed = doctor.ConnectFailed(relay, doctor.Outcome(doctor.Stage.TLS, doctor.How.LOST, detail=sentence))
+    assert doctor._unavailable(relay, failed).advice.startswith(advice)

@@ -238,7 +238,7 @@ def test_a_method_of_an_object_is_a_function_too(module):
         ("def token(): raise ValueError('hunter2')", "raised ValueError"),
         ("def token(): raise SystemExit", "raised SystemExit"),
         ("def token(): return None", "returned NoneType, neither a token nor a token and seconds"),
-        ("async def token(): return 'x'", "returned coroutine, neither a token nor a token and seconds"),
+        ("def token(): yield 'hunter2'", "returned generator, neither a token nor a token and seconds"),
         ("def token(): return b'hunter2'", "returned bytes, neither a token nor a token and seconds"),
         (
             "def token(): return 'hunter 2'",
@@ -254,7 +254,6 @@ def test_a_method_of_an_object_is_a_function_too(module):
         ),
     ],
 )
-@pytest.mark.filterwarnings("ignore:coroutine")
 def test_a_function_that_yields_none_is_told_of_and_not_quoted(module, code, sentence):
     name = module(code)
     assert failure(Function(name)) == (How.UNSUITABLE, f"the token function {name} {sentence}")
