@@ -18,13 +18,14 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, repeat
 from typing import Final
 
 from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailable
-from mailtasks.event import RelayEvent
+from mailtasks.event import PIPELINING_NOT_BORNE, RelayEvent
 from mailtasks.keeper import Keeper
 from mailtasks.logs import log_attempt
 from mailtasks.message import PRIORITIES, Priority
@@ -36,7 +37,8 @@ from mailtasks.publish import Publisher
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.routing import Route
 from mailtasks.settings import Settings
-from mailtasks.smtp.envelope import Envelope
+from mailtasks.smtp.envelope import Envelope, Notifications
+from mailtasks.smtp.grammar import canonical
 from mailtasks.smtp.session import ConnectFailed
 from mailtasks.state import State
 from mailtasks.store.events import Events
@@ -308,7 +310,7 @@ class Delivery:
             begun.extend([number] if may else [])
             return may
 
-        envelopes = _envelopes(claim)
+        envelopes = [_envelope(message) for message in claim.window]
         try:
             with self.route.pool.lend(_WAIT_FOR_CONNECTION) as session:
                 self.route.worked()
@@ -345,7 +347,7 @@ class Delivery:
 
     def _record_events(self, settled: Sequence[_Settled]) -> None:
         """What the relay or a domain should be spared. A statistic: not worth failing a delivery for."""
-        events = {
+        events = set(self._findings()) | {
             RelayEvent(
                 relay=self.route.relay,
                 domain=each.recipient.address.rpartition("@")[2],
@@ -362,6 +364,25 @@ class Delivery:
                 self.events.record(list(events))
             except StoreError as error:
                 log.warning("%d relay events were not recorded: %s", len(events), error)
+
+    def _findings(self) -> Iterator[RelayEvent]:
+        """What was found out about the relay as a whole."""
+        for finding in self.route.pool.bearing.news():
+            log.warning(
+                "the relay %s offers PIPELINING and doesn't bear it (%s); for %g minutes it is spoken to "
+                "step by step, which takes four or five round trips a message instead of one",
+                self.route.relay,
+                finding.detail,
+                finding.seconds / 60,
+            )
+            yield RelayEvent(
+                relay=self.route.relay,
+                domain="",
+                case=PIPELINING_NOT_BORNE,
+                action="step by step",
+                reply=finding.detail[:_WORDS_KEPT],
+                worker=self.owner,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,16 +414,28 @@ class _Settled:
         )
 
 
-def _envelopes(claim: Claim) -> list[Envelope]:
-    return [
-        Envelope(
-            sender=message.record.sender,
-            recipients=tuple(recipient.address for recipient in message.recipients),
-            content=message.body,
-            smtputf8=message.record.smtputf8,
-        )
-        for message in claim.window
-    ]
+def _envelope(message: ClaimedMessage) -> Envelope:
+    record = message.record
+    return Envelope(
+        sender=record.sender,
+        recipients=tuple(recipient.address for recipient in message.recipients),
+        content=message.body,
+        smtputf8=record.smtputf8,
+        notifications=_notifications(message) if record.dsn_notify or record.dsn_return else None,
+        require_tls=record.require_tls,
+        seven_bit=partial(_seven_bit, message.body),
+    )
+
+
+def _seven_bit(content: bytes) -> bytes:
+    from mailtasks.compose.reencode import to_seven_bit  # brings in `email`, which few mails need
+
+    return to_seven_bit(canonical(content))
+
+
+def _notifications(message: ClaimedMessage) -> Notifications:
+    """What comes back names the message by its id."""
+    return Notifications(message.record.dsn_notify, message.record.dsn_return, message.id)
 
 
 def _is_unused(outcomes: Sequence[Outcome]) -> bool:

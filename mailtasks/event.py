@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+PIPELINING_NOT_BORNE: Final = "pipelining_not_borne"
+"""The case of what is no row of the reply table: see `mailtasks.smtp.bearing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +15,7 @@ class RelayEvent:
 
     relay: str  # host:port
     domain: str  # the recipient's; "" if it concerns the relay as a whole
-    case: str  # a row of the reply table (mailtasks.policy.verdict.Case)
+    case: str  # a row of the reply table (mailtasks.policy.verdict.Case), or the one above
     action: str  # what should follow (mailtasks.policy.verdict.Destination)
     reply: str  # the relay's words, or what happened instead
     worker: str

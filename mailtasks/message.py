@@ -62,6 +62,12 @@ _METHOD: Final = re.compile(r"(?im)^METHOD:([A-Z-]+)\s*$")
 _UNTYPED: Final = "application/octet-stream"
 _Item = TypeVar("_Item")
 
+DSN_NOTIFY: Final = ("success", "failure", "delay")
+"""What servers behind the relay can be asked to tell of (RFC 3461 4.1); or "never" of anything."""
+
+DSN_RETURN: Final = ("full", "headers")
+"""How much of a mail can be asked for in a notification that it failed (RFC 3461 4.3)."""
+
 _OWN_HEADERS: Final = {
     "from": "use `sender`",
     "to": "use `to`",
@@ -261,6 +267,12 @@ class Message:
         send_at: not before this moment (aware, before 2100); None: now.
         expires_after: a timedelta or seconds, at most 3650 days, from accept or `send_at` on; then it
             isn't tried any more; None: the setting `max_age`.
+        dsn_notify: when servers behind the relay should tell `envelope_sender` what became of the mail: some
+            of "success", "failure" and "delay", or "never"; (): they decide. Asked for where the relay offers
+            DSN (RFC 3461); where it doesn't, the mail goes all the same.
+        dsn_return: what a notification of a failure should bring back: "full", "headers"; None: they decide.
+        require_tls: only over TLS with a verified certificate, here and on the whole way: without a relay
+            that offers REQUIRETLS (RFC 8689) the mail fails, unsent.
         idempotency_key: sending twice with the same key sends one mail, at the first call's times; at most
             256 characters.
         tags: your own words, kept with the message, not mailed.
@@ -286,6 +298,9 @@ class Message:
     priority: Priority = Priority.NORMAL
     send_at: datetime | None = None
     expires_after: timedelta | None = None
+    dsn_notify: tuple[str, ...] = ()
+    dsn_return: str | None = None
+    require_tls: bool = False
     idempotency_key: str | None = None
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
@@ -309,6 +324,9 @@ class Message:
         priority: Priority | str = Priority.NORMAL,
         send_at: datetime | None = None,
         expires_after: timedelta | float | None = None,
+        dsn_notify: str | Sequence[str] = (),
+        dsn_return: str | None = None,
+        require_tls: bool = False,
         idempotency_key: str | None = None,
         tags: Sequence[str] = (),
         metadata: Mapping[str, str] = MappingProxyType({}),
@@ -335,6 +353,9 @@ class Message:
         keep(self, "priority", _priority(priority))
         keep(self, "send_at", _send_at(send_at))
         keep(self, "expires_after", _expires_after(expires_after))
+        keep(self, "dsn_notify", _dsn_notify(dsn_notify))
+        keep(self, "dsn_return", _dsn_return(dsn_return))
+        keep(self, "require_tls", _flag("require_tls", require_tls))
         keep(self, "idempotency_key", _idempotency_key(idempotency_key))
         keep(self, "tags", _tags(tags))
         keep(self, "metadata", _metadata(metadata))
@@ -394,6 +415,9 @@ class Message:
             ),
             "headers": dict(self.headers),
             "priority": self.priority.value,
+            "dsn_notify": self.dsn_notify,
+            "dsn_return": self.dsn_return,
+            "require_tls": self.require_tls or None,
             "idempotency_key": self.idempotency_key,
             "tags": self.tags,
             "metadata": dict(self.metadata),
@@ -583,6 +607,32 @@ def _expires_after(given: timedelta | float | None) -> timedelta | None:
             f"more than 0 and at most {LONGEST.days} days"
         )
     return duration
+
+
+def _dsn_notify(given: str | Sequence[str]) -> tuple[str, ...]:
+    """In one order, each once."""
+    words = (given,) if isinstance(given, str) else _listed("dsn_notify", given)
+    if words == ("never",):
+        return words
+    for word in words:
+        if word not in DSN_NOTIFY:
+            raise MessageError(
+                f"dsn_notify can't have {excerpt(word)} here: "
+                f"give some of {', '.join(DSN_NOTIFY)}, or never alone"
+            )
+    return tuple(word for word in DSN_NOTIFY if word in words)
+
+
+def _dsn_return(given: str | None) -> str | None:
+    if given is not None and given not in DSN_RETURN:
+        raise MessageError(f"dsn_return={excerpt(given)} is unknown: give {' or '.join(DSN_RETURN)}, or None")
+    return given
+
+
+def _flag(name: str, given: bool) -> bool:
+    if not isinstance(given, bool):
+        raise MessageError(f"{name} must be True or False, not {excerpt(given)}")
+    return given
 
 
 def _idempotency_key(given: str | None) -> str | None:

@@ -195,6 +195,9 @@ def _composed(message: Message, id: str, settings: Settings) -> tuple[MessageRec
         subject=message.subject if head is None else head.subject,
         size=len(composed.content),
         smtputf8=composed.smtputf8,
+        dsn_notify=message.dsn_notify,
+        dsn_return=message.dsn_return or "",
+        require_tls=message.require_tls,
         tags=message.tags,
         metadata=dict(message.metadata),
     )

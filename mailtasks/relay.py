@@ -31,6 +31,9 @@ from mailtasks.relay_options import MECHANISMS
 MASK: Final = "***"
 EXPECTED: Final = "a URL such as smtp://USER:PASSWORD@HOST:587, smtps://HOST or smtp://HOST?tls=none"
 
+LONGEST_PATH: Final = 107
+"""Bytes of a socket's path that Linux takes: unix(7)."""
+
 Tls = Literal["required", "none", "implicit"]
 
 
@@ -41,11 +44,13 @@ class Scheme:
     port: int
     loopback_port: int
     implicit_tls: bool = False  # TLS from the first byte
+    lmtp: bool = False
 
 
 SCHEMES: Final[Mapping[str, Scheme]] = {
     "smtp": Scheme(587, 25),  # RFC 6409 3.1
     "smtps": Scheme(465, 465, implicit_tls=True),  # RFC 8314 7.3
+    "lmtp": Scheme(24, 24, lmtp=True),  # as IANA has it
 }
 
 
@@ -145,9 +150,12 @@ class Relay:
     What an option means is told at its field, and in the reference of settings.
     """
 
-    scheme: Literal["smtp", "smtps"]
+    scheme: Literal["smtp", "smtps", "lmtp"]
     host: str
     port: int
+    socket: str | None = (
+        None  # the path of a Unix socket; then it isn't host and port that it is connected by
+    )
     username: str | None = None
     password: str | None = dataclasses.field(default=None, repr=False)
     tls: Tls = _option(  # "required": STARTTLS with a verified certificate; "implicit": TLS at once
@@ -211,11 +219,12 @@ class Relay:
 
     @staticmethod
     def parse(url: str) -> Relay:
-        """The relay of `smtp[s]://[USER[:PASSWORD]@]HOST[:PORT][?OPTION=VALUE[&…]]`.
+        """The relay of `smtp[s]://[USER[:PASSWORD]@]HOST[:PORT][?OPTION=VALUE[&…]]`; or with `lmtp`.
 
         User, password and values are percent-decoded. The port is 465 for `smtps`, 25 for `smtp` on
         loopback and 587 (RFC 6409 3.1) elsewhere. `smtp` demands STARTTLS unless the host is
-        loopback or the URL says `tls=none`. `OPTIONS` has the options.
+        loopback or the URL says `tls=none`; so does `lmtp`, whose port is 24. `lmtp:///PATH` is a Unix
+        socket. `OPTIONS` has the options.
 
         Raises:
             SettingsError: the URL is wrong, or a certificate file that it names can't be used.
@@ -228,8 +237,15 @@ class Relay:
 
     @property
     def name(self) -> str:
-        """`host:port`, for logs, metrics and the ledger."""
+        """`host:port`, or the socket's path, for logs, metrics and the ledger."""
+        if self.socket:
+            return self.socket
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def lmtp(self) -> bool:
+        """Whether it is spoken to by LMTP (RFC 2033), where each recipient has an answer of its own."""
+        return SCHEMES[self.scheme].lmtp
 
     @property
     def has_token(self) -> bool:
@@ -248,7 +264,8 @@ class Relay:
         login += f":{MASK}" if self.password is not None else ""
         said = {name: self._said(name) for name in OPTIONS}
         query = "&".join(f"{name}={value}" for name, value in said.items() if value is not None)
-        return f"{self.scheme}://{login}{'@' if login else ''}{self.name}{'?' if query else ''}{query}"
+        where = quote(self.name, safe="/:[]")
+        return f"{self.scheme}://{login}{'@' if login else ''}{where}{'?' if query else ''}{query}"
 
     def _said(self, name: str) -> str | None:
         """An option's value as the URL says it, or None if it needn't."""
@@ -308,6 +325,18 @@ CONTRADICTIONS: Final[Sequence[tuple[Callable[[Relay], bool], str]]] = (
         "it logs in with a token and uses no TLS (add tls=required)",
     ),
     (
+        lambda relay: relay.socket is not None and (relay.tls != "none" or relay.local is not None),
+        "it leads to a socket of this machine, and says tls or local",
+    ),
+    (
+        lambda relay: len((relay.socket or "").encode()) > LONGEST_PATH,
+        f"its socket's path has more than {LONGEST_PATH} bytes",
+    ),
+    (
+        lambda relay: relay.lmtp and relay.port == 25,
+        "it speaks LMTP on port 25, which is SMTP's alone (RFC 2033 5)",
+    ),
+    (
         lambda relay: _family(relay.host) not in {None, _family(relay.local or relay.host)},
         "its local and its host are addresses of two families, IPv4 and IPv6",
     ),
@@ -326,16 +355,15 @@ def _family(address: str) -> int | None:
 def parse_relay(url: object) -> Relay:
     """As `Relay.parse`, with a ValueError that leaves it to the caller to name the setting."""
     parts = split_url(url, tuple(SCHEMES))
-    host = parts.hostname
-    if not host or parts.path not in {"", "/"}:
-        raise ValueError("it names no host" if not host else "it holds a path")
+    host, socket = _where(parts)
     username, password = _login(parts)
     options = _read_options(parts.query)
     scheme: Any = parts.scheme
     relay = Relay(
         scheme=scheme,
         host=host,
-        port=parts.port or _port(SCHEMES[scheme], host),
+        port=0 if socket else parts.port or _port(SCHEMES[scheme], host),
+        socket=socket,
         username=username,
         password=password,
         **{**options, "tls": _relay_tls(scheme, host, options.get("tls"))},
@@ -343,6 +371,16 @@ def parse_relay(url: object) -> Relay:
     _demand_sense(relay, options)
     _check_files(relay)
     return relay
+
+
+def _where(parts: SplitResult) -> tuple[str, str | None]:
+    """The host, and the path of a Unix socket: that of `lmtp:///run/lmtp`, which is on this machine."""
+    path = unquote(parts.path)
+    if SCHEMES[parts.scheme].lmtp and not parts.hostname and path not in {"", "/"}:
+        return "localhost", path
+    if not parts.hostname or path not in {"", "/"}:
+        raise ValueError("it names no host" if not parts.hostname else "it holds a path")
+    return parts.hostname, None
 
 
 def _login(parts: SplitResult) -> tuple[str | None, str | None]:

@@ -630,6 +630,8 @@ def _client(relay: Relay, timeout: float) -> smtplib.SMTP:
         return smtplib.SMTP_SSL(
             relay.host, relay.port, timeout=timeout, context=context, source_address=source
         )
+    if relay.lmtp:
+        return smtplib.LMTP(relay.socket or relay.host, relay.port, source_address=source, timeout=timeout)
     return smtplib.SMTP(relay.host, relay.port, timeout=timeout, source_address=source)
 
 

@@ -58,6 +58,16 @@ IDLE: Final = {
 @click.option(
     "--expires-after", callback=seconds, metavar="DURATION", help="Not later, such as 90s, 15m or 2h."
 )
+@click.option(
+    "--dsn-notify",
+    multiple=True,
+    metavar="WHEN",
+    help="What servers on the way should tell of: success, failure, delay or never.",
+)
+@click.option("--dsn-return", metavar="WHAT", help="What a failure should bring back: full or headers.")
+@click.option(
+    "--require-tls", is_flag=True, help="Only over TLS on its whole way (REQUIRETLS), or not at all."
+)
 @click.option("--idempotency-key", metavar="KEY", help="Sending twice with one key sends one mail.")
 @click.option(
     "--id",

@@ -35,6 +35,7 @@ class Case(StrEnum):
     SENDER_REFUSED = "sender_refused"
     TOO_LARGE = "too_large"
     UTF8_UNSUPPORTED = "utf8_unsupported"
+    TLS_UNSUPPORTED = "tls_unsupported"
     TOO_MANY_RECIPIENTS = "too_many_recipients"
     POLICY_DEFERRED = "policy_deferred"
     RECIPIENT_DEFERRED = "recipient_deferred"
@@ -143,6 +144,7 @@ ROWS: Final[tuple[Row, ...]] = (
     # What the engine says of a message that this relay's EHLO rules out.
     Row(Case.TOO_LARGE, (Stage.MAIL,), (How.UNSUITABLE,), words=("(size)",)),
     Row(Case.UTF8_UNSUPPORTED, (Stage.MAIL,), (How.UNSUITABLE,), words=("smtputf8",)),
+    Row(Case.TLS_UNSUPPORTED, (Stage.MAIL,), (How.UNSUITABLE,), words=("requiretls",)),
     Row(Case.CONTENT_REFUSED, (Stage.MAIL,), (How.UNSUITABLE,)),
     # Before there is a session
     Row(Case.GREETING_REFUSED, (Stage.GREETING,), codes=("5",)),
@@ -215,6 +217,7 @@ CONSEQUENCES: Final[dict[Case, Consequence]] = {
     Case.SENDER_REFUSED: Consequence(Move.FAIL, Destination.BRAKE, Connection.RESET),
     Case.TOO_LARGE: Consequence(Move.FAIL, Destination.NONE, Connection.KEEP),
     Case.UTF8_UNSUPPORTED: Consequence(Move.FAIL, Destination.NONE, Connection.KEEP),
+    Case.TLS_UNSUPPORTED: Consequence(Move.FAIL, Destination.NONE, Connection.KEEP),
     Case.TOO_MANY_RECIPIENTS: Consequence(Move.GIVE_BACK, Destination.LEARN_LIMIT, Connection.KEEP),
     Case.POLICY_DEFERRED: Consequence(Move.RETRY, Destination.SLOW_DOWN, Connection.KEEP),
     Case.RECIPIENT_DEFERRED: Consequence(Move.RETRY, Destination.NONE, Connection.KEEP),

@@ -32,7 +32,7 @@ from mailtasks.reply import How, Outcome, Reply, Stage
 from mailtasks.smtp.auth import Credentials, Exchange, choose, wanted
 from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.grammar import MAX_LINE, GarbledReply, ReplyReader, make_reply, quote, stuff
-from mailtasks.smtp.transaction import Extensions, Transaction
+from mailtasks.smtp.transaction import BEHIND_DOT, IN_FLIGHT, STEPWISE, Extensions, Transaction, Written
 
 
 class State(Enum):
@@ -74,6 +74,7 @@ class Command(Enum):
     RCPT = "RCPT"
     DATA = "DATA"
     DOT = "the final dot"
+    DELIVERY = "the delivery to one recipient"  # LMTP: of what the dot ended (RFC 2033 4.2)
     LONE_DOT = "a lone dot"  # 354 though every recipient was refused
     QUIT = "QUIT"
 
@@ -97,9 +98,17 @@ STAGES: Final[dict[Command, Stage]] = {
     Command.RCPT: Stage.RCPT,
     Command.DATA: Stage.DATA,
     Command.DOT: Stage.DOT,
+    Command.DELIVERY: Stage.DOT,
     Command.LONE_DOT: Stage.DATA,
 }
 """QUIT has none: nothing depends on its answer."""
+
+# By a shorter way, for what is looked up for every message: see `mailtasks.smtp.transaction`.
+_TALKING: Final = State.TALKING
+_BODY: Final = State.BODY
+_CLOSED: Final = State.CLOSED
+_DOT: Final = Stage.DOT
+_ACCEPTED: Final = How.ACCEPTED
 
 _UNOPENED: Final = frozenset({State.OPENING, State.HANDSHAKE})
 
@@ -114,6 +123,8 @@ class Opening:
     hello_name: str  # a host name or an address literal, RFC 5321 4.1.4
     starttls: bool = False  # not "if offered": without it the connection is of no use
     credentials: Credentials | None = None
+    secure: bool = False  # TLS is up before the greeting
+    lmtp: bool = False  # RFC 2033: LHLO, and an answer for each recipient behind the dot
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +139,13 @@ class Failed:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one a message, and that would be most of its cost
 class Finished:
     """A transaction is over."""
 
     index: int  # in what was given to `begin`
     outcomes: tuple[Outcome, ...]  # one a recipient, in order
+    written: Written = STEPWISE  # how its commands went out
 
 
 Event = Opened | Failed | Finished
@@ -153,7 +165,7 @@ class Engine:
         """Grows with every answer that is read: there is progress."""
         self.extensions = Extensions()
         self._opening = opening
-        self._secured = False
+        self._secured = opening.secure
         self._login: Exchange | None = None  # once AUTH was said
         self._reader = ReplyReader()
         self._in_flight: deque[_InFlight] = deque([(Command.CONNECT, None, 0)])
@@ -167,6 +179,7 @@ class Engine:
         self._behind_dot: list[bytes] = []  # what was written with the latest dot, from its line on
         self._flight: _Flight | None = None  # in flight as a whole, not taken apart into `_in_flight`
         self._reset = False  # the server may still hold a transaction of ours
+        self._pipelining = False  # flights are written
         self._leave = False  # begin nothing more on this connection
 
     # What the driver calls
@@ -198,7 +211,7 @@ class Engine:
 
     def receive(self, data: bytes) -> None:
         """Take what was read. Then look at `events()` and `state`, and send `data_to_send()`."""
-        if self.state is State.CLOSED or self._went_well(data):
+        if self.state is _CLOSED or self._went_well(data):
             return
         try:
             self._take_all(data)
@@ -215,9 +228,14 @@ class Engine:
         self._say(Command.EHLO, self._hello(Command.EHLO))
         self._in_step()
 
-    def begin(self, envelopes: Iterable[Envelope]) -> None:
-        """Start with transactions, numbered from 0. Only in state IDLE."""
+    def begin(self, envelopes: Iterable[Envelope], stepwise: bool = False) -> None:
+        """Start with transactions, numbered from 0. Only in state IDLE.
+
+        Args:
+            stepwise: write each command when the one before is answered, even if PIPELINING is offered.
+        """
         self._become(State.TALKING)
+        self._pipelining = self.extensions.pipelining and not stepwise
         self._pending.extend(enumerate(envelopes))
         self._go_on()
 
@@ -228,13 +246,18 @@ class Engine:
 
     def write_body(self) -> None:
         """Write the body, the dot and, with PIPELINING, the next transaction's commands."""
-        self._become(State.TALKING)
+        self._become(_TALKING)
         sent = self._current
         assert sent is not None
-        self._current = self._next() if self.extensions.pipelining else None
-        self._behind_dot = [b".\r\n", *(self._current.lines(self.extensions) if self._current else ())]
+        following = self._current = self._next() if self._pipelining else None
+        self._behind_dot = [b".\r\n"]
+        if following:
+            following.written = BEHIND_DOT
+            self._behind_dot += following.lines(self.extensions)
         self._out = [stuff(sent.body), *self._behind_dot]
         self._flight = sent, self._current
+        if self._opening.lmtp:
+            self._take_apart()
 
     def abort(self) -> None:
         """Don't write the body: what is undecided is UNTOUCHED. Close the connection without QUIT."""
@@ -287,7 +310,10 @@ class Engine:
         """Make a flight into the commands that it consists of."""
         sent, opened = self._flight or (None, None)
         self._flight = None
-        if sent:
+        if sent and self._opening.lmtp:
+            accepted = [position for position, known in enumerate(sent.outcomes) if known is None]
+            self._in_flight += [(Command.DELIVERY, sent, position) for position in accepted]
+        elif sent:
             self._in_flight.append((Command.DOT, sent, 0))
         if opened:
             self._in_flight += _awaited(opened)
@@ -332,12 +358,12 @@ class Engine:
             self._say(Command.EHLO, self._hello(Command.EHLO))
 
     def _on_ehlo(self, code: int, lines: Sequence[bytes]) -> None:
-        if code >= 500:  # RFC 5321 3.2: a server of before 1995
+        if code >= 500 and not self._opening.lmtp:  # RFC 5321 3.2: a server of before 1995
             self._say(Command.HELO, self._hello(Command.HELO))
         elif code >= 400:
             self._refused(Stage.EHLO, code, lines)
         else:
-            self._after_hello(Extensions.parse(lines))
+            self._after_hello(Extensions.parse(lines, secure=self._secured))
 
     def _on_helo(self, code: int, lines: Sequence[bytes]) -> None:
         if code >= 400:
@@ -414,9 +440,17 @@ class Engine:
             self._conclude(transaction, Outcome(Stage.DATA, How.REFUSED, make_reply(code, lines)))
 
     def _on_dot(self, transaction: Transaction, _: int, code: int, lines: Sequence[bytes]) -> None:
-        how = How.ACCEPTED if code < 300 else How.REFUSED
-        transaction.decide(Outcome(Stage.DOT, how, make_reply(code, lines), dot_begun=True))
+        how = _ACCEPTED if code < 300 else How.REFUSED
+        transaction.decide(Outcome(_DOT, how, make_reply(code, lines), dot_begun=True))
         self._over.append(transaction)
+
+    def _on_delivery(
+        self, transaction: Transaction, position: int, code: int, lines: Sequence[bytes]
+    ) -> None:
+        how = How.ACCEPTED if code < 300 else How.REFUSED
+        transaction.outcomes[position] = Outcome(Stage.DOT, how, make_reply(code, lines), dot_begun=True)
+        if None not in transaction.outcomes:
+            self._over.append(transaction)
 
     def _on_lone_dot(self, transaction: Transaction, _: int, code: int, lines: Sequence[bytes]) -> None:
         """Whatever the server makes of no message: its recipients were refused one by one."""
@@ -424,7 +458,8 @@ class Engine:
     # The opening
 
     def _hello(self, command: Command) -> bytes:
-        return f"{command.value} {self._opening.hello_name}".encode()
+        verb = "LHLO" if self._opening.lmtp else command.value  # RFC 2033 4.1
+        return f"{verb} {self._opening.hello_name}".encode()
 
     def _say(self, command: Command, line: bytes) -> None:
         """Written once we are in step: what is unread can't be meant for it."""
@@ -449,7 +484,7 @@ class Engine:
     def _in_step(self) -> None:
         """Nothing in flight, nothing unread: what was answered is believed, and it goes on."""
         self._settle()
-        if self.state is State.TALKING:
+        if self.state is _TALKING:
             self._go_on()
         elif self._script:
             self._write(*self._script.popleft())
@@ -462,7 +497,7 @@ class Engine:
         elif self._script:
             self._write(*self._script.popleft())
         elif transaction:
-            self._become(State.BODY)
+            self._become(_BODY)
         elif self._leave:
             self._close(How.UNTOUCHED)
         elif not self._in_flight:
@@ -484,6 +519,9 @@ class Engine:
             self._in_step()
         elif transaction.accepted:
             self._out_of_step("the relay wants a message whose sender it has refused")
+        elif self._opening.lmtp:  # a lone dot would have no answer, or one: nobody knows (RFC 2033 4.2)
+            self._conclude(transaction, None)
+            self._close(How.UNTOUCHED)
         else:
             self._conclude(transaction, None)
             self._settle()
@@ -502,14 +540,14 @@ class Engine:
 
     def _settle(self) -> None:
         if self._over:
-            self._events += [Finished(each.index, each.final()) for each in self._over]
+            self._events += [Finished(each.index, each.final(), each.written) for each in self._over]
             self._over.clear()
 
     def _next(self) -> Transaction | None:
         """The next transaction that this server can take at all."""
         while self._pending:
             transaction = Transaction(*self._pending.popleft())
-            unsuitable = transaction.unsuitable(self.extensions)
+            unsuitable = transaction.suit(self.extensions)
             if not unsuitable:
                 return transaction
             transaction.decide(Outcome(Stage.MAIL, How.UNSUITABLE, detail=unsuitable))
@@ -523,10 +561,11 @@ class Engine:
         if self._reset:
             self._reset = False
             self._script.append((b"RSET\r\n", (Command.RSET, transaction, 0)))
-        if self._script or not self.extensions.pipelining:
+        if self._script or not self._pipelining:
             self._script += zip(lines, _awaited(transaction), strict=True)
             self._write(*self._script.popleft())
         else:
+            transaction.written = IN_FLIGHT
             self._out += lines
             self._flight = None, transaction
 
@@ -570,11 +609,22 @@ class Engine:
         if outcome.stage is Stage.DOT:
             touched = dot_begun and outcome.how is How.UNTOUCHED  # whatever the driver meant
             outcome = replace(outcome, how=How.LOST if touched else outcome.how, dot_begun=dot_begun)
+            if self._opening.lmtp:
+                outcome = self._blame_rest(transaction, outcome)
         elif outcome.how is How.GARBAGE:
             transaction.mail = None
             transaction.outcomes = [None] * len(transaction.outcomes)
         transaction.decide(transaction.mail or outcome)
         self._over.append(transaction)
+
+    def _blame_rest(self, transaction: Transaction, outcome: Outcome) -> Outcome:
+        """LMTP: what becomes of the recipients for whom no answer came behind the dot, or none to believe."""
+        if outcome.how is How.GARBAGE:
+            transaction.forget_deliveries()
+        elif outcome.how is How.REFUSED:  # 421 answers for the one whose turn it was
+            transaction.outcomes[self._in_flight[0][2]] = outcome
+            return replace(outcome, how=How.LOST, reply=None, detail="the relay left before it told")
+        return outcome
 
     def _leave_untouched(self, detail: str) -> None:
         outcome = Outcome(Stage.MAIL, How.UNTOUCHED, detail=detail)
@@ -627,5 +677,6 @@ ANSWERS: Final[dict[Command, Callable[[Engine, Transaction, int, int, Sequence[b
     Command.RCPT: Engine._on_rcpt,
     Command.DATA: Engine._on_data,
     Command.DOT: Engine._on_dot,
+    Command.DELIVERY: Engine._on_delivery,
     Command.LONE_DOT: Engine._on_lone_dot,
 }

@@ -157,6 +157,11 @@ def _local_part(address: str, local: str) -> str:
     return f'"{local}"'
 
 
+def xtext(text: str) -> bytes:
+    """A parameter's value in which nothing can end the parameter (RFC 3461 4)."""
+    return _NO_XCHAR.sub(lambda found: b"+%02X" % found[0][0], text.encode())
+
+
 def canonical(content: bytes) -> bytes:
     """`content` with every line ended by CRLF, and no CR or LF anywhere else."""
     return b"\r\n".join([*content.splitlines(), b""])
@@ -172,6 +177,8 @@ _CODES: Final = {str(code).encode(): code for code in range(200, 600)}
 _WHOLE: Final = {str(code).encode() + b" ": code for code in range(200, 600)}
 _SEPARATORS: Final = frozenset({b" ", b"-", b"\r", b""})
 _TEXT: Final = re.compile(rb"...[ -]?(?:([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|(?=\r|\Z)))?([^\r\n]*)").match
+
+_NO_XCHAR: Final = re.compile(rb"[^!-*,-<>-~]")  # all but printable ASCII, and of that + and =
 
 # RFC 5321 4.1.2, with RFC 6531 3.3's non-ASCII letters; the first is the road nearly every address takes.
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"

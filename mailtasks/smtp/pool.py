@@ -24,6 +24,7 @@ from typing import Final
 
 from mailtasks.errors import PoolTimeout, RelayError
 from mailtasks.relay import Relay
+from mailtasks.smtp.bearing import Bearing
 from mailtasks.smtp.loop import Loop
 from mailtasks.smtp.session import Session, Timeouts
 from mailtasks.smtp.tokens import Tokens
@@ -119,10 +120,17 @@ class Pool:
         self._lifetime = lifetime
         self._idle_limit = idle
         self._loop = Loop()  # one thread talks over all of these connections
+        self.bearing = Bearing()
+        """What is known of how the relay bears PIPELINING."""
         self._tokens = Tokens.of(relay)
         self._connect = connect or (
             lambda: Session.connect(
-                relay, hello_name=hello_name, timeouts=timeouts, loop=self._loop, tokens=self._tokens
+                relay,
+                hello_name=hello_name,
+                timeouts=timeouts,
+                loop=self._loop,
+                tokens=self._tokens,
+                bearing=self.bearing,
             )
         )
         self._lock = threading.Lock()
@@ -170,11 +178,12 @@ class Pool:
         ``slots``      now: connections lent, idle, being dialled or being closed
         ``idle``       now: connections that wait for a borrower
         ``waiting``    now: borrowers that wait for a connection
+        ``stepwise``   now: 1 while it isn't trusted to bear PIPELINING, so that mail goes step by step
         ============== ======================================================================
         """
         with self._lock:
             gauges = {"slots": self._slots, "idle": len(self._idle), "waiting": len(self._waiters)}
-            return asdict(self._counters) | gauges
+            return asdict(self._counters) | gauges | {"stepwise": int(self.bearing.doubted)}
 
     def interrupt(self) -> None:
         """Wait for nothing any more but the answers to dots: the process is stopping.

@@ -19,6 +19,7 @@ from mailtasks.errors import RelayUnavailable
 from mailtasks.relay import Relay
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.auth import Credentials
+from mailtasks.smtp.bearing import Bearing, Manner
 from mailtasks.smtp.engine import Engine, Event, Failed, Finished, Opening, State
 from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.loop import Dialogue, Interrupted, Loop
@@ -92,7 +93,13 @@ class Session:
     """
 
     def __init__(
-        self, relay: Relay, engine: Engine, transport: Transport, timeouts: Timeouts, loop: Loop
+        self,
+        relay: Relay,
+        engine: Engine,
+        transport: Transport,
+        timeouts: Timeouts,
+        loop: Loop,
+        bearing: Bearing | None = None,
     ) -> None:
         self.relay = relay
         self.opened_at = time.monotonic()
@@ -101,6 +108,7 @@ class Session:
         self._transport = transport
         self._timeouts = timeouts
         self._loop = loop
+        self._bearing = bearing
         self._held_back = 0  # bytes of the engine's that the transport hasn't been given yet
         self._silent_since_tls = False  # True from the handshake to the first byte behind it
         self._heard = True  # since `deliver` began; False only on a connection that was idle before
@@ -114,6 +122,7 @@ class Session:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         loop: Loop | None = None,
         tokens: Tokens | None = None,
+        bearing: Bearing | None = None,
     ) -> Self:
         """Connect, say EHLO, secure the connection and log in as the relay's URL says.
 
@@ -126,20 +135,28 @@ class Session:
             timeouts: how long to wait for what.
             loop: shared with the sessions of other threads; by default one of its own.
             tokens: the relay's, shared in the same way; they are asked for only if it logs in with one.
+            bearing: what is known of how the relay bears PIPELINING, shared likewise; None: nothing.
 
         Raises:
             ConnectFailed: it came to nothing, and no connection is left behind.
         """
-        dial = partial(cls._dial, relay, hello_name, timeouts, loop or Loop())
+        dial = partial(cls._dial, relay, hello_name, timeouts, loop or Loop(), bearing)
         tokens = tokens or Tokens.of(relay)
         return _with_token(relay, tokens, dial) if tokens else dial("")
 
     @classmethod
-    def _dial(cls, relay: Relay, hello_name: str | None, timeouts: Timeouts, loop: Loop, token: str) -> Self:
+    def _dial(
+        cls,
+        relay: Relay,
+        hello_name: str | None,
+        timeouts: Timeouts,
+        loop: Loop,
+        bearing: Bearing | None,
+        token: str,
+    ) -> Self:
         transport = _connected(relay, timeouts)
         hello_name = relay.hello or hello_name or transport.local_name()
-        engine = Engine(Opening(hello_name, relay.tls == "required", _credentials(relay, token)))
-        session = cls(relay, engine, transport, timeouts, loop)
+        session = cls(relay, Engine(_opening(relay, hello_name, token)), transport, timeouts, loop, bearing)
         try:
             session._hold(session._open())
         except BaseException:
@@ -177,13 +194,21 @@ class Session:
         outcomes: list[tuple[Outcome, ...]] = [()] * len(envelopes)
         self._heard = not self.messages
         self.messages += len(envelopes)
-        try:
-            for event in self._hold(self._converse(envelopes, may_begin)):
-                if isinstance(event, Finished):
-                    outcomes[event.index] = event.outcomes
-        finally:
-            self._abort_unless_usable()
+        for event in self._deliver(envelopes, may_begin):
+            outcomes[event.index] = event.outcomes
         return outcomes
+
+    def _deliver(self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]) -> Sequence[Finished]:
+        manner = self._bearing.begin(len(envelopes)) if self._bearing else Manner.FREELY
+        finished: Sequence[Finished] = ()
+        try:
+            events = self._hold(self._converse(envelopes, may_begin, stepwise=manner is Manner.STEPWISE))
+            finished = [event for event in events if isinstance(event, Finished)]
+        finally:
+            if self._bearing:
+                finished = self._bearing.judge(finished, manner)
+            self._abort_unless_usable()
+        return finished
 
     def close(self, seconds: float | None = None) -> None:
         """Say QUIT if that makes sense, wait `seconds` for the answer (by default `timeouts.quit`), close."""
@@ -233,10 +258,10 @@ class Session:
         self._silent_since_tls = True
 
     def _converse(
-        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]
+        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool], *, stepwise: bool
     ) -> Dialogue[list[Event]]:
         engine = self._engine
-        engine.begin(envelopes)
+        engine.begin(envelopes, stepwise)
         may_end = _always
         while (state := engine.state) in _BUSY:
             if state is State.TALKING:
@@ -346,6 +371,8 @@ def _says_that_the_login_is_wrong(failure: Outcome) -> bool:
 
 def _connected(relay: Relay, timeouts: Timeouts) -> Transport:
     try:
+        if relay.socket:
+            return Transport.connect_socket(relay.socket, timeouts.connect)
         return Transport.connect(relay.host, relay.port, timeouts.connect, relay.local)
     except OSError as error:
         raise _failed(relay, Stage.CONNECT, error) from error
@@ -362,6 +389,16 @@ def _right_after_tls(relay: Relay, error: OSError) -> OSError:
 def _failed(relay: Relay, stage: Stage, error: OSError) -> ConnectFailed:
     how = next((how for kind, how in _HOW_FAILED.items() if isinstance(error, kind)), How.LOST)
     return ConnectFailed(relay, Outcome(stage, how, detail=explain(error, relay)))
+
+
+def _opening(relay: Relay, hello_name: str, token: str) -> Opening:
+    return Opening(
+        hello_name,
+        starttls=relay.tls == "required",
+        credentials=_credentials(relay, token),
+        secure=relay.tls == "implicit",
+        lmtp=relay.lmtp,
+    )
 
 
 def _credentials(relay: Relay, token: str) -> Credentials | None:

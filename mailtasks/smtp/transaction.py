@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from enum import Enum
+from typing import Final, cast
 
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.envelope import Envelope
@@ -19,12 +20,18 @@ class Extensions:
     pipelining: bool = False  # RFC 2920
     eightbitmime: bool = False  # RFC 6152
     smtputf8: bool = False  # RFC 6531
+    dsn: bool = False  # RFC 3461
+    requiretls: bool = False  # RFC 8689; never without TLS
     sized: bool = False  # RFC 1870: wants to be told how large a message is
     size: int | None = None  # the largest in bytes; None where no limit is told
 
     @classmethod
-    def parse(cls, lines: Sequence[bytes]) -> Extensions:
-        """From the lines of a reply to EHLO; the first is the server's name."""
+    def parse(cls, lines: Sequence[bytes], secure: bool = False) -> Extensions:
+        """From the lines of a reply to EHLO; the first is the server's name.
+
+        Args:
+            secure: it came over TLS, with a certificate that was verified.
+        """
         offered: dict[str, tuple[str, ...]] = {}
         for line in lines[1:]:
             # "AUTH=LOGIN" is how some servers said it before RFC 2554.
@@ -36,6 +43,8 @@ class Extensions:
             pipelining="PIPELINING" in offered,
             eightbitmime="8BITMIME" in offered,
             smtputf8="SMTPUTF8" in offered,
+            dsn="DSN" in offered,
+            requiretls=secure and "REQUIRETLS" in offered,  # RFC 8689 2, 4.2.1
             sized="SIZE" in offered,
             size=_limit(offered.get("SIZE", ())),
         )
@@ -47,6 +56,22 @@ def _limit(parameters: Sequence[str]) -> int | None:
     return (int(told) or None) if told.isdecimal() and len(told) <= 20 else None
 
 
+class Written(Enum):
+    """How the commands that open a transaction were written."""
+
+    STEPWISE = "step by step"  # or not at all
+    IN_FLIGHT = "in one flight"
+    BEHIND_DOT = "behind the dot of the one before"
+
+    __hash__ = object.__hash__
+
+
+# What every transaction needs, by a shorter way: until Python 3.12 an enum's member is slow to look up.
+STEPWISE: Final = Written.STEPWISE
+IN_FLIGHT: Final = Written.IN_FLIGHT
+BEHIND_DOT: Final = Written.BEHIND_DOT
+
+
 class Transaction:
     """One envelope in the dialogue; `Engine` moves it along.
 
@@ -56,9 +81,10 @@ class Transaction:
         mail: how MAIL was refused, None if it wasn't.
         accepted: how many recipients were accepted so far.
         outcomes: one for each recipient, None while undecided.
+        written: how its commands went out.
     """
 
-    __slots__ = ("accepted", "ascii", "body", "envelope", "index", "mail", "outcomes", "smtputf8")
+    __slots__ = ("accepted", "ascii", "body", "envelope", "index", "mail", "outcomes", "smtputf8", "written")
 
     def __init__(self, index: int, envelope: Envelope) -> None:
         self.index = index
@@ -69,32 +95,60 @@ class Transaction:
         self.mail: Outcome | None = None
         self.accepted = 0
         self.outcomes: list[Outcome | None] = [None] * len(envelope.recipients)
+        self.written = STEPWISE
 
     @property
     def decided(self) -> bool:
         """No recipient is left to send to."""
         return self.mail is not None or None not in self.outcomes
 
-    def unsuitable(self, server: Extensions) -> str:
-        """Why the server can't take it at all, or an empty string."""
-        if server.size is not None and len(self.body) > server.size:
-            return f"the message has {len(self.body)} bytes; the relay takes {server.size} (SIZE)"
+    def suit(self, server: Extensions) -> str:
+        """Make it such as the server takes; returns why it can't be, or an empty string."""
         if self.smtputf8 and not server.smtputf8:
             return "an address or header isn't ASCII, and the relay offers no SMTPUTF8"
-        if not self.ascii and not server.eightbitmime:
-            return "the message isn't ASCII, and the relay offers no 8BITMIME"
+        if self.envelope.require_tls and not server.requiretls:  # 5.7.30: RFC 8689 4.2.1
+            return "5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
+        if not self.ascii and not server.eightbitmime and (why_not := self._reencode()):
+            return f"the message isn't ASCII, the relay offers no 8BITMIME, and {why_not}"
+        if server.size is not None and len(self.body) > server.size:
+            return f"the message has {len(self.body)} bytes; the relay takes {server.size} (SIZE)"
         return ""
+
+    def _reencode(self) -> str:
+        """Take the content in ASCII instead (RFC 6152 3); returns why there is none, or an empty string."""
+        if self.envelope.seven_bit is None:
+            return "it can't be encoded anew"
+        try:
+            self.body = canonical(self.envelope.seven_bit())
+        except Exception as error:  # whatever is wrong with one mail must not become the fate of others
+            return f"encoding it anew failed: {error}"
+        self.ascii = self.body.isascii()
+        return "" if self.ascii else "what isn't ASCII stands in its headers"
 
     def lines(self, server: Extensions) -> list[bytes]:
         """MAIL, a RCPT for each recipient, DATA."""
-        recipients = [b"RCPT TO:<%b>\r\n" % path(recipient) for recipient in self.envelope.recipients]
+        envelope = self.envelope
+        if server.dsn and envelope.notifications:
+            asked = envelope.notifications.with_rcpt
+            recipients = [b"RCPT TO:<%b>%b\r\n" % (path(each), asked(each)) for each in envelope.recipients]
+        else:
+            recipients = [b"RCPT TO:<%b>\r\n" % path(each) for each in envelope.recipients]
         return [self._mail(server), *recipients, b"DATA\r\n"]
 
     def _mail(self, server: Extensions) -> bytes:
-        size = b" SIZE=%d" % len(self.body) if server.sized else b""  # RFC 1870 6.1
-        body = b"" if self.ascii else b" BODY=8BITMIME"  # RFC 6152 3
-        utf8 = b" SMTPUTF8" if self.smtputf8 else b""  # RFC 6531 3.4
-        return b"MAIL FROM:<%b>%b%b%b\r\n" % (path(self.envelope.sender), size, body, utf8)
+        envelope = self.envelope
+        line = b"MAIL FROM:<%b>" % path(envelope.sender)
+        if server.sized:
+            line += b" SIZE=%d" % len(self.body)  # RFC 1870 6.1
+        if not self.ascii:
+            line += b" BODY=8BITMIME"  # RFC 6152 3
+        if self.smtputf8:
+            line += b" SMTPUTF8"  # RFC 6531 3.4
+        if envelope.require_tls:
+            line += b" REQUIRETLS"  # RFC 8689 2
+        if server.dsn and envelope.notifications:
+            line += envelope.notifications.with_mail
+        return line + b"\r\n"
 
     def decide(self, outcome: Outcome) -> None:
         """What becomes of each recipient that has no outcome yet."""
@@ -110,6 +164,10 @@ class Transaction:
         self.outcomes = [
             known if dotted and known and known.stage is not Stage.DOT else doubt for known in self.outcomes
         ]
+
+    def forget_deliveries(self) -> None:
+        """What LMTP answered behind the dot isn't believed."""
+        self.outcomes = [known if known and known.stage is not Stage.DOT else None for known in self.outcomes]
 
     def final(self) -> tuple[Outcome, ...]:
         """The outcomes, once each recipient has one."""

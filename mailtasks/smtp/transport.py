@@ -62,14 +62,29 @@ class Transport:
                 failure = error
         raise failure
 
+    @classmethod
+    def connect_socket(cls, path: str, seconds: float) -> Self:
+        """Connect to a Unix socket."""
+        connecting = socket.socket(socket.AF_UNIX)
+        try:
+            connecting.settimeout(seconds)
+            connecting.connect(path)
+            return cls(connecting)
+        except BaseException:
+            connecting.close()
+            raise
+
     def local_name(self) -> str:
         """How we introduce ourselves: the host's full name or our end's address literal (RFC 5321 4.1.3).
 
         Nothing is looked up: DNS may be slow, and relays that we log in to don't care.
         """
-        name, address = socket.gethostname(), str(self._socket.getsockname()[0])
+        name = socket.gethostname()
         if "." in name and name.isascii():
             return name
+        if self._socket.family == socket.AF_UNIX:
+            return "localhost"
+        address = str(self._socket.getsockname()[0])
         return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
     def fileno(self) -> int:
@@ -215,6 +230,8 @@ def explain(error: OSError, relay: Relay) -> str:
             return f"{relay.name} didn't answer in time"
         case ConnectionRefusedError():
             return f"connection refused by {relay.name}"
+        case FileNotFoundError():
+            return f"there is no socket {relay.name}"
         case _:
             return f"the connection to {relay.name} was lost: {error.strerror or error}"
 

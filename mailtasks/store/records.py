@@ -34,6 +34,9 @@ class MessageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     smtputf8: bool = False
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = msgspec.field(default_factory=dict)
+    dsn_notify: tuple[str, ...] = ()  # RFC 3461, in the words of `mailtasks.message`
+    dsn_return: str = ""
+    require_tls: bool = False  # RFC 8689
 
 
 class BatchRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -12,6 +12,7 @@ from mailtasks.smtp import Envelope
 from mailtasks.smtp.engine import Engine, Opening, State
 from mailtasks.smtp.grammar import GarbledReply, ReplyReader, canonical, path
 from mailtasks.testing.scripted import Script
+from tests.lmtp import LmtpScript
 
 WHOLE = [10**6]
 CALM = settings(deadline=None)  # other tests run at the same time
@@ -67,7 +68,8 @@ class Run:
     """One dialogue from the greeting on; each flight of replies is cut into pieces of the given lengths."""
 
     def __init__(self, script, envelopes, cuts, may_begin=lambda index: True):
-        self.script, self.engine = script, Engine(Opening("client.test"))
+        lmtp = isinstance(script, LmtpScript)
+        self.script, self.engine = script, Engine(Opening("client.test", lmtp=lmtp))
         self.cuts, self.cut = cuts, 0
         self.begun, self.wire = [], b""
         self.hear([script.greet()])
@@ -155,6 +157,58 @@ def test_every_recipient_has_one_outcome_and_only_what_may_begin_does(replies, e
             index: len(envelope.recipients) for index, envelope in enumerate(envelopes)
         }
     assert not forbidden & set(run.begun)
+
+
+# LMTP: the same, with an answer for each recipient
+
+DELIVERIES = replies_to(250, 250, 250, 451, 552)
+NONSENSE_BEHIND_DOT = st.lists(st.sampled_from(NONSENSE), min_size=1, max_size=6)
+TOO_MUCH_BEHIND_DOT = st.lists(st.sampled_from(NONSENSE + TOO_MUCH), min_size=1, max_size=6)
+
+
+@CALM
+@given(SANE, DELIVERIES | NONSENSE_BEHIND_DOT, ENVELOPES, OFFERED, CUTS)
+def test_lmtp_wherever_the_bytes_are_cut(replies, deliveries, envelopes, offered, cuts):
+    whole = Run(LmtpScript(replies, offered, deliveries), envelopes, WHOLE)
+    cut = Run(LmtpScript(replies, offered, deliveries), envelopes, cuts)
+    assert cut.outcomes == whole.outcomes
+    assert cut.engine.state is whole.engine.state
+
+
+@CALM
+@given(SANE, DELIVERIES, ENVELOPES, OFFERED, CUTS)
+def test_lmtp_reports_for_whom_it_was_delivered(replies, deliveries, envelopes, offered, cuts):
+    run = Run(LmtpScript(replies, offered, deliveries), envelopes, cuts)
+    reported = [
+        (canonical(envelopes[index].content), place)
+        for index, outcomes in sorted(run.outcomes.items())
+        for place, outcome in enumerate(at_the_dot(outcomes))
+        if outcome.how is How.ACCEPTED
+    ]
+    assert reported == run.script.delivered
+
+
+def at_the_dot(outcomes):
+    return [outcome for outcome in outcomes if outcome.stage is Stage.DOT]
+
+
+@CALM
+@given(replies_of(NONSENSE + TOO_MUCH), TOO_MUCH_BEHIND_DOT, ENVELOPES, OFFERED, st.sets(st.integers(0, 4)))
+def test_lmtp_has_one_outcome_for_every_recipient_and_forgets_no_dot(
+    replies, deliveries, envelopes, offered, forbidden
+):
+    script = LmtpScript(replies, offered, deliveries)
+    run = Run(script, envelopes, WHOLE, lambda index: index not in forbidden)
+    if run.ready:
+        assert {index: len(each) for index, each in run.outcomes.items()} == {
+            index: len(envelope.recipients) for index, envelope in enumerate(envelopes)
+        }
+    for index, outcomes in run.outcomes.items():
+        assert any(outcome.dot_begun for outcome in outcomes) is (index in run.begun)
+        body = canonical(envelopes[index].content)
+        for place, outcome in enumerate(at_the_dot(outcomes)):
+            assert outcome.dot_begun
+            assert outcome.how is not How.ACCEPTED or (body, place) in script.delivered
 
 
 class Interrupted(Script):

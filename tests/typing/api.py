@@ -24,6 +24,9 @@ Message(
     priority=Priority.BULK,
     send_at=datetime.now(UTC),
     expires_after=90.5,
+    dsn_notify=["failure", "delay"],
+    dsn_return="headers",
+    require_tls=True,
     tags=["orders"],
     metadata={"order": "4711"},
 )
@@ -47,5 +50,7 @@ assert_type(message.headers, Mapping[str, str | tuple[str, ...]])
 assert_type(message.priority, Priority)
 assert_type(message.send_at, datetime | None)
 assert_type(message.expires_after, timedelta | None)
+assert_type(message.dsn_notify, tuple[str, ...])
+assert_type(message.require_tls, bool)
 assert_type(message.text, str | None)
 assert_type(message.fingerprint(), str)

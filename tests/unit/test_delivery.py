@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from email import message_from_bytes
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from mailtasks.delivery import Delivery, Limiter, Report
@@ -21,13 +24,15 @@ from mailtasks.keeper import Keeper
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message, Priority
+from mailtasks.packing import pack, places
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.routing import open_route
 from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.store.ledger import Claim, Refusal, lease_clock
 from mailtasks.testing import CatchingServer, LocalRedis, wait_until
-from mailtasks.testing.scripted import ScriptedRelay
+from mailtasks.testing.scripted import Script, ScriptedRelay
+from tests.lmtp import LmtpScript, serving
 
 
 class Bench:
@@ -82,6 +87,14 @@ def bench(redis_url: str, sink: CatchingServer) -> Iterator[Callable[..., Bench]
         each.close()
 
 
+def accepted_as_it_is(one: Bench, content: bytes) -> str:
+    """The id of a message to Ann that is in the ledger with these bytes."""
+    message = Message(to="ann@example.com")
+    [packed] = pack([message], places([message]), one.settings)
+    one.mailer.ledger.accept([msgspec.structs.replace(packed.batch, bodies=(content,))])
+    return f"{packed.batch.id}.0"
+
+
 # --- The story --------------------------------------------------------------------------------------
 
 
@@ -96,6 +109,90 @@ def test_each_recipient_is_settled_by_name(bench: Callable[..., Bench], sink: Ca
     assert sink.messages[0].recipients == ("ann@example.com", "bob@example.com")
     worker = {recipient.worker for recipient in one.mailer.status(id).recipients}
     assert worker == {"w@here"}
+
+
+def test_what_servers_are_asked_for_is_said_to_the_relay(bench: Callable[..., Bench]) -> None:
+    with ScriptedRelay(extensions=("PIPELINING", "DSN")) as relay:
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        id = one.send("ann@example.com", dsn_notify=["failure", "delay"], dsn_return="headers")
+        one.deliver(id)
+        assert relay.script.commands[1:3] == [
+            f"MAIL FROM:<shop@example.com> RET=HDRS ENVID={id}",
+            "RCPT TO:<ann@example.com> NOTIFY=FAILURE,DELAY ORCPT=rfc822;ann@example.com",
+        ]
+
+
+def test_lmtp_settles_each_recipient_by_its_own_answer(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    script = LmtpScript(deliveries=["250 2.1.5 stored", "450 4.2.1 later", "550 5.2.1 disabled"])
+    with serving(tmp_path / "lmtp", script):
+        one = bench(relay=f"lmtp://{tmp_path}/lmtp")
+        id = one.send("ann@example.com", "bob@example.com", "cy@example.com")
+        report = one.deliver(id)
+        one.delivery.route.pool.close()
+    assert report.counts == {State.SENT: 1, State.DEFERRED: 1, State.FAILED: 1}
+    recipients = one.mailer.status(id).recipients
+    assert [it.reply for it in recipients] == ["250 2.1.5 stored", "450 4.2.1 later", "550 5.2.1 disabled"]
+    assert recipients[0].relay == f"{tmp_path}/lmtp"
+
+
+EIGHT_BIT = "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n"
+
+
+@pytest.mark.parametrize(("offered", "ascii"), [("8BITMIME", False), ("PIPELINING", True)])
+def test_a_relay_without_8bitmime_gets_ascii(bench: Callable[..., Bench], offered: str, ascii: bool) -> None:
+    with ScriptedRelay(extensions=(offered,)) as relay:
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        report = one.deliver(accepted_as_it_is(one, EIGHT_BIT.encode()))
+    assert report.counts == {State.SENT: 1}
+    [content] = relay.script.messages
+    assert content.isascii() is ascii
+    assert relay.script.commands[1].endswith(" BODY=8BITMIME") is not ascii
+    text = message_from_bytes(content).get_payload(decode=True)
+    assert text.decode().splitlines() == ["Grüße"]
+
+
+def test_a_relay_that_does_not_bear_pipelining_costs_no_mail_and_is_told_of_once(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    with ScriptedRelay() as relay:
+        relay.script = OneAtATime()
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        ids = [one.send(f"r{number}@example.com") for number in range(6)]
+        for id in ids:
+            one.deliver(id)
+        told = [one.mailer.status(id).recipients[0] for id in ids]
+    assert [(it.state, it.attempts) for it in told] == [(State.SENT, 1)] * 6
+    assert one.delivery.route.pool.stats()["stepwise"] == 1
+    [(_, event)] = one.mailer.events.latest()
+    assert (event.relay, event.domain, event.case) == (one.delivery.route.relay, "", "pipelining_not_borne")
+    assert event.reply == "mail: 503 5.5.1 one at a time"
+    [logged] = [record.getMessage() for record in caplog.records if "PIPELINING" in record.getMessage()]
+    assert logged == (
+        f"the relay {event.relay} offers PIPELINING and doesn't bear it (mail: 503 5.5.1 one at a time); for "
+        "60 minutes it is spoken to step by step, which takes four or five round trips a message instead of "
+        "one"
+    )
+
+
+class OneAtATime(Script):
+    """Offers PIPELINING, and refuses what comes in one piece."""
+
+    def feed(self, data: bytes) -> list[str]:
+        lines = data.count(b"\r\n")
+        at_once = lines > 1 and data.startswith(b"MAIL")
+        return ["503 5.5.1 one at a time"] * lines if at_once else super().feed(data)
+
+
+def test_tls_that_the_relay_does_not_promise_is_a_failure_before_sending(bench: Callable[..., Bench]) -> None:
+    with ScriptedRelay(extensions=("PIPELINING", "REQUIRETLS")) as relay:
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        id = one.send("ann@example.com", require_tls=True)
+        report = one.deliver(id)
+        assert str(report) == "1 failed (tls_unsupported at mail)"
+        assert relay.script.commands == ["EHLO " + relay.script.commands[0][5:]]
+    assert one.mailer.status(id).recipients[0].reply == (
+        "mail: 5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
+    )
 
 
 @pytest.mark.parametrize("order", [("defer", "refuse", "ann"), ("refuse", "defer", "ann")])

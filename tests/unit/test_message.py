@@ -35,6 +35,9 @@ def full() -> Message:
         priority="urgent",
         send_at=NOON,
         expires_after=60,
+        dsn_notify=["delay", "failure", "delay"],
+        dsn_return="headers",
+        require_tls=True,
         idempotency_key="order-4711",
         tags=["orders"],
         metadata={"order": "4711"},
@@ -47,6 +50,7 @@ def test_is_normalised():
     assert message.cc == ("cy@example.com",)
     assert message.priority is Priority.URGENT
     assert message.expires_after == timedelta(minutes=1)
+    assert message.dsn_notify == ("failure", "delay")
     assert message.tags == ("orders",)
     assert Message(to="Ann@EXAMPLE.com").to == ("Ann@example.com",)
 
@@ -275,6 +279,18 @@ def test_survives_being_copied(copied):
             MessageError,
             f"expires_after=0 is no time to live: {LIVE}",
         ),
+        (
+            {"dsn_notify": ["failure", "never"]},
+            MessageError,
+            "dsn_notify can't have 'never' here: give some of success, failure, delay, or never alone",
+        ),
+        (
+            {"dsn_notify": "Delay"},
+            MessageError,
+            "dsn_notify can't have 'Delay' here: give some of success, failure, delay, or never alone",
+        ),
+        ({"dsn_return": "all"}, MessageError, "dsn_return='all' is unknown: give full or headers, or None"),
+        ({"require_tls": 1}, MessageError, "require_tls must be True or False, not '1' (int)"),
         ({"expires_after": True}, MessageError, f"expires_after=True is no time to live: {LIVE}"),
         ({"expires_after": 1e300}, MessageError, f"expires_after=1e+300 is no time to live: {LIVE}"),
         (
@@ -473,6 +489,9 @@ def test_the_content_is_kept_as_bytes():
         {"headers": {}},
         {"alternatives": [Alternative(content="<html amp4email>", content_type="text/watch-html")]},
         {"priority": "bulk"},
+        {"dsn_notify": "never"},
+        {"dsn_return": None},
+        {"require_tls": False},
         {"idempotency_key": "x"},
         {"tags": ["orders", "x"]},
         {"metadata": {"order": "x"}},

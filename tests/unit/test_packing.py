@@ -26,6 +26,14 @@ def test_the_same_messages_with_the_same_ids_make_the_same_batches() -> None:
     assert [one.batch.fingerprint for one in first] == [one.batch.fingerprint for one in again]
 
 
+def test_what_servers_are_asked_for_is_kept_with_the_message() -> None:
+    messages = [ann(dsn_notify="never", dsn_return="full", require_tls=True), ann()]
+    [packed] = pack(messages, places(messages), SETTINGS)
+    asked, plain = packed.batch.record.messages
+    assert (asked.dsn_notify, asked.dsn_return, asked.require_tls) == (("never",), "full", True)
+    assert (plain.dsn_notify, plain.dsn_return, plain.require_tls) == ((), "", False)
+
+
 def test_ids_must_be_as_many_as_messages() -> None:
     with pytest.raises(MessageError, match=r"^1 ids for 2 messages; give one for each, in order$"):
         pack([ann(), ann()], ["0" * 27 + ".0"], SETTINGS)

@@ -33,6 +33,9 @@ def pem(tmp_path_factory):
         ("smtp://[::1]", 25, "none"),
         ("smtp://localhost?tls=required", 25, "required"),
         ("smtps://mail.example.com", 465, "implicit"),
+        ("lmtp://mail.example.com", 24, "required"),
+        ("lmtp://mail.example.com:2003?tls=none", 2003, "none"),
+        ("lmtp://localhost", 24, "none"),
         ("smtps://localhost?tls=required", 465, "implicit"),
     ],
 )
@@ -150,8 +153,8 @@ def test_a_secret_option_is_neither_in_repr_nor_in_the_url():
     ("url", "wrong"),
     [
         (5, "it is no text"),
-        ("mail.example.com", "it doesn't begin with smtp:// or smtps://"),
-        ("http://mail.example.com", "it doesn't begin with smtp:// or smtps://"),
+        ("mail.example.com", "it doesn't begin with smtp://, smtps:// or lmtp://"),
+        ("http://mail.example.com", "it doesn't begin with smtp://, smtps:// or lmtp://"),
         ("smtp://mail.example.com\n", "it holds a space or a control character"),
         ("smtp://", "it names no host"),
         ("smtp://ann:pw@", "it names no host"),
@@ -259,3 +262,36 @@ def test_mask_url(url, masked):
 
 def test_either():
     assert [either("a"), either("ab"), either("abc")] == ["a", "a or b", "a, b or c"]
+
+
+def test_lmtp_is_told_from_smtp():
+    assert Relay.parse("lmtp://localhost").lmtp
+    assert not Relay.parse("smtp://localhost").lmtp
+
+
+def test_a_unix_socket():
+    relay = Relay.parse("lmtp:///run/dovecot/lmtp%20one")
+    assert (relay.socket, relay.tls, relay.port) == ("/run/dovecot/lmtp one", "none", 0)
+    assert relay.name == "/run/dovecot/lmtp one"
+    assert str(relay) == "lmtp:///run/dovecot/lmtp%20one?tls=none"
+    assert Relay.parse(str(relay)) == relay
+    assert Relay.parse("lmtp://127.0.0.1").socket is None
+
+
+@pytest.mark.parametrize(
+    ("url", "wrong"),
+    [
+        ("lmtp://", "it names no host"),
+        ("lmtp:///", "it names no host"),
+        ("lmtp://host/run/lmtp", "it holds a path"),
+        ("smtp:///run/smtp", "it names no host"),
+        ("lmtp:///run/lmtp?tls=required", "it leads to a socket of this machine, and says tls or local"),
+        ("lmtp:///run/lmtp?local=127.0.0.1", "it leads to a socket of this machine, and says tls or local"),
+        ("lmtp:///" + "x" * 107, "its socket's path has more than 107 bytes"),
+        ("lmtp://localhost:25", "it speaks LMTP on port 25, which is SMTP's alone (RFC 2033 5)"),
+    ],
+)
+def test_what_lmtp_can_not_be(url, wrong):
+    with pytest.raises(SettingsError) as raised:
+        Relay.parse(url)
+    assert str(raised.value).startswith(f"relay: {wrong}; expected ")

@@ -221,7 +221,7 @@ def test_a_wrong_value_that_a_stronger_source_overrides_is_refused_all_the_same(
         ({"store_url": "sentinel://h"}, "store_url (keyword): it doesn't say what its sentinels call the"),
         ({"durability": "disk"}, "durability (keyword): 'disk' is wrong; expected \"primary\" or"),
         ({"store_url": "redis://h/x"}, "store_url (keyword): its database is no number; expected a URL"),
-        ({"relay": "http://h"}, "relay (keyword): it doesn't begin with smtp:// or smtps://; expected a URL"),
+        ({"relay": "http://h"}, "relay (keyword): it doesn't begin with smtp://, smtps:// or lmtp://;"),
         ({"flower_auth": "admin"}, "flower_auth (keyword): it isn't a user, a colon and a password without"),
     ],
 )  # fmt: skip

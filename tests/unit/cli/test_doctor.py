@@ -9,6 +9,7 @@ from mailtasks.relay import Relay
 from mailtasks.settings import Settings
 from mailtasks.testing.scripted import HANG, ScriptedRelay
 from mailtasks.testing.sentinels import WatchedRedis
+from tests.lmtp import LmtpScript, serving
 
 GOOD = {
     "version": "7.2.4",
@@ -310,6 +311,16 @@ def test_a_certificate_that_nobody_trusts(secure_relay):
     assert finding.level is Level.FAIL
     assert "certificate" in finding.found
     assert finding.advice == doctor.ADVICE[doctor.Stage.TLS]
+
+
+def test_a_relay_that_speaks_lmtp(tmp_path):
+    path = tmp_path / "lmtp"
+    with serving(path, LmtpScript(), LmtpScript()):
+        findings = list(doctor.relay_findings(Relay.parse(f"lmtp://{path}"), None, 5))
+    assert [(it.subject, it.level, it.found) for it in findings[1:]] == [
+        ("relay: TLS", Level.OK, "none, and none needed on loopback"),
+        ("relay: pipelining", Level.OK, "offered"),
+    ]
 
 
 @pytest.mark.parametrize(

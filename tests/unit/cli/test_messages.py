@@ -27,10 +27,14 @@ def sent(live, *options):
     return ran.json["id"]
 
 
-def body(id):
+def claimed(id):
     """What workers would send."""
     with Mailer() as mailer:
-        return mailer.ledger.claim(id.partition(".")[0], "a test").window[0].body.decode()
+        return mailer.ledger.claim(id.partition(".")[0], "a test").window[0]
+
+
+def body(id):
+    return claimed(id).body.decode()
 
 
 # --- send
@@ -56,6 +60,7 @@ def test_every_field_reaches_the_message(live, tmp_path):
         *("--reply-to", "answers@example.com", "--from", "Boss <boss@example.com>"),
         *("--html", "mail.html", "--attach", "a.txt", "--header", "X-Campaign: spring: 1"),
         *("--priority", "urgent", "--expires-after", "2h", "--tag", "welcome", "--metadata", "order=7=8"),
+        *("--dsn-notify", "failure", "--dsn-notify", "delay", "--dsn-return", "full", "--require-tls"),
     )
     told = live("status", id, "--json").json
     assert [it["address"] for it in told["recipients"]] == [
@@ -67,7 +72,10 @@ def test_every_field_reaches_the_message(live, tmp_path):
     assert (told["priority"], told["tags"], told["metadata"]) == ("urgent", ["welcome"], {"order": "7=8"})
     lifetime = datetime.fromisoformat(told["expires_at"]) - datetime.fromisoformat(told["accepted_at"])
     assert abs(lifetime - timedelta(hours=2)) < timedelta(seconds=1)
-    content = body(id)
+    message = claimed(id)
+    record = message.record
+    assert (record.dsn_notify, record.dsn_return, record.require_tls) == (("failure", "delay"), "full", True)
+    content = message.body.decode()
     for header in ("From: Boss <boss@example.com>", "Reply-To: answers@example.com", "X-Campaign: spring: 1"):
         assert header in content
     assert "bcc@example.com" not in content

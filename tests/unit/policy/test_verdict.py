@@ -28,6 +28,7 @@ def dot(code: int, enhanced: str | None = None, text: str = "no") -> Outcome:
 
 
 SIZE = "the message has 900 bytes; the relay takes 500 (SIZE)"
+TLS = "5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
 UTF8 = "an address or header isn't ASCII, and the relay offers no SMTPUTF8"
 RETRY, FREE, FAIL = (State.DEFERRED, True), (State.DEFERRED, False), (State.FAILED, True)
 KEEP, RESET, CLOSE, NONE = Connection.KEEP, Connection.RESET, Connection.CLOSE, Connection.NONE
@@ -77,6 +78,7 @@ TABLE = [
     (Outcome(Stage.MAIL, How.UNSUITABLE, detail=SIZE), Case.TOO_LARGE, FAIL, KEEP),
     (refused(Stage.MAIL, 552, "5.3.4"), Case.TOO_LARGE, FAIL, KEEP),
     (Outcome(Stage.MAIL, How.UNSUITABLE, detail=UTF8), Case.UTF8_UNSUPPORTED, FAIL, KEEP),
+    (Outcome(Stage.MAIL, How.UNSUITABLE, detail=TLS), Case.TLS_UNSUPPORTED, FAIL, KEEP),
     (Outcome(Stage.MAIL, How.UNSUITABLE, detail="offers no 8BITMIME"), Case.CONTENT_REFUSED, FAIL, KEEP),
     # RCPT 452, with and without another recipient accepted
     (rcpt(452, None, others_accepted=True), Case.TOO_MANY_RECIPIENTS, (State.QUEUED, False), KEEP),

@@ -7,7 +7,9 @@ from mailtasks.reply import How, Outcome, Reply, Stage
 from mailtasks.smtp import Envelope
 from mailtasks.smtp.auth import Credentials
 from mailtasks.smtp.engine import EXPECTED, MOVES, Command, Engine, Failed, Finished, Opened, Opening, State
+from mailtasks.smtp.transaction import Written
 from mailtasks.testing.scripted import Script
+from tests.lmtp import LmtpScript
 
 ANN, BOB, CY = "ann@example.com", "bob@example.com", "cy@example.com"
 STEPWISE = ("8BITMIME",)
@@ -32,6 +34,13 @@ def talk(script, envelopes, offered=("PIPELINING", "8BITMIME"), may_begin=lambda
     """The outcomes for each envelope, the flights that were written, the engine."""
     engine = opened(*offered)
     engine.begin(envelopes)
+    flights = converse(engine, script, may_begin)
+    outcomes = {event.index: event.outcomes for event in engine.events()}
+    return [outcomes[index] for index in range(len(envelopes))], flights, engine
+
+
+def converse(engine, script, may_begin=lambda index: True):
+    """The flights that were written."""
     flights = []
     while engine.state in {State.TALKING, State.BODY}:
         if engine.state is State.BODY:
@@ -41,8 +50,7 @@ def talk(script, envelopes, offered=("PIPELINING", "8BITMIME"), may_begin=lambda
         engine.receive(
             "".join(f"{line}\r\n" for said in script.feed(flights[-1]) for line in said.split("\n")).encode()
         )
-    outcomes = {event.index: event.outcomes for event in engine.events()}
-    return [outcomes[index] for index in range(len(envelopes))], flights, engine
+    return flights
 
 
 def shape(outcomes):
@@ -104,6 +112,32 @@ def test_starttls_comes_before_the_login_and_ehlo_is_said_again():
         b"AUTH PLAIN AGFubgBzZWNyZXQ=",
     ]
     assert event == Opened()
+
+
+@pytest.mark.parametrize(
+    ("opening", "replies"),
+    [
+        (
+            Opening("c", starttls=True),
+            [b"220 hi\r\n", b"250-r\r\n250 STARTTLS\r\n", b"220 go\r\n", b"250-r\r\n250 REQUIRETLS\r\n"],
+        ),
+        (Opening("c", secure=True), [b"220 hi\r\n", b"250-r\r\n250 REQUIRETLS\r\n"]),
+    ],
+)
+def test_over_tls_a_promise_of_tls_counts(opening, replies):
+    engine = Engine(opening)
+    for reply in replies:
+        engine.receive(reply)
+        engine.data_to_send()
+        if engine.state is State.HANDSHAKE:
+            engine.secured()
+            engine.data_to_send()
+    assert engine.events() == [Opened()]
+    assert engine.extensions.requiretls
+
+
+def test_in_plain_text_it_does_not():
+    assert not opened("REQUIRETLS").extensions.requiretls
 
 
 def test_login_by_login():
@@ -362,7 +396,10 @@ def test_8bitmime_is_asked_for_where_it_is_needed():
     [
         (mail(smtputf8=True), "an address or header isn't ASCII, and the relay offers no SMTPUTF8"),
         (mail("jörg@example.com"), "an address or header isn't ASCII, and the relay offers no SMTPUTF8"),
-        (mail(content="é".encode()), "the message isn't ASCII, and the relay offers no 8BITMIME"),
+        (
+            mail(content="é".encode()),
+            "the message isn't ASCII, the relay offers no 8BITMIME, and it can't be encoded anew",
+        ),
     ],
 )
 def test_what_is_not_offered_is_known_before_sending(envelope, sentence):
@@ -563,6 +600,111 @@ def test_body_is_normalised_and_stuffed():
     assert not script.bare
 
 
+# LMTP
+
+
+def lmtp(script, envelopes, may_begin=lambda index: True):
+    engine = Engine(Opening("client.test", lmtp=True))
+    engine.receive(b"220 hello\r\n")
+    said = script.feed(engine.data_to_send())
+    engine.receive("".join(f"{line}\r\n" for line in said[0].split("\n")).encode())
+    assert engine.events() == [Opened()]
+    engine.begin(envelopes)
+    flights = converse(engine, script, may_begin)
+    outcomes = {event.index: event.outcomes for event in engine.events()}
+    return [outcomes[index] for index in range(len(envelopes))], flights, engine
+
+
+@pytest.mark.parametrize("offered", [("PIPELINING",), STEPWISE])
+def test_lmtp_answers_for_each_accepted_recipient_in_order(offered):
+    script = LmtpScript(
+        {"RCPT": ["250 ok", "550 5.1.1 no such user", "250 ok", "250 ok"]},
+        offered,
+        ["250 2.0.0 stored", "452 4.2.2 full", "550 5.2.1 disabled"],
+    )
+    [outcomes], flights, engine = lmtp(script, [mail(ANN, BOB, CY, "di@example.com")])
+    assert shape([outcomes]) == [
+        [SENT, (Stage.RCPT, How.REFUSED, 550), (Stage.DOT, How.REFUSED, 452), (Stage.DOT, How.REFUSED, 550)]
+    ]
+    assert [outcome.dot_begun for outcome in outcomes] == [True, False, True, True]
+    assert script.commands[0] == "LHLO client.test"
+    assert flights[-1].endswith(b"hello\r\n.\r\n")
+    assert engine.state is State.IDLE
+
+
+def test_lmtp_is_pipelined_as_well():
+    script = LmtpScript(deliveries=["250 a", "550 b", "250 c"])
+    outcomes, flights, _ = lmtp(script, [mail(ANN, BOB), mail(CY)])
+    assert shape(outcomes) == [[SENT, (Stage.DOT, How.REFUSED, 550)], [SENT]]
+    assert b"\r\n.\r\nMAIL FROM" in flights[1]
+    assert len(flights) == 3
+
+
+def test_lmtp_falls_back_to_nothing():
+    engine = Engine(Opening("client.test", lmtp=True))
+    engine.receive(b"220 hello\r\n")
+    assert engine.data_to_send() == b"LHLO client.test\r\n"
+    engine.receive(b"500 5.5.1 what?\r\n")
+    assert engine.events() == [Failed(Outcome(Stage.EHLO, How.REFUSED, Reply(500, "what?", "5.5.1")))]
+
+
+def waiting_for_deliveries():
+    """Behind the dot of a message to three, with the next one's commands in flight."""
+    engine = Engine(Opening("client.test", lmtp=True))
+    engine.receive(b"220 hello\r\n")
+    engine.data_to_send()
+    engine.receive(b"250-relay.test\r\n250 PIPELINING\r\n")
+    engine.events()
+    engine.begin([mail(ANN, BOB, CY), mail()])
+    engine.data_to_send()
+    engine.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+    engine.write_body()
+    engine.data_to_send()
+    return engine
+
+
+LOST_BEHIND_DOT = (Stage.DOT, How.LOST, None)
+
+
+def test_whose_answer_is_missing_is_in_doubt_and_the_others_are_settled():
+    engine = waiting_for_deliveries()
+    engine.receive(b"250 a\r\n550 b\r\n")
+    assert engine.stage is Stage.DOT
+    engine.break_off(How.LOST, "reset")
+    assert ended(engine) == [[SENT, (Stage.DOT, How.REFUSED, 550), LOST_BEHIND_DOT], [UNTOUCHED]]
+
+
+def test_421_answers_for_one_recipient_and_leaves_doubt_about_the_rest():
+    engine = waiting_for_deliveries()
+    engine.receive(b"250 a\r\n421 4.3.2 closing\r\n")
+    events = engine.events()
+    assert shape([events[0].outcomes]) == [[SENT, (Stage.DOT, How.REFUSED, 421), LOST_BEHIND_DOT]]
+    assert all(outcome.dot_begun for outcome in events[0].outcomes)
+    assert events[0].outcomes[2].detail == "the relay left before it told"
+    assert engine.state is State.CLOSED
+
+
+@pytest.mark.parametrize("said", [b"250 a\r\nwhat?\r\n", b"250 a\r\n250 b\r\n550 c\r\n354 go\r\n"])
+def test_out_of_step_no_delivery_is_believed(said):
+    engine = waiting_for_deliveries()
+    engine.receive(said)
+    assert ended(engine)[0] == [(Stage.DOT, How.GARBAGE, None)] * 3
+
+
+def test_lmtp_sends_no_lone_dot():
+    script = LmtpScript({"RCPT": "550 no", "DATA": "354 go"})
+    outcomes, flights, engine = lmtp(script, [mail(), mail(BOB)])
+    assert shape(outcomes) == [[(Stage.RCPT, How.REFUSED, 550)], [UNTOUCHED]]
+    assert len(flights) == 1
+    assert engine.state is State.CLOSED
+
+
+def test_lmtp_goes_on_where_nobody_is_accepted():
+    script = LmtpScript({"RCPT": ["550 no", "250 ok"]})
+    outcomes, _, _ = lmtp(script, [mail(), mail(BOB)])
+    assert shape(outcomes) == [[(Stage.RCPT, How.REFUSED, 550)], [SENT]]
+
+
 # The tables
 
 
@@ -591,4 +733,32 @@ def test_a_finished_event_carries_one_outcome_a_recipient():
     engine.begin([mail(ANN, BOB)])
     engine.break_off(How.LOST, "gone")
     lost = Outcome(Stage.MAIL, How.LOST, detail="gone")
-    assert engine.events() == [Finished(0, (lost, lost))]
+    assert engine.events() == [Finished(0, (lost, lost), Written.IN_FLIGHT)]
+
+
+def test_it_is_told_how_the_commands_went_out():
+    script = Script(
+        {"RCPT": ["250 ok", "250 ok", "550 no", "250 ok"], "DATA": ["354 go", "354 go", "554 no", "354 go"]}
+    )
+    engine = opened("PIPELINING")
+    engine.begin([mail()] * 4)
+    converse(engine, script)
+    assert [event.written for event in engine.events()] == [
+        Written.IN_FLIGHT,
+        Written.BEHIND_DOT,
+        Written.BEHIND_DOT,
+        Written.STEPWISE,  # behind a reset
+    ]
+
+
+def test_a_driver_may_want_it_step_by_step():
+    engine = opened("PIPELINING")
+    engine.begin([mail(), mail(BOB)], stepwise=True)
+    flights = converse(engine, Script())
+    assert [flight.split(b" ")[0].split(b"\r\n")[0] for flight in flights] == [
+        *(b"MAIL", b"RCPT", b"DATA", b"Subject:"),
+        *(b"MAIL", b"RCPT", b"DATA", b"Subject:"),
+    ]
+    assert [event.written for event in engine.events()] == [Written.STEPWISE] * 2
+    engine.begin([mail()])
+    assert engine.data_to_send().count(b"\r\n") == 3

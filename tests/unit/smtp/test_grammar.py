@@ -12,6 +12,7 @@ from mailtasks.smtp.grammar import (
     path,
     printable,
     stuff,
+    xtext,
 )
 
 
@@ -164,3 +165,17 @@ def test_every_line_ends_in_crlf_and_nothing_else_holds_one(content, expected):
 )
 def test_a_dot_at_a_lines_start_is_doubled(content, expected):
     assert stuff(content) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ann@example.com", b"ann@example.com"),
+        ("a+b=c", b"a+2Bb+3Dc"),
+        ("a b\r\n\x7f", b"a+20b+0D+0A+7F"),
+        ("é", b"+C3+A9"),
+        ("!~*,<>", b"!~*,<>"),
+    ],
+)
+def test_in_a_parameter_nothing_ends_it(text, expected):
+    assert xtext(text) == expected

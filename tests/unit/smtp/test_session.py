@@ -4,6 +4,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from urllib.parse import quote
 
 import pytest
 
@@ -15,6 +16,7 @@ from mailtasks.smtp.loop import LATE, Loop
 from mailtasks.smtp.session import LONG
 from mailtasks.testing import wait_until
 from mailtasks.testing.scripted import CLOSE, HANG, ScriptedRelay
+from tests.lmtp import LmtpScript, serving
 
 QUICK = Timeouts(**dict.fromkeys(Timeouts.__dataclass_fields__, 0.1) | {"connect": 5, "block": 5})
 PATIENT = Timeouts(**dict.fromkeys(Timeouts.__dataclass_fields__, 10))
@@ -275,3 +277,33 @@ def test_the_name_that_we_were_given_is_said():
 
 def test_there_is_a_time_for_every_stage():
     assert all(Timeouts().of(stage) > 0 for stage in Stage)
+
+
+# LMTP
+
+
+@pytest.mark.parametrize("where", ["socket", "port"])
+def test_lmtp_over_a_unix_socket_or_tcp(where, tmp_path):
+    path = tmp_path / "lmtp socket"
+    script = LmtpScript(deliveries=["250 2.1.5 stored", "450 4.2.1 later", "550 5.2.1 disabled"])
+    with serving(path if where == "socket" else None, script) as server:
+        there = quote(str(path)) if where == "socket" else f"127.0.0.1:{server.getsockname()[1]}"
+        url = f"lmtp://{there}"
+        session = Session.connect(Relay.parse(url), timeouts=PATIENT)
+        recipients = ("ann@example.com", "bob@example.com", "cy@example.com")
+        [outcomes] = session.deliver([Envelope("shop@example.com", recipients, b"hello")])
+        assert session.alive
+        session.close()
+    assert [str(outcome) for outcome in outcomes] == [
+        "dot: 250 2.1.5 stored",
+        "dot: 450 4.2.1 later",
+        "dot: 550 5.2.1 disabled",
+    ]
+    assert script.commands[0].startswith("LHLO ")
+
+
+def test_a_socket_that_is_not_there(tmp_path):
+    with pytest.raises(ConnectFailed) as raised:
+        Session.connect(Relay.parse(f"lmtp://{tmp_path}/none"), timeouts=QUICK)
+    name = f"{tmp_path}/none"
+    assert str(raised.value) == f"no connection to the relay {name}: connect: there is no socket {name}"

@@ -1,16 +1,16 @@
 import pytest
 
 from mailtasks.reply import How, Outcome, Reply, Stage
-from mailtasks.smtp.envelope import Envelope
+from mailtasks.smtp.envelope import Envelope, Notifications
 from mailtasks.smtp.transaction import Extensions, Transaction
 
 SENT = Outcome(Stage.DOT, How.ACCEPTED, Reply(250, "ok"), dot_begun=True)
 REFUSED = Outcome(Stage.RCPT, How.REFUSED, Reply(550, "no"))
 
 
-def transaction(recipients=2, content=b"hello"):
+def transaction(recipients=2, content=b"hello", **more):
     addresses = tuple(f"r{number}@example.com" for number in range(recipients))
-    return Transaction(0, Envelope("s@example.com", addresses, content))
+    return Transaction(0, Envelope("s@example.com", addresses, content, **more))
 
 
 def offers(*lines):
@@ -43,6 +43,70 @@ def test_the_lines_of_a_transaction():
 def test_what_is_told_with_mail():
     lines = transaction(content="é".encode()).lines(Extensions(sized=True))
     assert lines[0] == b"MAIL FROM:<s@example.com> SIZE=4 BODY=8BITMIME\r\n"
+
+
+def test_notifications_are_asked_for_where_dsn_is_offered():
+    each = transaction(notifications=Notifications(("failure",), "headers", "4x.0"))
+    assert each.lines(offers("DSN")) == [
+        b"MAIL FROM:<s@example.com> RET=HDRS ENVID=4x.0\r\n",
+        b"RCPT TO:<r0@example.com> NOTIFY=FAILURE ORCPT=rfc822;r0@example.com\r\n",
+        b"RCPT TO:<r1@example.com> NOTIFY=FAILURE ORCPT=rfc822;r1@example.com\r\n",
+        b"DATA\r\n",
+    ]
+    assert each.lines(offers("8BITMIME")) == transaction().lines(Extensions())
+
+
+def test_tls_on_the_whole_way_needs_a_relay_that_promises_it():
+    each = transaction(require_tls=True)
+    reason = "5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
+    assert each.suit(Extensions.parse([b"250-r\r", b"250 DSN\r"], secure=True)) == reason
+    promised = Extensions.parse([b"250-r\r", b"250 REQUIRETLS\r"], secure=True)
+    assert each.suit(promised) == ""
+    assert each.lines(promised)[0] == b"MAIL FROM:<s@example.com> REQUIRETLS\r\n"
+
+
+def test_without_tls_such_a_promise_is_worth_nothing():
+    assert not offers("REQUIRETLS").requiretls
+
+
+EIGHT_BIT = "the message isn't ASCII, the relay offers no 8BITMIME, and "
+
+
+def test_what_is_not_ascii_is_encoded_anew_where_8bitmime_is_not_offered():
+    each = transaction(content="é".encode(), seven_bit=lambda: b"=C3=A9\n")
+    assert each.suit(Extensions(eightbitmime=True)) == ""
+    assert each.body == "é\r\n".encode()
+    assert each.suit(Extensions(sized=True)) == ""
+    assert each.body == b"=C3=A9\r\n"
+    assert each.lines(Extensions(sized=True))[0] == b"MAIL FROM:<s@example.com> SIZE=8\r\n"
+
+
+def test_its_size_is_that_of_what_is_sent():
+    each = transaction(content="é".encode(), seven_bit=lambda: b"=C3=A9")
+    assert each.suit(Extensions(size=7)) == "the message has 8 bytes; the relay takes 7 (SIZE)"
+
+
+def test_ascii_is_never_encoded_anew():
+    def fail():
+        raise AssertionError("asked")
+
+    assert transaction(seven_bit=fail).suit(Extensions()) == ""
+
+
+def broken():
+    raise ValueError("no such charset: klingon")
+
+
+@pytest.mark.parametrize(
+    ("seven_bit", "why"),
+    [
+        (None, "it can't be encoded anew"),
+        (broken, "encoding it anew failed: no such charset: klingon"),
+        (lambda: "Subject: é".encode(), "what isn't ASCII stands in its headers"),
+    ],
+)
+def test_what_can_not_be_encoded_anew_says_why(seven_bit, why):
+    assert transaction(content="é".encode(), seven_bit=seven_bit).suit(Extensions()) == EIGHT_BIT + why
 
 
 def test_it_is_decided_when_nobody_is_left():
