@@ -103,8 +103,9 @@ STAGES: Final[dict[Command, Stage]] = {
 
 _UNOPENED: Final = frozenset({State.OPENING, State.HANDSHAKE})
 
-_BAFFLED: Final = range(500, 505)
-"""RFC 5321 4.2.1: the server didn't understand. If that ended a transaction, a new connection is wiser."""
+_USELESS: Final = frozenset({*range(500, 505), 530, 534, 535, 538})
+"""The server didn't understand (RFC 5321 4.2.1), or wants another login (RFC 4954 6): if that ended a
+transaction, a new connection is wiser."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -488,7 +489,7 @@ class Engine:
             transaction.decide(final)
         self._over.append(transaction)
         self._leave |= any(
-            known and known.reply and known.reply.code in _BAFFLED for known in transaction.outcomes
+            known and known.reply and known.reply.code in _USELESS for known in transaction.outcomes
         )
 
     def _settle(self) -> None:

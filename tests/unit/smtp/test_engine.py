@@ -309,6 +309,14 @@ def test_a_dot_may_be_refused_and_the_connection_is_kept(code):
     assert engine.state is State.IDLE
 
 
+@pytest.mark.parametrize("said", ["530 5.7.0 log in", "535 5.7.8 log in again"])
+def test_a_relay_that_wants_a_login_in_mid_session_is_left(said):
+    script = Script({"MAIL": said, "RCPT": "503 no", "DATA": "503 no"})
+    outcomes, _, engine = talk(script, [mail(), mail()])
+    assert shape(outcomes) == [[(Stage.MAIL, How.REFUSED, int(said[:3]))], [UNTOUCHED]]
+    assert engine.state is State.CLOSED
+
+
 def test_a_relay_that_does_not_understand_is_left_before_the_next_message():
     script = Script({"RCPT": "501 what?", "DATA": "554 no"})
     outcomes, _, engine = talk(script, [mail(), mail(BOB)])
