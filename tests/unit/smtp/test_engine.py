@@ -254,7 +254,9 @@ def test_where_nobody_is_accepted_the_next_transaction_begins_with_a_reset(offer
 
 
 def test_a_go_ahead_though_nobody_was_accepted_gets_a_lone_dot():
-    script = Script({"RCPT": ["550 no", "250 ok"], "DOT": ["554 no valid recipients", "250 ok"]})
+    script = Script(
+        {"RCPT": ["550 no", "250 ok"], "DATA": "354 go", "DOT": ["554 no valid recipients", "250 ok"]}
+    )
     outcomes, flights, _ = talk(script, [mail(ANN), mail(BOB)])
     assert shape(outcomes) == [[(Stage.RCPT, How.REFUSED, 550)], [SENT]]
     assert script.messages[0] == b""
@@ -262,7 +264,7 @@ def test_a_go_ahead_though_nobody_was_accepted_gets_a_lone_dot():
 
 
 def test_a_lone_dot_belongs_to_nobody_when_the_connection_ends():
-    script = Script({"RCPT": ["550 no", "250 ok"], "DOT": "421 bye"})
+    script = Script({"RCPT": ["550 no", "250 ok"], "DATA": "354 go", "DOT": "421 bye"})
     outcomes, _, _ = talk(script, [mail(ANN), mail(BOB)])
     assert shape(outcomes) == [[(Stage.RCPT, How.REFUSED, 550)], [UNTOUCHED]]
 
@@ -283,7 +285,7 @@ def test_a_refused_sender_decides_for_every_recipient(offered):
 
 
 def test_a_relay_that_wants_a_message_whose_sender_it_refused_is_left():
-    script = Script({"MAIL": "550 no"})
+    script = Script({"MAIL": "550 no", "RCPT": "250 ok", "DATA": "354 go"})
     outcomes, _, engine = talk(script, [mail(), mail(BOB)])
     assert shape(outcomes) == [[(Stage.DATA, How.GARBAGE, None)], [UNTOUCHED]]
     assert script.messages == []
