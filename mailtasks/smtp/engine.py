@@ -155,6 +155,7 @@ class Engine:
         self.extensions = Extensions()
         self._opening = opening
         self._secured = False
+        self._ready = False  # nothing is left to be done before the first transaction
         self._answers: Iterator[bytes] = iter(())  # to challenges, during AUTH
         self._reader = ReplyReader()
         self._in_flight: deque[_InFlight] = deque([(Command.CONNECT, None, 0)])
@@ -423,8 +424,8 @@ class Engine:
         self._script.append((line + b"\r\n", (command, None, 0)))
 
     def _opened(self) -> None:
-        self._become(State.IDLE)
-        self._events.append(Opened())
+        """Ready once we are in step: behind the last answer there may be more, or a 421."""
+        self._ready = True
 
     def _refused(self, stage: Stage, code: int, lines: Sequence[bytes]) -> None:
         self._fail(Outcome(stage, How.REFUSED, make_reply(code, lines)))
@@ -445,6 +446,9 @@ class Engine:
             self._go_on()
         elif self._script:
             self._write(*self._script.popleft())
+        elif self._ready and self.state is State.OPENING:
+            self._become(State.IDLE)
+            self._events.append(Opened())
 
     def _go_on(self) -> None:
         """What comes next, first match first."""

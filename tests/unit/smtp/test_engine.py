@@ -176,6 +176,20 @@ def test_an_opening_that_comes_to_nothing(replies, wanted, expected):
 
 
 @pytest.mark.parametrize(
+    ("behind", "how", "told"),
+    [
+        (b"250 again\r\n", How.GARBAGE, "ehlo: a reply that nobody waits for: '250 again'"),
+        (b"421 4.3.2 bye\r\n", How.REFUSED, "ehlo: 421 4.3.2 bye"),
+        (b"what?\r\n", How.GARBAGE, "ehlo: not a reply: 'what?'"),
+    ],
+)
+def test_it_is_open_when_it_is_in_step_and_not_before(behind, how, told):
+    _, event = opening([b"220 hi\r\n", b"250 relay.test\r\n" + behind])
+    assert isinstance(event, Failed)
+    assert (event.outcome.how, str(event.outcome)) == (how, told)
+
+
+@pytest.mark.parametrize(
     ("replies", "wanted", "sentence"),
     [
         ([b"250 r\r\n"], {"starttls": True}, "the relay offers no STARTTLS, and nothing goes in plain text"),
