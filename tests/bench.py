@@ -35,7 +35,7 @@ class Bench:
         )
 
     def send(self, *to: str, **more: Any) -> str:
-        return self.mailer.send(Message(to=list(to), text="hi", **more))
+        return self.mailer.send(Message(to=list(to), **{"text": "hi", **more}))
 
     def deliver(self, id: str) -> Report:
         return self.delivery.deliver(id.partition(".")[0], self.mailer.status(id).priority)
