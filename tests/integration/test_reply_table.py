@@ -31,6 +31,9 @@ NETS: Final = {*ROWS[-2:], next(row for row in ROWS if row.hows == (How.UNSUITAB
 UNTOUCHED: Final = next(row for row in ROWS if row.hows == (How.UNTOUCHED,))
 """Has a test of its own: no server brings it about by itself."""
 
+WARM: Final = 2
+"""Mails that go before, over the same connection: the relay is in use, and known to be sound."""
+
 FIRST_RETRY: Final = 60  # seconds, without jitter
 
 FATES: Final[dict[Move, tuple[State, int]]] = {
@@ -131,8 +134,8 @@ class Play:
         if self.opening:
             return {verb: answer} | ({"HELO": answer} if self.stage is Stage.EHLO else {})
         usual = DEFAULTS[verb]
-        before = [usual, usual] if self.row.others_accepted else [usual]
-        return {verb: [*before, answer, usual]}
+        before = WARM + (2 if self.row.others_accepted else 1)
+        return {verb: [*[usual] * before, answer, usual]}
 
     @property
     def offered(self) -> tuple[str, ...]:
@@ -175,11 +178,13 @@ def test_every_row_is_played() -> None:
 
 @pytest.mark.parametrize("play", ALL, ids=str)
 def test_row(play: Play, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = outcomes_of(monkeypatch)
     settings = {"doubt_normal": "hold", "window_normal": 8, **(QUICK if play.how is How.TIMED_OUT else {})}
     with ScriptedRelay(play.replies, play.offered) as relay:
         bench = Bench(redis_url, play.url(relay), RetryPolicy(retry_jitter=False), **settings)
         try:
+            if not play.opening:
+                warm_up(bench)
+            seen = outcomes_of(monkeypatch)
             ids = bench.mailer.send_many(play.messages)
             bench.deliver(ids[0])
             check_recipient(play, bench, ids[1], seen)
@@ -188,6 +193,12 @@ def test_row(play: Play, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Non
             check_event(play, bench)
         finally:
             bench.close()
+
+
+def warm_up(bench: Bench) -> None:
+    ids = bench.mailer.send_many([Message(to=f"warm{n}@example.com", text="hi") for n in range(WARM)])
+    bench.deliver(ids[0])
+    assert [bench.state(id) for id in ids] == [State.SENT] * WARM
 
 
 def outcomes_of(monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
@@ -261,10 +272,12 @@ def check_event(play: Play, bench: Bench) -> None:
 
 def test_what_was_not_touched_costs_nothing(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row that no server brings about by itself: the mail behind one that ended the connection."""
-    seen = outcomes_of(monkeypatch)
-    with ScriptedRelay({"DATA": [DEFAULTS["DATA"], CLOSE, DEFAULTS["DATA"]]}) as relay:
+    go_on = DEFAULTS["DATA"]
+    with ScriptedRelay({"DATA": [*[go_on] * WARM, go_on, CLOSE, go_on]}) as relay:
         bench = Bench(redis_url, relay.url, RetryPolicy(), window_normal=8)
         try:
+            warm_up(bench)
+            seen = outcomes_of(monkeypatch)
             ids = bench.mailer.send_many([Message(to=f"{n}@example.com", text="hi") for n in range(4)])
             bench.deliver(ids[0])
             told = [bench.mailer.status(id).recipients[0] for id in ids]
