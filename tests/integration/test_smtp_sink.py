@@ -85,7 +85,7 @@ def test_a_fault_at_the_reset_behind_a_refusal_costs_nobody_anything(fault: str,
         (("-p", "-w", "3"), {"timeout_data": 0.3}, RETRY),
         (("-H", "1"), {}, SENT),
         (("-H", "3"), {"timeout_dot": 0.3}, DOUBT),  # all of it has left, and nobody knows
-        (("-W", "mail:3"), {"timeout_command": 0.3}, RETRY),
+        (("-p", "-W", "mail:3"), {"timeout_command": 0.3}, RETRY),
         (("-W", ".:3"), {"timeout_dot": 0.3}, DOUBT),
     ],
     ids=["aborts", "slow data", "late data", "slow body", "late body", "late mail", "late dot"],

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from mailtasks.testing import CLOSE, HANG, Pause, Say, Script, ScriptedRelay, ScriptNotFollowed
+from mailtasks.testing import CLOSE, HANG, Pause, Say, Script, ScriptedRelay, ScriptNotFollowed, wait_until
 
 
 def test_a_dialogue_in_one_piece():
@@ -137,6 +137,7 @@ def test_an_answer_can_be_put_off():
 def test_a_pause_ends_with_the_server():
     with ScriptedRelay({"CONNECT": Say(Pause(60), "220 hi")}) as relay:
         client = socket.create_connection(("127.0.0.1", relay.port), timeout=5)
+        wait_until(lambda: relay.connections)
     assert client.recv(10) == b""
     client.close()
 
