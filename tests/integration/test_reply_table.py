@@ -66,6 +66,7 @@ UNSUITABLE: Final[dict[tuple[Stage, tuple[str, ...]], dict[str, Any]]] = {
     (Stage.TLS, ()): {"offered": ("PIPELINING",), "detail": "the relay offers no STARTTLS"},
     (Stage.AUTH, ()): {"offered": ("PIPELINING",), "detail": "the relay offers no login"},
     (Stage.MAIL, ("(size)",)): {"offered": ("SIZE 900",), "detail": "larger (SIZE)", "body": "x" * 900},
+    (Stage.MAIL, ("requiretls",)): {"offered": (), "detail": "no REQUIRETLS", "more": {"require_tls": True}},
     (Stage.MAIL, ("smtputf8",)): {"offered": (), "detail": "no SMTPUTF8", "to": "jürgen@example.com"},
 }
 """What a server doesn't offer, and the mail that can't do without, by stage and the row's words."""
@@ -153,7 +154,10 @@ class Play:
         to = ["first@example.com"] if self.row.others_accepted else []
         wanted = self.unsuitable
         second = Message(
-            to=[*to, wanted.get("to", "second@example.com")], subject="2", text=wanted.get("body", "hi")
+            to=[*to, wanted.get("to", "second@example.com")],
+            subject="2",
+            text=wanted.get("body", "hi"),
+            **wanted.get("more", {}),
         )
         return [Message(to="a@example.org", text="hi"), second, Message(to="c@example.org", text="hi")]
 
