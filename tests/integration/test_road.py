@@ -199,7 +199,8 @@ def test_a_redis_without_memory_takes_no_new_mail_and_goes_on_with_what_it_has(
     """No hint can be published, of what is deferred, planned or given back; and no worker can connect."""
     way = road(slice=0.3, window_bulk=4)
     planned = datetime.now(UTC) + timedelta(seconds=2)
-    way.send(*[to(f"u{number}@example.com", priority="bulk") for number in range(300)])
+    way.send(*[to(f"u{number}@example.com", priority="bulk") for number in range(100)])
+    way.send_singly([to(f"u{number}@example.com", priority="bulk") for number in range(100, 300)])
     way.send(*[to(f"defer-once-{number}@example.com") for number in range(5)])
     way.send(*[to(f"later{number}@example.com", send_at=planned) for number in range(5)])
     with own_redis.client() as client:
