@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -66,8 +66,8 @@ class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no ty
             threads,
             partial(taken, parent.app),
         )
-        installation.publisher.otherwise = self._stopgap.take
-        pump = _Pumping(installation, self._stopped)
+        installation.publisher.on_refused = self._stopgap.take
+        pump = _Pumping(installation, self._stopped, self._stopgap, partial(_is_connected, parent))
         self._thread = threading.Thread(target=pump.run, name="mailtasks-pump", daemon=True)
         self._thread.start()
 
@@ -93,6 +93,11 @@ def _ignore(result: Any) -> None:
     """The pool wants somebody to tell."""
 
 
+def _is_connected(worker: Any) -> bool:
+    """Whether it takes tasks from the broker, as far as is known."""
+    return bool(getattr(getattr(worker, "consumer", None), "connected", True))
+
+
 @worker_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types
 def _close(sender: Any, **_: Any) -> None:
     """The last thread has ended: QUIT to the relay, and no more renewing."""
@@ -103,13 +108,21 @@ def _close(sender: Any, **_: Any) -> None:
 class _Pumping:
     """The pump's loop."""
 
-    def __init__(self, installation: Installation, stopped: threading.Event) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        stopped: threading.Event,
+        stopgap: Stopgap,
+        connected: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._app = installation.app
         self._publisher = installation.publisher
         self._ledger = installation.mailer.ledger
         self._limiter = installation.limiter
         self._interval = installation.settings.pump_interval
         self._stopped = stopped
+        self._stopgap = stopgap
+        self._connected = connected
         self._away = False
 
     def run(self) -> None:
@@ -139,13 +152,19 @@ class _Pumping:
         return min(self._interval, GATE_INTERVAL) if limited else self._interval
 
     def _look(self) -> None:
-        while True:
-            due = self._ledger.due()
-            busy = {priority: self._patience(priority) for priority in PRIORITIES} if due else {}
-            hints = self._ledger.look(due, busy, self._next_in(busy))
+        """Look at what is due and hint it. While that can't be, no more than this worker itself can send."""
+        while not self._stopped.is_set():
+            hints_go_out = self._connected() and not self._publisher.refused
+            if hints_go_out:
+                self._stopgap.rest()
+            priorities = PRIORITIES if hints_go_out else taken(self._app)
+            most = LOOK_AT_MOST if hints_go_out else self._stopgap.room()
+            due = self._ledger.due(priorities, most)
+            busy = {each: self._patience(each) for each in PRIORITIES} if due and hints_go_out else {}
+            hints = self._ledger.look(due, busy, self._next_hinted(busy))
             for first in (True, False):
                 self._hint((hint for hint in hints if hint.first is first), first)
-            if len(due) < LOOK_AT_MOST or any(busy.values()) or self._stopped.is_set():
+            if len(due) < most or any(busy.values()) or not hints_go_out:
                 return
 
     def _patience(self, priority: Priority) -> float:
@@ -155,13 +174,13 @@ class _Pumping:
             return 0.0  # the broker's trouble must not keep the ledger from being looked at
         return hints * PATIENCE if hints > BUSY else 0.0
 
-    def _next_in(self, busy: Mapping[Priority, float]) -> dict[Priority, str]:
-        """The batch that is taken next from each long queue."""
+    def _next_hinted(self, busy: Mapping[Priority, float]) -> dict[Priority, float]:
+        """When the hint was published that is next in each long queue."""
         try:
-            found = {priority: self._publisher.next_in(priority) for priority in busy if busy[priority]}
+            found = {priority: self._publisher.next_hinted(priority) for priority in busy if busy[priority]}
         except StoreUnavailable:
             return {}
-        return {priority: batch for priority, batch in found.items() if batch}
+        return {priority: at for priority, at in found.items() if at}
 
     def _hint(self, hints: Iterable[Hint], first: bool) -> None:
         if wanted := [(hint.batch, hint.priority) for hint in hints]:

@@ -380,7 +380,7 @@ class Mailer:
         return self._of(ids, {State.IN_DOUBT}) if ids else self._all_in(State.IN_DOUBT)
 
     def _queue_again(self, chosen: Iterable[_Chosen], *, force: bool, dry_run: bool) -> RetryReport:
-        report, hints = RetryReport(), []
+        report = RetryReport()
         for snapshot, indices in chosen:
             careful = [] if force else indices
             hard = {index for index in careful if _is_hard_bounce(snapshot, index)}
@@ -397,11 +397,7 @@ class Mailer:
                 doubtful=report.doubtful + len(doubtful),
                 bodiless_ids=report.bodiless_ids + (self._bodiless(snapshot, wanted) if bodiless else ()),
             )
-            if retried > 0 and not dry_run:
-                hints.append((snapshot.id, snapshot.priority))
-        if hints:
-            self.publisher.hint(hints)
-        return report
+        return report  # it is due now: the pump hints it
 
     def _rehearse(self, snapshot: Snapshot, wanted: Mapping[int, State]) -> tuple[int, int]:
         """What the ledger's `retry` would return; what is queued counts in a batch that is set aside only."""

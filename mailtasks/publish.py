@@ -36,8 +36,11 @@ DELIVER: Final = "mailtasks.deliver"
 SEND_MAIL: Final = "mailtasks.send_mail"
 """The task that users call."""
 
+HINTED: Final = "mailtasks_hinted"
+"""A hint's header: when it was published, in milliseconds by the publisher's clock."""
+
 FIRST: Final = "mailtasks_first"
-"""A message's header: it goes to the head of its queue (`mailtasks.transport` sees to that)."""
+"""A hint's header: it goes to the head of its queue (`mailtasks.transport` sees to that)."""
 
 CELERYS_BROKER: Final = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 """Environment variables that to Celery are stronger than what an app is configured with. They are meant for a
@@ -185,7 +188,9 @@ class Publisher:
         self._app = app
         self._queues = dict(zip(PRIORITIES, queues(namespace), strict=True))
         self._quiet_until = 0.0  # time.monotonic()
-        self.otherwise: Callable[[Sequence[tuple[str, Priority]]], None] | None = None
+        self.refused = False
+        """Whether the last hint could not be published."""
+        self.on_refused: Callable[[Sequence[tuple[str, Priority]]], None] | None = None
         """Gets the hints that could not be published, if there is somebody to take them."""
 
     @property
@@ -204,11 +209,10 @@ class Publisher:
             first: to the heads of the queues, since they have waited there already.
         """
         pending = list(batches)
-        if self._published(pending, first):
-            return True
-        if self.otherwise:
-            self.otherwise(pending)
-        return False
+        self.refused = not self._published(pending, first)
+        if self.refused and self.on_refused:
+            self.on_refused(pending)
+        return not self.refused
 
     def _published(self, pending: Sequence[tuple[str, Priority]], first: bool) -> bool:
         began = time.monotonic()
@@ -222,7 +226,7 @@ class Publisher:
             Exception
         ) as error:  # whatever a transport raises: the ledger has the mail, and the pump finds it
             log.warning(
-                "hints that could not be published: %d (%s); the pump will find their mail",
+                "hints that could not be published: %d (%s); their mail is found without",
                 len(pending),
                 error,
             )
@@ -254,8 +258,8 @@ class Publisher:
             argsrepr=f"('{batch}',)",
             kwargsrepr=f"{{'priority': '{priority}'}}",
         )
-        if first:
-            message.headers[FIRST] = True
+        # At the head it is out of its turn, and its time says nothing about those behind it.
+        message.headers.update({FIRST: True} if first else {HINTED: time.time_ns() // 1_000_000})
         amqp.send_task_message(producer, DELIVER, message, queue=self._queues[priority], retry=False)
 
     def waiting(self, priority: Priority) -> int:
@@ -266,14 +270,17 @@ class Publisher:
         """
         return int(self._ask(_length, priority))
 
-    def next_in(self, priority: Priority) -> str | None:
-        """The batch whose hint is taken next from a priority's queue; None if that isn't known.
+    def next_hinted(self, priority: Priority) -> float | None:
+        """When the hint that is taken next from a priority's queue was published; None if that isn't known.
+
+        Returns:
+            Seconds since 1970, by the clock of whoever published it.
 
         Raises:
             StoreUnavailable: the broker can't be asked.
         """
-        batch: str | None = self._ask(_next_batch, priority)
-        return batch
+        at: float | None = self._ask(_next_hinted, priority)
+        return at
 
     def _ask(self, question: Callable[[Any, str], Any], priority: Priority) -> Any:
         try:
@@ -297,11 +304,12 @@ def _length(channel: Any, queue: str) -> int:
         return sum(map(int, pipeline.execute()))
 
 
-def _next_batch(channel: Any, queue: str) -> str | None:
+def _next_hinted(channel: Any, queue: str) -> float | None:
+    prefix = getattr(
+        channel, "global_keyprefix", ""
+    )  # kombu puts it before a few commands' keys, not this one's
     with channel.conn_or_acquire() as client:
-        message = client.lindex(queue, -1)
+        message = client.lindex(f"{prefix}{queue}", -1)
     with suppress(ValueError, KeyError, TypeError):  # nothing waits, or no hint
-        headers = json.loads(message)["headers"]
-        if headers["task"] == DELIVER:
-            return str(headers["id"]).partition(".")[0]
+        return float(json.loads(message)["headers"][HINTED]) / 1000
     return None

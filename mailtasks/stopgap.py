@@ -8,7 +8,8 @@ The rules:
 1. What can't be published is run by this worker itself, on the threads that it has for tasks, the most
    urgent first; at most as many at once as there are threads.
 2. Only mail of the queues that this worker takes from, or the process for urgent mail would fill with bulk.
-3. What finds no room here, and what dies with this process, is due in the ledger, as with any lost hint.
+3. A pump looks at no more meanwhile than finds room here. What dies with this process is due in the ledger,
+   as with any lost hint.
 4. Whoever else has the same batch in hand: the claim decides.
 """
 
@@ -24,8 +25,8 @@ from mailtasks.message import PRIORITIES, Priority
 
 log = logging.getLogger(__name__)
 
-KEPT: Final = 1000
-"""Batches that may wait here; a pump finds as many in a few seconds."""
+KEPT: Final = 200
+"""Batches that may wait here: as many as a pump looks at."""
 
 
 class Stopgap:
@@ -52,6 +53,7 @@ class Stopgap:
         self._lock = threading.Lock()
         self._waiting: dict[Priority, dict[str, None]] = {priority: {} for priority in PRIORITIES}
         self._running = 0
+        self._said = False
         self._stopped = False
 
     def take(self, hints: Iterable[tuple[str, Priority]]) -> None:
@@ -62,12 +64,21 @@ class Stopgap:
                 if priority in taken and self._number() < KEPT and not self._stopped:
                     self._waiting[priority][batch] = None
             more = min(self._threads - self._running, self._number())
-            is_news = more > 0 and not self._running
             self._running += more
+            is_news, self._said = not self._said, True
         if is_news:
-            log.warning("no hint can be published; this worker delivers without, as far as it can")
+            log.warning("hints can't be published; until they can, this worker delivers what is due without")
         for _ in range(more):
-            self._submit(self._run)
+            self._start()
+
+    def room(self) -> int:
+        """How many batches more it would keep."""
+        with self._lock:
+            return KEPT - self._number()
+
+    def rest(self) -> None:
+        """Hints can be published again: should that change, it is news."""
+        self._said = False
 
     def stop(self) -> None:
         """Forget what waits, and take no more: the worker is shutting down."""
@@ -80,16 +91,27 @@ class Stopgap:
         return sum(map(len, self._waiting.values()))
 
     def _run(self) -> None:
-        """One thread's part: batch after batch, until nothing waits."""
-        while following := self._next():
-            try:
-                self._deliver(*following)
-            except StoreError as error:
-                log.warning("batch %s could not be delivered: %s", following[0], error)
-            except Exception:  # whatever it is, the others go on
-                log.exception("batch %s could not be delivered", following[0])
+        """One batch, on one thread; then whatever else the worker has for that thread has its turn."""
+        following = self._next()
+        if not following:
+            return
+        try:
+            self._deliver(*following)
+        except StoreError as error:
+            log.warning("batch %s could not be delivered: %s", following[0], error)
+        except Exception:  # whatever it is, the others go on
+            log.exception("batch %s could not be delivered", following[0])
+        self._start()
+
+    def _start(self) -> None:
+        try:
+            self._submit(self._run)
+        except RuntimeError:  # the worker's threads are gone, and so is what they would do
+            with self._lock:
+                self._running -= 1
 
     def _next(self) -> tuple[str, Priority] | None:
+        """The batch that is next; without one, this thread's part is over."""
         with self._lock:
             for priority, waiting in self._waiting.items():
                 if waiting:

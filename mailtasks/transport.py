@@ -267,6 +267,7 @@ class Consumer(CeleryConsumer):
             *self.conninfo.connection_errors,
             ResponseError,
         )
+        self.connected = True  # until it turns out that it can't be
         self._outlived: list[QoS] = []
         self._dropped: list[Any] = []
 
@@ -276,6 +277,7 @@ class Consumer(CeleryConsumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """The connection is lost: keep what the threads work on, remember what Celery is about to drop."""
+        self.connected = False
         self._dropped += [request.message for request in self._held_back()]
         self._outlive(_channels(self.connection))
         super().on_connection_error_after_connected(exc)
@@ -283,12 +285,14 @@ class Consumer(CeleryConsumer):
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """There is no connection yet: Celery logs it and tries again."""
+        self.connected = False
         super().on_connection_error_before_connected(exc)
         _pause_if_refused(exc)
 
     def on_ready(self) -> None:
         """Connected (again): say and give back what couldn't be while Redis was away."""
         super().on_ready()
+        self.connected = True
         if self.hub and self.event_dispatcher:
             self.event_dispatcher.buffer_limit = EVENTS_AT_MOST
             self.timer.call_repeatedly(EVENTS_EVERY, self._flush_events)

@@ -456,10 +456,11 @@ def judge_aside(batches: int) -> Finding:
 
 def judge_sweep(swept: int, last: datetime | None) -> Finding:
     """Whether anything was found lately that the mechanism should not have left."""
-    if not swept or last is None:
+    if not swept:
         return Finding("sweep", Level.OK, "found nothing")
-    found = f"found {swept} astray since the beginning, the last on {last:%Y-%m-%d at %H:%M} UTC"
-    if datetime.now(UTC) - last > STRAY_IS_NEWS:
+    found = f"found {swept} astray since the beginning"
+    found += f", the last on {last:%Y-%m-%d at %H:%M} UTC" if last else ""
+    if last and datetime.now(UTC) - last > STRAY_IS_NEWS:
         return Finding("sweep", Level.OK, f"{found}, and mended it")
     advice = (
         "the workers' log has it as `the sweep found batch`; report it: unless a hand was in Redis, "

@@ -142,11 +142,11 @@ class Mover:
             self._mailer.room.demand_memory()  # and no room in a backlog: see decision record 0014
             for rows in groups:
                 self._accept(rows, round)
-        except StoreUnavailable as error:
+        except StoreError as error:
             round.trouble = error
 
     def _accept(self, rows: Sequence[Row], round: _Round) -> None:
-        readable = list(self._readable(self._surely_unsent(rows, round), round))
+        readable = self._surely_unsent(list(self._readable(rows, round)), round)
         answers = self._answers([batch for _, batch in readable], round)
         for (row, batch), answer in zip(readable, answers, strict=True):
             if isinstance(answer, StoreError):
@@ -155,12 +155,16 @@ class Mover:
             round.answered = True
             round.changes.append(self._after(row, batch, answer, round))
 
-    def _surely_unsent(self, rows: Sequence[Row], round: _Round) -> list[Row]:
+    def _surely_unsent(
+        self, readable: Sequence[tuple[Row, NewBatch]], round: _Round
+    ) -> list[tuple[Row, NewBatch]]:
         """Without what a relay may have moved before it died, so long ago that the ledger forgot it."""
-        old = {row.batch for row in rows if self._may_be_forgotten(row, round.now)}
+        old = {row.batch for row, it in readable if self._may_be_forgotten(row, round.now, it.send_at)}
         forgotten = old - self._mailer.ledger.held(list(old)) if old else old
-        round.changes += [Change.aside(row, self._forgotten(row)) for row in rows if row.batch in forgotten]
-        return [row for row in rows if row.batch not in forgotten]
+        round.changes += [
+            Change.aside(row, self._forgotten(row)) for row, it in readable if it.id in forgotten
+        ]
+        return [(row, it) for row, it in readable if it.id not in forgotten]
 
     def _readable(self, rows: Sequence[Row], round: _Round) -> Iterator[tuple[Row, NewBatch]]:
         for row in rows:
@@ -251,9 +255,10 @@ class Mover:
         pause = min(max(SOONEST_LOOK, (now - accepted).total_seconds()), LATEST_LOOK)
         return now + timedelta(seconds=min(pause, self._mailer.settings.retention / 2))
 
-    def _may_be_forgotten(self, row: Row, now: datetime) -> bool:
-        seen = row.seen_at or row.written_at
-        return (now - seen).total_seconds() >= self._mailer.settings.retention
+    def _may_be_forgotten(self, row: Row, now: datetime, send_at: float = 0.0) -> bool:
+        """Whether the ledger may have sent, ended and forgotten it; what was planned, not before its time."""
+        seen = (row.seen_at or row.written_at).timestamp()
+        return now.timestamp() - max(seen, send_at) >= self._mailer.settings.retention
 
     def _forgotten(self, row: Row) -> str:
         seen = (row.seen_at or row.written_at).isoformat(timespec="seconds")

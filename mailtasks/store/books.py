@@ -223,7 +223,7 @@ class Books:
         """When a sweep last found something; None if it never has."""
         with available(self.redis):
             at = self.redis.hget(self.keys.steering, "sweep:found")
-        return _moment(int(at) / 1000) if at else None
+        return _moment(int(at) / 1000) if at and at.isdigit() else None
 
     def queue(self, priority: Priority, hints: int) -> QueueStatus:
         """What is unfinished in one priority.

@@ -69,6 +69,11 @@ def batch_id_for_key(idempotency_key: str, shard: int = 0) -> str:
     return _ALPHABET[shard] + _base32(int.from_bytes(digest) >> 6, ID_LENGTH - 1)
 
 
+def is_batch_id(text: str) -> bool:
+    """Whether it looks like one."""
+    return len(text) == ID_LENGTH and not set(text) - set(_ALPHABET)
+
+
 def split_id(id: str) -> tuple[str, int]:
     """`BATCH.INDEX` → (batch, index). A bare batch id stands for its first message.
 
@@ -76,7 +81,7 @@ def split_id(id: str) -> tuple[str, int]:
         ValueError: it can't be an id.
     """
     batch, dot, index = str(id).partition(".")  # whatever a caller without a type checker gives
-    if len(batch) != ID_LENGTH or set(batch) - set(_ALPHABET) or (dot and not index.isdecimal()):
+    if not is_batch_id(batch) or (dot and not index.isdecimal()):
         raise ValueError(f"{id!r} is not a message id")
     return batch, int(index or 0)
 

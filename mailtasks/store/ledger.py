@@ -30,7 +30,7 @@ from mailtasks.state import State
 from mailtasks.status import Stray
 from mailtasks.store import records
 from mailtasks.store.connection import Client, Scripts, available, not_confirmed
-from mailtasks.store.keys import ID_LENGTH, Keys
+from mailtasks.store.keys import ID_LENGTH, Keys, is_batch_id
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
 
 log = logging.getLogger(__name__)
@@ -439,12 +439,12 @@ class Ledger:
 
     # The pump
 
-    def due(self) -> list[str]:
-        """The batches that are due, urgent first; at most `LOOK_AT_MOST`."""
+    def due(self, priorities: Iterable[Priority] = PRIORITIES, most: int = LOOK_AT_MOST) -> list[str]:
+        """The batches of these priorities that are due, in their order; at most so many."""
         with available(self.redis):
             now = self._now()
-            due = [self._due(priority, now) for priority in PRIORITIES]
-        return [id.decode() for id in _shared(due, LOOK_AT_MOST)]
+            due = [self._due(priority, now) for priority in priorities]
+        return [id.decode() for id in _shared(due, most)]
 
     def _due(self, priority: Priority, now: int) -> list[bytes]:
         """A key that a hand has made something else keeps no other priority from being looked at."""
@@ -461,22 +461,27 @@ class Ledger:
         self,
         due: Sequence[str],
         busy: Mapping[Priority, float],
-        next_in: Mapping[Priority, str] = MappingProxyType({}),
+        next_hinted: Mapping[Priority, float] = MappingProxyType({}),
     ) -> list[Hint]:
         """Look at batches that are due. To be called at every tick, also with none: it watches the clock.
 
         Args:
             busy: by priority, for how many seconds a hint may merely be waiting in its queue; 0, if that is
                 short.
-            next_in: the batches whose hints are the next in such queues. What was hinted before them waits no
-                more: its hint is lost, or in the hands of a worker.
+            next_hinted: when the hints were published (seconds since 1970) that are the next in such queues.
+                What was hinted a margin before them waits there no more: its hint died with a worker, or
+                waits in the hands of one that is stuck.
 
         Returns:
             The batches to hint.
         """
         busy_by_name = {priority.value: _ms(busy.get(priority, 0)) for priority in PRIORITIES}
         hints, aside, doubt = self._run(
-            "look", due, ids=list(due), busy=busy_by_name, next=self._hinted(next_in)
+            "look",
+            due,
+            ids=list(due),
+            busy=busy_by_name,
+            next={priority.value: _ms(at) for priority, at in next_hinted.items()},
         )
         for id, why in _pairs(aside):
             log.error("batch %s is set aside, until somebody retries its messages: %s", id, why)
@@ -487,20 +492,6 @@ class Ledger:
                 *doubt,
             )
         return [Hint(id.decode(), Priority(name.decode()), bool(first)) for id, name, first in hints]
-
-    def _hinted(self, batches: Mapping[Priority, str]) -> dict[str, int]:
-        """By priority, when a batch was last hinted, as far as that is known (ms)."""
-        pipeline = self.redis.pipeline(transaction=False)
-        for batch in batches.values():
-            pipeline.hmget(self.keys.batch(batch)[0], "e", "a")
-        with available(self.redis):
-            found = pipeline.execute(raise_on_error=False)
-        times = {
-            priority.value: next(filter(None, answer), b"")
-            for priority, answer in zip(batches, found, strict=True)
-            if isinstance(answer, list)
-        }
-        return {priority: int(at) for priority, at in times.items() if at.isdigit()}
 
     def waiting(self, kind: str, priority: Priority) -> int:
         """How many batches wait behind the gate `kind:priority`."""
@@ -536,9 +527,10 @@ class Ledger:
         prefix = self.keys.batch("")[0]
         with available(self.redis):
             after, found = self.redis.scan(cursor, match=f"{prefix}*", count=SWEPT_AT_ONCE)
-        # By each of its keys: one of them may be all that a hand has left.
-        ids = dict.fromkeys(key.decode().removeprefix(prefix)[:ID_LENGTH] for key in found)
-        return after, list(ids)
+        # By any of its keys: it may be all that a hand has left.
+        keys = (key.decode().removeprefix(prefix) for key in found)
+        ids = dict.fromkeys(key[:ID_LENGTH] for key in keys if key[ID_LENGTH:] in ("", ":s", ":m"))
+        return after, [id for id in ids if is_batch_id(id)]
 
     def _sweep(self, ids: Sequence[str], cursor: str = "") -> list[Stray]:
         answer = self._run("sweep", ids, ids=list(ids), cursor=cursor)

@@ -296,7 +296,8 @@ class Run:
 
     def _outbox(self) -> Child:
         """What moves mail from the outbox into the ledger."""
-        command = [sys.executable, "-m", "mailtasks.cli", "outbox", "--interval", "0.2s", self.database]
+        options = ["--interval", "0.2s", "--database", self.database]
+        command = [sys.executable, "-m", "mailtasks.cli", "outbox", "run", *options]
         return Child(command, environment=self.environment, output=self.folder / "outbox.log")
 
     def _journal(self, place: int) -> str:

@@ -15,6 +15,7 @@ from mailtasks.message import Message
 from mailtasks.state import State
 from mailtasks.testing import wait_until
 from mailtasks.testing.scripted import HANG, ScriptedRelay
+from tests.integration.conftest import QUICK
 
 Make = Callable[..., Any]
 THREADS = 4
@@ -65,11 +66,14 @@ def test_what_a_worker_had_in_its_hands_doesnt_wait_for_the_end_of_a_long_queue(
     """A hint in a worker's hands has no copy; that later ones are taken shows that it is gone."""
     road = highway()
     victim = road.start_worker(threads=2)
-    road.send_singly(mails(300, "slow"))
+    road.send_singly(mails(6, "slow"))
     road.wait_for_sent(1)
+    victim.signal(signal.SIGSTOP)  # with what it sends, and with what waits for its threads
+    time.sleep(float(str(QUICK["hint_margin"])) + 0.1)  # others are hinted a margin later
+    road.send_singly(mails(300, "slow"))
     victim.kill()
     road.start_worker(threads=2)
-    first = road.ids[:8]
+    first = road.ids[:6]
     wait_until(lambda: all(road.mailer.status(id).state is State.SENT for id in first))
     assert road.mailer.queue()[1].hints > BUSY, "the queue is still long"
     assert sum(road.mailer.status(id).state is State.SENT for id in road.ids) < 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +17,7 @@ from celery.worker import state as worker_state
 
 from mailtasks import bootsteps
 from mailtasks import celery as celery_module
+from mailtasks import stopgap as stopgap_module
 from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Pump, _Pumping
 from mailtasks.celery import install
 from mailtasks.installation import Installation
@@ -28,6 +29,7 @@ from mailtasks.publish import BULK_QUEUE, DELIVER, Publisher, configuration, pro
 from mailtasks.reply import Stage
 from mailtasks.settings import Settings
 from mailtasks.state import State
+from mailtasks.stopgap import KEPT, Stopgap
 from mailtasks.testing import CatchingServer, wait_until
 
 
@@ -65,7 +67,14 @@ def installation(app: Celery) -> Installation:
 
 @pytest.fixture
 def pump(installation: Installation) -> _Pumping:
-    return _Pumping(installation, threading.Event())
+    return _Pumping(installation, threading.Event(), stopgap(installation))
+
+
+def stopgap(installation: Installation, taken: Sequence[Priority] = PRIORITIES) -> Stopgap:
+    """One that keeps what it is given."""
+    kept = Stopgap(lambda run: None, lambda batch, priority: None, 1, lambda: taken)
+    installation.publisher.on_refused = kept.take
+    return kept
 
 
 def send(installation: Installation, **more: object) -> str:
@@ -87,6 +96,40 @@ def test_a_lost_hint_is_published_again(installation: Installation, pump: _Pumpi
     wait_until(lambda: installation.mailer.queue()[1].due)
     pump._look()
     assert hints(installation) == [0, 1, 0]
+
+
+def test_a_worker_that_cant_connect_takes_no_hint_for_merely_waiting(installation: Installation) -> None:
+    """However long the queue is: it may be that nobody can take from it."""
+    kept = stopgap(installation)
+    pump = _Pumping(installation, threading.Event(), kept, connected=lambda: False)
+    for _ in range(BUSY + 1):
+        send(installation)
+    wait_until(lambda: installation.mailer.queue()[1].due == BUSY + 1)
+    with installation.mailer.redis.pipeline() as pipeline:  # memory full
+        pipeline.config_set("maxmemory", 1).execute()
+    try:
+        pump._look()
+        assert kept.room() == KEPT - BUSY - 1
+    finally:
+        installation.mailer.redis.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize("margin", [2.0])
+def test_while_no_hint_can_be_published_only_what_this_worker_can_send_is_looked_at(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopgap_module, "KEPT", 2)
+    monkeypatch.setattr(bootsteps, "taken", lambda app: [Priority.URGENT, Priority.NORMAL])
+    kept = stopgap(installation, [Priority.URGENT, Priority.NORMAL])
+    pump = _Pumping(installation, threading.Event(), kept)
+    for priority in ("bulk", "normal", "normal", "normal"):
+        send(installation, priority=priority)
+    wait_until(lambda: [row.due for row in installation.mailer.queue()] == [0, 3, 1])
+    monkeypatch.setattr(installation.publisher, "_published", lambda pending, first: False)
+    installation.publisher.refused = True
+    pump._look()
+    assert [row.due for row in installation.mailer.queue()] == [0, 1, 1]
+    assert kept.room() == 0
 
 
 def test_while_a_queue_is_long_what_may_wait_in_it_isnt_hinted_again(
@@ -212,7 +255,7 @@ def rate(installation: Installation, messages: int | None) -> None:
 
 
 def test_with_a_rate_it_looks_more_often(installation: Installation) -> None:
-    slow = _Pumping(installation, threading.Event())
+    slow = _Pumping(installation, threading.Event(), stopgap(installation))
     slow._interval = 5
     assert slow._pause() == 5
     installation.limiter.set_rate(1)
@@ -223,7 +266,7 @@ def test_whatever_goes_wrong_is_said_once_and_survived(
     installation: Installation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = threading.Event()
-    pump = _Pumping(installation, stopped)
+    pump = _Pumping(installation, stopped, stopgap(installation))
     pump._interval = 0.01
     turns: list[str] = []
     installation.mailer.redis.connection_pool.connection_kwargs["port"] = 1
@@ -253,7 +296,7 @@ def test_a_rate_that_cant_be_read_keeps_nobody_from_looking(
 ) -> None:
     """Celery's remote control takes -5/m for a rate."""
     monkeypatch.setattr(installation.app.tasks[DELIVER], "rate_limit", "-5/m")
-    pump, looks = _Pumping(installation, threading.Event()), []
+    pump, looks = _Pumping(installation, threading.Event(), stopgap(installation)), []
     monkeypatch.setattr(pump, "_look", lambda: looks.append("looked"))
     pump._tick()
     assert looks == ["looked"]
@@ -263,7 +306,7 @@ def test_it_sweeps(installation: Installation, caplog: pytest.LogCaptureFixture)
     id = batch_of(send(installation))
     installation.mailer.redis.zrem(installation.mailer.ledger.keys.due(Priority.NORMAL), id)
     stopped = threading.Event()
-    thread = threading.Thread(target=_Pumping(installation, stopped).run)
+    thread = threading.Thread(target=_Pumping(installation, stopped, stopgap(installation)).run)
     thread.start()
     try:
         wait_until(lambda: installation.mailer.stats().tallies["swept"] == 1)

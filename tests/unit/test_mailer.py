@@ -663,10 +663,10 @@ def test_retry_of_what_is_no_domain(mailer: Mailer) -> None:
 
 
 def test_retry_by_id_hurries_what_is_deferred(mailer: Mailer, failures: dict[str, str]) -> None:
-    before = mailer.queue()[1].hints
+    before = mailer.queue()[1].due
     assert mailer.retry(failures["deferred"], failures["plain"]).retried == 2
     assert mailer.status(failures["deferred"]).state is State.QUEUED
-    assert mailer.queue()[1].hints == before + 2
+    assert mailer.queue()[1].due == before + 2
 
 
 def test_retry_brings_back_what_was_cancelled(mailer: Mailer) -> None:
@@ -690,9 +690,9 @@ def test_several_messages_of_a_batch_that_was_set_aside_are_counted(mailer: Mail
     assert (batch.id, batch.priority) == (ids[0], Priority.NORMAL)
     wanted = (ids[0], ids[2], ids[0])  # one of them twice
     assert mailer.retry(*wanted, dry_run=True).retried == 3
-    hints = mailer.queue()[1].hints
+    due = mailer.queue()[1].due
     assert mailer.retry(*wanted).retried == 3
-    assert mailer.queue()[1].hints == hints + 1
+    assert mailer.queue()[1].due == due + 1
     assert (mailer.aside(), mailer.queue()[1].waiting) == ([], {})
     assert mailer.retry(*wanted, dry_run=True) == mailer.retry(*wanted) == RetryReport()
 
@@ -740,14 +740,14 @@ def test_what_is_in_doubt_is_listed_for_each_recipient(mailer: Mailer) -> None:
     assert mailer.queue()[2].recipients == 0
 
 
-def test_resend_hints_what_it_queues_and_resends_nothing_twice(mailer: Mailer) -> None:
+def test_what_is_resent_is_due_now_and_resends_nothing_twice(mailer: Mailer) -> None:
     ids = [in_doubt(mailer), in_doubt(mailer)]
-    hints = mailer.queue()[2].hints
+    due = mailer.queue()[2].due
     assert mailer.resend(ids[0], dry_run=True).retried == 1
     assert mailer.resend(ids[0]).retried == 1
     assert mailer.resend(everything=True).retried == 1
     assert mailer.resend(*ids) == mailer.resend(everything=True) == RetryReport()
-    assert mailer.queue()[2].hints == hints + 2
+    assert mailer.queue()[2].due == due + 2
     assert mailer.stats().tallies["resends"] == 2
     assert list(mailer.in_doubt()) == []
 

@@ -27,6 +27,9 @@ class Threads:
         while self.runs:
             self.runs.pop(0)()
 
+    def __call__(self, run: Run) -> None:
+        self.runs.append(run)
+
 
 def make(
     threads: Threads,
@@ -34,7 +37,7 @@ def make(
     number: int = 2,
     taken: Sequence[Priority] = (),
 ) -> Stopgap:
-    return Stopgap(threads.runs.append, deliver, number, lambda: taken or PRIORITIES)
+    return Stopgap(threads, deliver, number, lambda: taken or PRIORITIES)
 
 
 def test_the_most_urgent_first_and_each_once() -> None:
@@ -103,12 +106,45 @@ def test_one_that_fails_stops_no_other(error: Exception, caplog: pytest.LogCaptu
     assert "batch a could not be delivered" in caplog.text
 
 
-def test_it_says_so_once_and_not_for_each(caplog: pytest.LogCaptureFixture) -> None:
+def test_it_says_so_once_until_hints_can_be_published_again(caplog: pytest.LogCaptureFixture) -> None:
     threads = Threads()
     stopgap = make(threads, lambda batch, priority: None)
-    for batch in "abc":
-        stopgap.take([(batch, NORMAL)])
-    assert caplog.text.count("no hint can be published; this worker delivers without") == 1
+    for times in (1, 2):
+        for batch in "abc":
+            stopgap.take([(batch, NORMAL)])
+            threads.work()
+        assert caplog.text.count("hints can't be published; until they can, this worker delivers") == times
+        stopgap.rest()
+
+
+def test_what_else_the_worker_has_to_do_has_its_turn() -> None:
+    threads, done = Threads(), []
+    stopgap = make(threads, lambda batch, priority: done.append(batch), number=1)
+    stopgap.take([("a", BULK), ("b", BULK)])
+    threads(lambda: done.append("a task"))
+    threads.work()
+    assert done == ["a", "a task", "b"]
+
+
+def test_room_is_what_it_would_still_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopgap_module, "KEPT", 3)
+    threads = Threads()
+    stopgap = make(threads, lambda batch, priority: None)
+    assert stopgap.room() == 3
+    stopgap.take([("a", BULK), ("b", URGENT)])
+    assert stopgap.room() == 1
+    threads.work()
+    assert stopgap.room() == 3
+
+
+def test_threads_that_are_gone_keep_no_place() -> None:
+    delivered: list[str] = []
+    pool = ThreadPoolExecutor(1)
+    stopgap = Stopgap(pool.submit, lambda batch, priority: delivered.append(batch), 1, lambda: PRIORITIES)
+    pool.shutdown()
+    for batch in "ab":
+        stopgap.take([(batch, NORMAL)])  # RuntimeError inside
+    assert (delivered, stopgap._running) == ([], 0)
 
 
 def test_a_stopped_one_forgets_and_takes_nothing() -> None:
@@ -128,7 +164,7 @@ def test_a_stopped_one_forgets_and_takes_nothing() -> None:
 def test_many_threads_deliver_each_batch_once() -> None:
     delivered: list[str] = []
     done = threading.Event()
-    wanted = [str(number) for number in range(500)]
+    wanted = [str(number) for number in range(150)]
 
     def deliver(batch: str, priority: Priority) -> None:
         delivered.append(batch)

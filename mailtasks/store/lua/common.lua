@@ -105,7 +105,7 @@ local function load(id, first)
     relay = f[14] or '',            -- y  where it sends, for people
     lapses = tonumber(f[8] or 0),   -- z  claims that lapsed
     hints = tonumber(f[9] or 0),    -- g  hints since the last claim
-    hinted = tonumber(f[15] or f[2]), -- e  when it was hinted last, or a
+    hinted = tonumber(f[15]) or tonumber(f[2]), -- e  when it was hinted last, or a
     applied = f[10] or '',          -- u  the last step that was applied, token:number
     next_due = tonumber(f[11] or 0), -- n  no deferred recipient is due before
     finished = f[12],               -- f  when it was finished; false: it isn't

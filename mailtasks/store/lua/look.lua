@@ -4,7 +4,7 @@
 --
 -- arg: ids (in the order of the batches in KEYS), busy {PRIORITY = ms}: for how long a hint may merely be
 --      waiting in its queue; 0 if that is short; next {PRIORITY = ms}: when the hint was published that is
---      next there, if that is known
+--      next there, if that is known, by the clock of whoever did
 -- Returns {{{id, priority, 1 if before others}, …}: what to hint, {id, why, id, why, …}: what is set aside now,
 --   {held, more}: the recipients in doubt, and how many more than were told of; {}: nothing is to be told}.
 write_though_full()
@@ -71,17 +71,16 @@ local function look(batch)
     note_aside(batch.id, batch.lapses .. ' claims of it lapsed one after the other')
     return park(batch, GATE_ASIDE)
   end
-  -- What was hinted before the next in its queue waits there no more: that hint is lost with its worker.
-  local overtaken = batch.hints > 0 and batch.hinted < (arg.next[batch.priority] or 0)
+  -- What was hinted a margin before the next in its queue waits there no more.
+  local overtaken = batch.hints > 0 and batch.hinted + arg.margin < (arg.next[batch.priority] or 0)
   local waiting = arg.busy[batch.priority] > 0 and batch.hints > 0 and not overtaken
   if waiting and now - batch.not_before < LONGEST_MARGIN then
     return save(batch, math.min(now + math.max(arg.margin, arg.busy[batch.priority]), batch.expires))
   end
   -- Each hint that came to nothing doubles the margin: re-hinting must not outgrow the workers.
   local margin = math.min(arg.margin * 2 ^ math.min(batch.hints, 12), LONGEST_MARGIN)
-  -- It keeps its time with its place, or all that wait would seem to have been overtaken by it.
   local first = overtaken or batch.lapsed
-  if not first then set_field(batch, 'e', integer(now)) end
+  set_field(batch, 'e', integer(now))
   set_field(batch, 'g', batch.hints + 1)
   save(batch, math.min(now + margin, batch.expires))
   table.insert(hints, { batch.id, batch.priority, first and 1 or 0 })
@@ -113,7 +112,7 @@ end
 -- Who ends a pause opens its gates after that; if he dies in between, nobody else would.
 local function open_what_no_pause_holds()
   for priority, gate in pairs(GATE_PAUSE) do
-    if redis.call('EXISTS', gate) == 1 and not is_paused(priority) then
+    if redis.call('TYPE', gate).ok == 'zset' and not is_paused(priority) then
       for _, id in ipairs(redis.call('ZRANGE', gate, 0, OPENED_AT_MOST - 1)) do
         redis.call('ZREM', gate, id)
         redis.call('ZADD', DUE[priority], 'XX', integer(now), id)
@@ -132,7 +131,8 @@ end
 local function doubt_to_tell()
   local counted = redis.pcall('HMGET', COUNTS, NAMES[IN_DOUBT], 'held')
   -- The figures can be reset by a hand; the list of batches tells all the same.
-  local held = math.max(tonumber(counted[1]) or 0, redis.call('ZCARD', WITH[IN_DOUBT]))
+  local listed = redis.pcall('ZCARD', WITH[IN_DOUBT])
+  local held = math.max(tonumber(counted[1]) or 0, tonumber(listed) or 0)
   if held == 0 then return {} end
   local told = redis.call('HMGET', STEERING, 'doubt:told', 'doubt:at')
   local ever = tonumber(counted[2]) or 0

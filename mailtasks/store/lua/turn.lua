@@ -6,7 +6,7 @@
 write_though_full()
 local HOUR = 3600 * 1000
 local held = redis.call('HMGET', STEERING, 'sweep:at', 'sweep:cursor')
-local at = tonumber(held[1] or 0)
+local at = tonumber(held[1]) or 0
 if now < at and at <= now + math.max(HOUR, arg.lease) then return '' end -- later: the clock was set back
 redis.call('HSET', STEERING, 'sweep:at', integer(now + arg.lease))
-return held[2] or '0'
+return tonumber(held[2]) and held[2] or '0'

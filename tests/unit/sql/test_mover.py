@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection, create_engine, event
@@ -498,6 +499,12 @@ def test_what_waits_for_longer_than_the_ledger_remembers_may_have_been_moved_bef
     assert mover.move() == Moved(aside=1)
     assert "it may have been sent" in rows()[0].error
     assert accepted(mailer) == 0
+
+
+def test_what_was_planned_for_later_cant_have_been_sent_before(mover, clock, write):
+    write(mail(send_at=clock() + timedelta(days=30)))
+    clock.go(WEEK + 1)
+    assert mover.move() == Moved(accepted=1)
 
 
 def test_a_kept_row_is_always_looked_at_before_it_may_be_forgotten(engine, outbox, redis_url, clock, write):

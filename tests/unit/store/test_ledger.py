@@ -861,26 +861,27 @@ def test_a_hint_that_may_be_waiting_in_a_long_queue_is_not_made_again(bench: Ben
     assert bench.look(bulk=True) == [id]
 
 
-def test_a_hint_that_a_later_one_has_overtaken_in_a_long_queue_is_made_again_before_the_others(
-    bench: Bench,
+@pytest.mark.parametrize(("later", "overtaken"), [(9, False), (11, True)])
+def test_a_hint_that_others_have_overtaken_by_a_margin_is_made_again_before_them(
+    bench: Bench, later: float, overtaken: bool
 ) -> None:
-    lost = bench.accept()  # its hint was in the hands of a worker that died
-    bench.later(1)
-    following, behind = bench.accept(), bench.accept()
-    bench.later(10)
-    hints = bench.ledger.look(bench.ledger.due(), {Priority.BULK: 1.0}, {Priority.BULK: following})
-    assert hints == [Hint(lost, Priority.BULK, first=True)]
-    # At the head of the queue it has its old place in time, and makes nobody seem to be overtaken.
-    bench.later(30)
-    assert bench.ledger.look(bench.ledger.due(), {Priority.BULK: 1.0}, {Priority.BULK: lost}) == []
-    assert bench.states(behind) == "q"
+    """It was in the hands of a worker that died."""
+    id, accepted = bench.accept(), bench.now / 1000
+    bench.later(15)
+    hints = bench.ledger.look([id], {Priority.BULK: 1.0}, {Priority.BULK: accepted + later})
+    assert hints == [Hint(id, Priority.BULK, first=True)] * overtaken
+    bench.later(30)  # of a hint that was just made again, others say nothing
+    assert bench.ledger.look([id], {Priority.BULK: 1.0}, {Priority.BULK: accepted + later}) == []
 
 
-@pytest.mark.parametrize("unknown", ["0" * 27, "no id at all"])
-def test_a_long_queue_whose_next_hint_says_nothing(bench: Bench, unknown: str) -> None:
+def test_a_hint_that_was_made_again_is_judged_by_its_last_one(bench: Bench) -> None:
+    """Copies of the first may come to the queue's end long after."""
     id = bench.accept()
-    bench.later(10)
-    assert bench.ledger.look([id], {Priority.BULK: 1.0}, {Priority.BULK: unknown}) == []
+    bench.settle(id, State.DEFERRED, delay=100)
+    bench.pass_time(100)
+    second = bench.now / 1000
+    bench.later(15)
+    assert bench.ledger.look([id], {Priority.BULK: 1.0}, {Priority.BULK: second + 5}) == []
 
 
 def test_what_a_dead_worker_had_claimed_is_hinted_before_the_others(bench: Bench) -> None:
