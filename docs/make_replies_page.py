@@ -26,10 +26,15 @@ from the name is a line of the second table. If the basic and the enhanced code 
 since a row asks for both.
 
 - "Free" means that the attempt doesn't count towards `max_retries`: it wasn't the recipient's fault.
+- "At the least": the next attempt doesn't come before, whatever the retry settings say. A 4xx may name such
+  a wait as well ("please try again in 5 minutes", "Greylisted for 300 seconds"); it is kept, up to an hour,
+  or up to `retry_backoff_max` if that is more.
 - "Once more" is a counted retry over a new connection; the same answer, if it is a 5xx, then fails.
 - "Fail and suppress" fails. Nothing is suppressed yet, but such a recipient is retried by `--force` only.
 - What the destination (relay and domain) should be spared is recorded as an event and not acted upon yet.
   A relay that can't be connected to is left alone by the whole process for one second, doubling to a minute.
+- `RSET` and `close` wait for the end of a transaction that goes on for other recipients.
+- The examples are replies of real servers, with other addresses.
 """
 
 
@@ -40,8 +45,15 @@ def page() -> str:
 
 
 def _names() -> str:
-    rows = (f"| {number} | {_conditions(row)} | {_link(row.case)} |" for number, row in enumerate(ROWS, 1))
-    return _table(("", "if", "it is"), rows)
+    rows = (
+        f"| {number} | {_conditions(row)} | {_link(row.case)} | {_example(row)} |"
+        for number, row in enumerate(ROWS, 1)
+    )
+    return _table(("", "if", "it is", "for instance"), rows)
+
+
+def _example(row: Row) -> str:
+    return f"`{row.example}`" if row.example else ""
 
 
 def _consequences() -> str:
@@ -50,7 +62,8 @@ def _consequences() -> str:
 
 def _consequence(case: Case) -> str:
     it = CONSEQUENCES[case]
-    columns = (it.move, it.destination or "–", it.connection or "–")
+    least = f", after {it.wait / 60:g} minutes at the least" if it.wait else ""
+    columns = (it.move + least, it.destination or "–", it.connection or "–")
     return f'| <a id="{case}"></a>`{case}` | {" | ".join(columns)} |'
 
 

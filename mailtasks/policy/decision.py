@@ -8,6 +8,7 @@ from typing import Final
 
 from mailtasks.errors import PermanentFailure, TemporaryFailure
 from mailtasks.policy.backoff import RetryPolicy
+from mailtasks.policy.patience import LONGEST, named_wait, stretched
 from mailtasks.policy.verdict import CONFUSED_CODES, CONSEQUENCES, Case, Destination, Move, case_of
 from mailtasks.reply import Outcome
 from mailtasks.state import State
@@ -52,7 +53,10 @@ def decide(
     failure = PermanentFailure if _is_permanent(move, outcome, last_code) else TemporaryFailure
     if counted and (not policy.retries(failure) or policy.is_exhausted(so_far)):
         return Decision(case, State.FAILED, counted=counted, destination=consequence.destination)
-    delay = policy.delay(so_far if counted else 0, random)
+    longest = max(LONGEST, policy.retry_backoff_max)
+    least = max(consequence.wait, named_wait(outcome.reply, longest))
+    spread = random if policy.retry_jitter else None
+    delay = stretched(policy.delay(so_far if counted else 0, random), least, spread)
     return Decision(case, State.DEFERRED, delay, counted, consequence.destination)
 
 

@@ -112,8 +112,9 @@ _ACCEPTED: Final = How.ACCEPTED
 
 _UNOPENED: Final = frozenset({State.OPENING, State.HANDSHAKE})
 
-_BAFFLED: Final = range(500, 505)
-"""RFC 5321 4.2.1: the server didn't understand. If that ended a transaction, a new connection is wiser."""
+_USELESS: Final = frozenset({*range(500, 505), 530, 534, 535, 538})
+"""The server didn't understand (RFC 5321 4.2.1), or wants another login (RFC 4954 6): if that ended a
+transaction, a new connection is wiser."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,7 @@ class Engine:
         self.extensions = Extensions()
         self._opening = opening
         self._secured = opening.secure
+        self._ready = False  # nothing is left to be done before the first transaction
         self._login: Exchange | None = None  # once AUTH was said
         self._reader = ReplyReader()
         self._in_flight: deque[_InFlight] = deque([(Command.CONNECT, None, 0)])
@@ -466,8 +468,8 @@ class Engine:
         self._script.append((line + b"\r\n", (command, None, 0)))
 
     def _opened(self) -> None:
-        self._become(State.IDLE)
-        self._events.append(Opened())
+        """Ready once we are in step: behind the last answer there may be more, or a 421."""
+        self._ready = True
 
     def _refused(self, stage: Stage, code: int, lines: Sequence[bytes]) -> None:
         self._fail(Outcome(stage, How.REFUSED, make_reply(code, lines)))
@@ -488,6 +490,9 @@ class Engine:
             self._go_on()
         elif self._script:
             self._write(*self._script.popleft())
+        elif self._ready and self.state is State.OPENING:
+            self._become(State.IDLE)
+            self._events.append(Opened())
 
     def _go_on(self) -> None:
         """What comes next, first match first."""
@@ -535,7 +540,7 @@ class Engine:
             transaction.decide(final)
         self._over.append(transaction)
         self._leave |= any(
-            known and known.reply and known.reply.code in _BAFFLED for known in transaction.outcomes
+            known and known.reply and known.reply.code in _USELESS for known in transaction.outcomes
         )
 
     def _settle(self) -> None:

@@ -9,16 +9,20 @@ For the tests of a user's project as much as for ours::
         [caught] = relay.wait_for(1)
         assert b"Your code" in caught.content
 
-Which recipients the server defers, refuses, answers late or drops: see `mailtasks.local.faults`.
+Which recipients the server defers, refuses, answers late or drops: see `mailtasks.local.faults`. A relay that
+says word by word what a test has written down is `ScriptedRelay`: see `mailtasks.testing.scripted`.
 """
 
 from mailtasks.local.book import Caught, Entry
 from mailtasks.local.faults import Behaviour, Ending, Faults
 from mailtasks.local.redis import LocalRedis
 from mailtasks.local.sink import CatchingProcess, CatchingServer
+from mailtasks.testing.scripted import CLOSE, HANG, Pause, Say, Script, ScriptedRelay, ScriptNotFollowed
 from mailtasks.testing.servers import descendants, empty, program, wait_until
 
 __all__ = [
+    "CLOSE",
+    "HANG",
     "Behaviour",
     "CatchingProcess",
     "CatchingServer",
@@ -27,6 +31,11 @@ __all__ = [
     "Entry",
     "Faults",
     "LocalRedis",
+    "Pause",
+    "Say",
+    "Script",
+    "ScriptNotFollowed",
+    "ScriptedRelay",
     "descendants",
     "empty",
     "program",

@@ -8,8 +8,18 @@ import pytest
 
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.decision import decide
-from mailtasks.policy.verdict import CONSEQUENCES, HARD_BOUNCES, ROWS, Case, Connection, Destination, case_of
+from mailtasks.policy.verdict import (
+    CONSEQUENCES,
+    HARD_BOUNCES,
+    ROWS,
+    Case,
+    Connection,
+    Destination,
+    Row,
+    case_of,
+)
 from mailtasks.reply import How, Outcome, Reply, Stage
+from mailtasks.smtp.grammar import make_reply
 from mailtasks.state import State
 
 POLICY = RetryPolicy(retry_jitter=False)
@@ -135,6 +145,160 @@ TABLE = [
 ]
 
 
+# (where, what a real server says there, the row's name). Addresses and hosts are others.
+SAID: list[tuple[Stage, str, Case]] = [
+    # Postfix
+    (Stage.GREETING, "421 4.7.0 mx.test Error: too many connections from 192.0.2.1", Case.GREETING_DEFERRED),
+    (Stage.GREETING, "421 4.3.2 All server ports are busy", Case.GREETING_DEFERRED),
+    (Stage.MAIL, "450 4.7.1 Error: too much mail from 192.0.2.1", Case.RATE_LIMITED),
+    (Stage.MAIL, "452 4.3.1 Insufficient system storage", Case.SENDER_DEFERRED),
+    (Stage.MAIL, "501 5.1.7 Bad sender address syntax", Case.SENDER_REFUSED),
+    (Stage.MAIL, "552 5.3.4 Message size exceeds fixed limit", Case.TOO_LARGE),
+    (Stage.MAIL, "553 5.6.7 Must declare SMTPUTF8 to send unicode address", Case.UTF8_UNSUPPORTED),
+    (Stage.MAIL, "530 5.7.0 Must issue a STARTTLS command first", Case.LOGIN_REFUSED),
+    (Stage.RCPT, "450 4.7.1 Error: too many recipients from 192.0.2.1", Case.RATE_LIMITED),
+    (Stage.RCPT, "450 4.2.0 <a@b>: Recipient address rejected: Greylisted", Case.RECIPIENT_DEFERRED),
+    (Stage.RCPT, "450 4.1.8 <s@b>: Sender address rejected: Domain not found", Case.SENDER_DEFERRED),
+    (Stage.RCPT, "450 4.1.2 <a@b>: Recipient address rejected: Domain not found", Case.RECIPIENT_DEFERRED),
+    (Stage.RCPT, "452 4.5.3 Error: too many recipients", Case.RECIPIENT_DEFERRED),
+    (Stage.RCPT, "501 5.1.3 Bad recipient address syntax", Case.RECIPIENT_UNKNOWN),
+    (Stage.RCPT, "550 5.1.1 <a@b>: Recipient address rejected: User unknown", Case.RECIPIENT_UNKNOWN),
+    (Stage.RCPT, "553 5.7.1 <s@b>: Sender address rejected: not owned by user x", Case.SENDER_REFUSED),
+    (Stage.RCPT, "554 5.7.1 <a@b>: Relay access denied", Case.RELAYING_DENIED),
+    (Stage.RCPT, "554 5.7.1 Service unavailable; Client host blocked using bl.test", Case.POLICY_REFUSED),
+    (Stage.DATA, "554 5.5.1 Error: no valid recipients", Case.CONTENT_REFUSED),
+    (Stage.DOT, "451 4.3.0 Error: queue file write error", Case.CONTENT_DEFERRED),
+    (Stage.DOT, "552 5.3.4 Error: message file too big", Case.TOO_LARGE),
+    # Exim, and cPanel's
+    (
+        Stage.GREETING,
+        "421 Too many concurrent SMTP connections; please try again later.",
+        Case.GREETING_DEFERRED,
+    ),
+    (Stage.MAIL, "452 space shortage, please try later", Case.SENDER_DEFERRED),
+    (Stage.MAIL, "552 Message size exceeds maximum permitted", Case.TOO_LARGE),
+    (Stage.DOT, "552 Message size exceeds maximum permitted", Case.TOO_LARGE),
+    (Stage.RCPT, "451 Temporary local problem - please try later", Case.RECIPIENT_DEFERRED),
+    (Stage.RCPT, "550 relay not permitted, authentication required", Case.RELAYING_DENIED),
+    (Stage.RCPT, "550 Unrouteable address", Case.RECIPIENT_REFUSED),
+    (Stage.RCPT, "550 Domain b.test has exceeded the max emails per hour (100/100)", Case.QUOTA_SPENT),
+    # Gmail and its relay
+    (Stage.RCPT, "421 4.7.28 Our system has detected an unusual rate of mail", Case.SHUTTING_DOWN),
+    (Stage.DOT, "421 4.7.0 Try again later, closing connection.", Case.SHUTTING_DOWN),
+    (
+        Stage.RCPT,
+        "450 4.2.1 The user you are contacting is receiving mail too quickly",
+        Case.RECIPIENT_DEFERRED,
+    ),
+    (Stage.RCPT, "450 4.2.1 Peak SMTP relay limit exceeded for customer.", Case.RATE_LIMITED),
+    (Stage.RCPT, "452 4.2.2 The email account is over quota.", Case.RECIPIENT_DEFERRED),
+    (Stage.RCPT, "550 5.2.1 The account that you tried to reach is disabled.", Case.RECIPIENT_DISABLED),
+    (Stage.MAIL, "550 5.4.5 Daily user sending limit exceeded.", Case.QUOTA_SPENT),
+    (Stage.DOT, "550 5.4.5 Daily SMTP relay limit exceeded for user.", Case.QUOTA_SPENT),
+    (Stage.MAIL, "550 5.7.1 Daily SMTP relay limit exceeded for customer.", Case.QUOTA_SPENT),
+    (Stage.DOT, "550 5.7.28 Mail sent from your IP address has been blocked.", Case.POLICY_REFUSED),
+    (Stage.DOT, "550 5.7.26 This mail is unauthenticated", Case.POLICY_REFUSED),
+    (Stage.DOT, "552 5.2.3 Your message exceeded the message size limits.", Case.TOO_LARGE),
+    (Stage.AUTH, "535 5.7.8 Username and Password not accepted.", Case.LOGIN_REFUSED),
+    (Stage.AUTH, "454 4.7.0 Too many login attempts, please try again later.", Case.LOGIN_DEFERRED),
+    # Exchange Online
+    (
+        Stage.AUTH,
+        "535 5.7.139 Authentication unsuccessful, basic authentication is disabled.",
+        Case.LOGIN_REFUSED,
+    ),
+    (Stage.MAIL, "530 5.7.57 Client not authenticated to send mail.", Case.LOGIN_REFUSED),
+    (
+        Stage.MAIL,
+        "421 4.4.2 Message submission rate for this client has exceeded the limit",
+        Case.SHUTTING_DOWN,
+    ),
+    (Stage.DOT, "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded", Case.RATE_LIMITED),
+    (Stage.RCPT, "451 4.7.500 Server busy. Please try again later from 192.0.2.1", Case.POLICY_DEFERRED),
+    (
+        Stage.DOT,
+        "550 5.7.60 SMTP; Client does not have permissions to send as this sender",
+        Case.SENDER_REFUSED,
+    ),
+    (Stage.DOT, "554 5.2.252 SendAsDenied; s@b not allowed to send as t@b", Case.SENDER_REFUSED),
+    (Stage.DOT, "550 5.2.252 Sender throttled due to continuous send as denied errors.", Case.QUOTA_SPENT),
+    (Stage.DOT, "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException", Case.QUOTA_SPENT),
+    (Stage.DOT, "550 5.1.8 Access denied, bad outbound sender", Case.SENDER_REFUSED),
+    (Stage.RCPT, "550 5.1.10 RESOLVER.ADR.RecipientNotFound", Case.RECIPIENT_UNKNOWN),
+    (Stage.RCPT, "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain", Case.RELAYING_DENIED),
+    (Stage.DOT, "550 5.7.509 Access denied, sending domain b.test does not pass DMARC", Case.POLICY_REFUSED),
+    (Stage.RCPT, "550 5.4.1 Recipient address rejected: Access denied.", Case.RECIPIENT_REFUSED),
+    # Amazon SES
+    (Stage.DOT, "454 Throttling failure: Maximum sending rate exceeded.", Case.RATE_LIMITED),
+    (Stage.DOT, "454 Throttling failure: Daily message quota exceeded.", Case.QUOTA_SPENT),
+    (Stage.DOT, "554 Message rejected: Email address is not verified.", Case.SENDER_REFUSED),
+    (
+        Stage.DOT,
+        "554 Access denied: User x is not authorized to perform ses:SendRawEmail",
+        Case.RELAYING_DENIED,
+    ),
+    (Stage.MAIL, "530 Authentication required", Case.LOGIN_REFUSED),
+    (Stage.DOT, "451 Temporary service failure", Case.CONTENT_DEFERRED),
+    (Stage.MAIL, "421 Too many concurrent SMTP connections", Case.SHUTTING_DOWN),
+    # SendGrid, Mailtrap
+    (Stage.AUTH, "451 Authentication failed: Maximum credits exceeded", Case.LOGIN_DEFERRED),
+    (Stage.RCPT, "452 Too many recipients received this hour (throttled)", Case.RATE_LIMITED),
+    (Stage.RCPT, "450 too frequent connects from 192.0.2.1, please try again later.", Case.RATE_LIMITED),
+    (Stage.DOT, "550 The from address does not match a verified Sender Identity.", Case.SENDER_REFUSED),
+    (Stage.DATA, "550 5.7.0 Too many emails per second. Please upgrade your plan", Case.QUOTA_SPENT),
+    # Yahoo
+    (Stage.MAIL, "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred", Case.SHUTTING_DOWN),
+    (Stage.MAIL, "553 5.7.1 [BL21] Connections not accepted, on Spamhaus XBL", Case.POLICY_REFUSED),
+    (Stage.DOT, "554 5.7.9 Message not accepted for policy reasons.", Case.CONTENT_REFUSED),
+    # Dovecot's LMTP; RFC 5321 3.4
+    (Stage.DOT, "552 5.2.2 <a@b> Quota exceeded (mailbox for user is full)", Case.RECIPIENT_DISABLED),
+    (Stage.DOT, "452 4.2.2 <a@b> Mailbox is full / Blocks limit exceeded", Case.RECIPIENT_DEFERRED),
+    (Stage.RCPT, "551 User not local; please try <c@d>", Case.RECIPIENT_REFUSED),
+]
+
+
+def heard(stage: Stage, said: str, **more: Any) -> Outcome:
+    return Outcome(
+        stage, How.REFUSED, make_reply(int(said[:3]), [said.encode()]), dot_begun=stage is Stage.DOT, **more
+    )
+
+
+@pytest.mark.parametrize(("stage", "said", "case"), SAID, ids=lambda value: str(value))
+def test_what_real_servers_say(stage: Stage, said: str, case: Case) -> None:
+    assert case_of(heard(stage, said)) is case
+
+
+@pytest.mark.parametrize(
+    ("said", "case"),
+    [
+        ("452 4.5.3 Your message has too many recipients. On sending limits see", Case.TOO_MANY_RECIPIENTS),
+        ("452 4.5.3 Domain policy size per transaction exceeded", Case.TOO_MANY_RECIPIENTS),
+        ("451 4.3.0 Multiple destination domains per transaction is unsupported.", Case.TOO_MANY_RECIPIENTS),
+        ("452 Too many recipients received this hour (throttled)", Case.RATE_LIMITED),
+        ("450 4.7.1 Error: too many recipients from 192.0.2.1", Case.RATE_LIMITED),
+        ("452 4.2.2 The email account that you tried to reach is over quota", Case.RECIPIENT_DEFERRED),
+        ("550 5.1.1 No such user", Case.RECIPIENT_UNKNOWN),
+    ],
+)
+def test_what_they_say_beside_an_accepted_recipient(said: str, case: Case) -> None:
+    """A new transaction helps where the transaction was too large, and nowhere else."""
+    assert case_of(heard(Stage.RCPT, said, others_accepted=True)) is case
+
+
+def test_a_spent_quota_and_a_stranger_wait_and_cost_no_attempt() -> None:
+    for said, least in [("550 5.4.5 Daily sending limit", 900.0), ("554 5.7.1 Relay access denied", 300.0)]:
+        decision = decide(heard(Stage.MAIL, said), 0, "", POLICY, lambda: 1.0)
+        assert (decision.state, decision.counted, decision.delay) == (*FREE, least)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if How.REFUSED in row.hows][:-2], ids=lambda row: row.example
+)
+def test_a_row_of_refusals_has_an_example_that_it_fits(row: Row) -> None:
+    stage = row.stages[0] if row.stages else Stage.MAIL
+    assert row.fits(heard(stage, row.example, others_accepted=bool(row.others_accepted)))
+
+
 @pytest.mark.parametrize(("outcome", "case", "fate", "connection"), TABLE, ids=lambda value: str(value))
 def test_the_table(outcome: Outcome, case: Case, fate: tuple[State, bool], connection: Connection) -> None:
     decision = decide(outcome, 0, "", POLICY, lambda: 1.0)
@@ -166,7 +330,14 @@ def test_what_a_destination_should_be_spared() -> None:
     alerts = {
         case for case, then in CONSEQUENCES.items() if then.destination is Destination.SUSPEND_AND_ALERT
     }
-    assert alerts == {Case.GREETING_REFUSED, Case.TLS_FAILED, Case.LOGIN_REFUSED, Case.POLICY_REFUSED}
+    assert alerts == {
+        Case.GREETING_REFUSED,
+        Case.TLS_FAILED,
+        Case.LOGIN_REFUSED,
+        Case.RELAYING_DENIED,
+        Case.QUOTA_SPENT,
+        Case.POLICY_REFUSED,
+    }
     assert CONSEQUENCES[Case.SENT].destination is Destination.CREDIT
 
 

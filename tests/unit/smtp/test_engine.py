@@ -210,6 +210,20 @@ def test_an_opening_that_comes_to_nothing(replies, wanted, expected):
 
 
 @pytest.mark.parametrize(
+    ("behind", "how", "told"),
+    [
+        (b"250 again\r\n", How.GARBAGE, "ehlo: a reply that nobody waits for: '250 again'"),
+        (b"421 4.3.2 bye\r\n", How.REFUSED, "ehlo: 421 4.3.2 bye"),
+        (b"what?\r\n", How.GARBAGE, "ehlo: not a reply: 'what?'"),
+    ],
+)
+def test_it_is_open_when_it_is_in_step_and_not_before(behind, how, told):
+    _, event = opening([b"220 hi\r\n", b"250 relay.test\r\n" + behind])
+    assert isinstance(event, Failed)
+    assert (event.outcome.how, str(event.outcome)) == (how, told)
+
+
+@pytest.mark.parametrize(
     ("replies", "wanted", "sentence"),
     [
         ([b"250 r\r\n"], {"starttls": True}, "the relay offers no STARTTLS, and nothing goes in plain text"),
@@ -288,7 +302,9 @@ def test_where_nobody_is_accepted_the_next_transaction_begins_with_a_reset(offer
 
 
 def test_a_go_ahead_though_nobody_was_accepted_gets_a_lone_dot():
-    script = Script({"RCPT": ["550 no", "250 ok"], "DOT": ["554 no valid recipients", "250 ok"]})
+    script = Script(
+        {"RCPT": ["550 no", "250 ok"], "DATA": "354 go", "DOT": ["554 no valid recipients", "250 ok"]}
+    )
     outcomes, flights, _ = talk(script, [mail(ANN), mail(BOB)])
     assert shape(outcomes) == [[(Stage.RCPT, How.REFUSED, 550)], [SENT]]
     assert script.messages[0] == b""
@@ -296,7 +312,7 @@ def test_a_go_ahead_though_nobody_was_accepted_gets_a_lone_dot():
 
 
 def test_a_lone_dot_belongs_to_nobody_when_the_connection_ends():
-    script = Script({"RCPT": ["550 no", "250 ok"], "DOT": "421 bye"})
+    script = Script({"RCPT": ["550 no", "250 ok"], "DATA": "354 go", "DOT": "421 bye"})
     outcomes, _, _ = talk(script, [mail(ANN), mail(BOB)])
     assert shape(outcomes) == [[(Stage.RCPT, How.REFUSED, 550)], [UNTOUCHED]]
 
@@ -317,7 +333,7 @@ def test_a_refused_sender_decides_for_every_recipient(offered):
 
 
 def test_a_relay_that_wants_a_message_whose_sender_it_refused_is_left():
-    script = Script({"MAIL": "550 no"})
+    script = Script({"MAIL": "550 no", "RCPT": "250 ok", "DATA": "354 go"})
     outcomes, _, engine = talk(script, [mail(), mail(BOB)])
     assert shape(outcomes) == [[(Stage.DATA, How.GARBAGE, None)], [UNTOUCHED]]
     assert script.messages == []
@@ -341,6 +357,14 @@ def test_a_dot_may_be_refused_and_the_connection_is_kept(code):
     assert outcomes[0][0].dot_begun
     assert "RSET" not in script.commands
     assert engine.state is State.IDLE
+
+
+@pytest.mark.parametrize("said", ["530 5.7.0 log in", "535 5.7.8 log in again"])
+def test_a_relay_that_wants_a_login_in_mid_session_is_left(said):
+    script = Script({"MAIL": said, "RCPT": "503 no", "DATA": "503 no"})
+    outcomes, _, engine = talk(script, [mail(), mail()])
+    assert shape(outcomes) == [[(Stage.MAIL, How.REFUSED, int(said[:3]))], [UNTOUCHED]]
+    assert engine.state is State.CLOSED
 
 
 def test_a_relay_that_does_not_understand_is_left_before_the_next_message():

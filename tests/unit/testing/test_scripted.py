@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from mailtasks.testing.scripted import CLOSE, HANG, Script, ScriptedRelay
+from mailtasks.testing import CLOSE, HANG, Pause, Say, Script, ScriptedRelay, ScriptNotFollowed, wait_until
 
 
 def test_a_dialogue_in_one_piece():
@@ -30,7 +30,7 @@ def test_a_sequence_is_said_one_by_one_its_last_again_and_again():
 
 
 def test_a_body_ends_at_crlf_dot_crlf_and_nowhere_else():
-    script = Script()
+    script = Script({"DATA": "354 go"})
     script.feed(b"DATA\r\n")
     assert script.feed(b"a\n.\nb\r\n.\rc\r.\r\n") == []
     assert script.bare is False
@@ -39,7 +39,7 @@ def test_a_body_ends_at_crlf_dot_crlf_and_nowhere_else():
 
 
 def test_a_refused_message_is_not_taken():
-    script = Script({"DOT": "554 no"})
+    script = Script({"DATA": "354 go", "DOT": "554 no"})
     script.feed(b"DATA\r\n.\r\n")
     assert (script.messages, script.taken) == ([b""], [])
 
@@ -94,3 +94,105 @@ def test_it_speaks_unasked_and_hangs_up():
         assert client.recv(100) == b"421 bye\r\n"
         relay.hang_up()
         assert client.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        (b"RCPT TO:<a@b>\r\n", "503 5.5.1 no sender was accepted"),
+        (b"DATA\r\n", "503 5.5.1 no recipient was accepted"),
+        (b"MAIL FROM:<a@b>\r\nDATA\r\n", "503 5.5.1 no recipient was accepted"),
+        (b"MAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\nRSET\r\nDATA\r\n", "503 5.5.1 no recipient was accepted"),
+    ],
+)
+def test_what_comes_out_of_order_is_refused_unless_it_is_named(said, refused):
+    assert Script().feed(said)[-1] == refused
+    assert Script({"RCPT": "250 ok", "DATA": "354 go"}).feed(said)[-1] in {"250 ok", "354 go"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "heard_first"),
+    [
+        (b"2", b"2"),
+        (Say("221 a", "250 b"), b"221 a\r\n250 b\r\n"),
+        (Say(b"22", Pause(0.01), b"1 bye\r\n"), b"221 bye\r\n"),
+        (Say("250 a", CLOSE), b"250 a\r\n"),
+        ("221-a\n221 b", b"221-a\r\n221 b\r\n"),
+    ],
+    ids=repr,
+)
+def test_parts_of_an_answer(answer, heard_first):
+    with ScriptedRelay({"QUIT": answer}) as relay:
+        said, _ = heard(relay.port, b"QUIT\r\n", 0.3)
+    assert said == b"220 relay.test ready\r\n" + heard_first
+
+
+def test_an_answer_can_be_put_off():
+    """Nothing now, two replies for the next command."""
+    script = Script({"MAIL": Say(), "RCPT": Say("250 a", "250 b")})
+    assert script.feed(b"MAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\n") == [Say(), Say("250 a", "250 b")]
+    assert repr(Say("250 a", Pause(1))) == "Say('250 a', Pause(seconds=1))"
+
+
+def test_a_pause_ends_with_the_server():
+    with ScriptedRelay({"CONNECT": Say(Pause(60), "220 hi")}) as relay:
+        client = socket.create_connection(("127.0.0.1", relay.port), timeout=5)
+        wait_until(lambda: relay.connections)
+    assert client.recv(10) == b""
+    client.close()
+
+
+STEPS = [("MAIL FROM:<shop@", "250 ok"), ("RCPT", "550 no"), ("RSET", "250 gone")]
+HELLO = b"EHLO x\r\nMAIL FROM:<shop@a>\r\n"
+
+
+def test_steps_that_are_followed():
+    script = Script({"MAIL": "250 as named"}, steps=STEPS)
+    answers = script.feed(HELLO + b"RCPT TO:<a@b>\r\nNOOP\r\nRSET\r\nMAIL FROM:<b@c>\r\n")
+    assert answers[1:] == ["250 ok", "550 no", "250 2.0.0 ok", "250 gone", "250 as named"]
+    script.check()
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (b"", "step 1 of 3 (expected 'MAIL FROM:<shop@') never came; no command came"),
+        (
+            b"EHLO x\r\nMAIL FROM:<ann@a>\r\n",
+            "step 1 of 3 (expected 'MAIL FROM:<shop@'), but the client said 'MAIL FROM:<ann@a>'",
+        ),
+        (HELLO + b"DATA\r\n", "step 2 of 3 (expected 'RCPT'), but the client said 'DATA'"),
+        (
+            HELLO + b"RCPT TO:<a@b>\r\nQUIT\r\n",
+            "step 3 of 3 (expected 'RSET') never came; the client's last line was 'QUIT'",
+        ),
+    ],
+)
+def test_steps_that_are_not_followed(said, sentence):
+    script = Script(steps=STEPS)
+    script.feed(said)
+    with pytest.raises(ScriptNotFollowed) as raised:
+        script.check()
+    assert str(raised.value) == sentence
+
+
+def test_a_body_where_a_step_expects_a_command():
+    steps = [("MAIL", "250 ok"), ("RCPT", "250 ok"), ("DATA", "354 go"), ("QUIT", "221 bye")]
+    script = Script(steps=steps)
+    assert script.feed(HELLO + b"RCPT TO:<a@b>\r\nDATA\r\nx\r\n.\r\n")[-1] == CLOSE
+    with pytest.raises(
+        ScriptNotFollowed, match=r"^step 4 of 4 \(expected 'QUIT'\), but the end of a body came$"
+    ):
+        script.check()
+
+
+def test_the_with_block_ends_with_the_question_whether_they_were():
+    with pytest.raises(ScriptNotFollowed, match="no command came"), ScriptedRelay(steps=STEPS):
+        pass
+    with pytest.raises(KeyError), ScriptedRelay(steps=STEPS):
+        raise KeyError("the test's own failure is the one that is told")
+
+
+def test_its_url():
+    with ScriptedRelay() as relay:
+        assert relay.url == f"smtp://127.0.0.1:{relay.port}"
