@@ -1,4 +1,4 @@
-"""Dovecot, as our LMTP tests have it: it works, and says by itself what they rely on."""
+"""LMTP to Dovecot; and Dovecot alone: it works, and says by itself what is relied on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from mailtasks.policy.backoff import RetryPolicy
+from mailtasks.state import State
+from tests.bench import Bench
 from tests.servers import dovecot as server
 from tests.servers.dovecot import FULL, Dovecot
 
@@ -44,4 +47,25 @@ def test_it_takes_mail_and_answers_for_each_recipient(dovecot: Dovecot) -> None:
     assert answers[1][1].startswith(b"5.2.2 <full@example.com> Quota exceeded")
     [mail] = dovecot.mailbox("ann@example.com")
     assert mail.endswith(MAIL.replace(b"\r\n", b"\n"))
+    assert dovecot.mailbox(FULL) == []
+
+
+def test_each_recipient_is_settled_by_what_its_mailbox_says(dovecot: Dovecot, redis_url: str) -> None:
+    dovecot.empty()
+    one = Bench(redis_url, f"lmtp://127.0.0.1:{dovecot.port}", RetryPolicy(retry_jitter=False))
+    try:
+        id = one.send("ann@example.com", "nobody@example.com", FULL, "bob@example.com")
+        one.deliver(id)
+        told = {it.address: (it.state, (it.reply or "")[:9]) for it in one.mailer.status(id).recipients}
+    finally:
+        one.close()
+    assert {address: state for address, (state, _) in told.items()} == {
+        "ann@example.com": State.SENT,
+        "nobody@example.com": State.FAILED,
+        FULL: State.FAILED,
+        "bob@example.com": State.SENT,
+    }
+    assert told["nobody@example.com"][1] == "550 5.1.1"
+    assert told[FULL][1] == "552 5.2.2"
+    assert len(dovecot.mailbox("ann@example.com")) == len(dovecot.mailbox("bob@example.com")) == 1
     assert dovecot.mailbox(FULL) == []
