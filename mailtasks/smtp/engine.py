@@ -14,7 +14,9 @@ The rules:
 4. Nothing is begun behind the driver's back: in state BODY it decides, `write_body()` or `abort()`.
 5. The connection's end is one event for each transaction: the one whose answer was next bears
    how it ended, those behind it are UNTOUCHED, those before it keep what they have.
-6. What the states may become, and which replies a command may have, are the two tables below.
+6. LMTP (RFC 2033) is the same dialogue with LHLO and, behind a dot, an answer for each recipient who was
+   accepted, in their order; whoever has none when the connection ends is in doubt.
+7. What the states may become, and which replies a command may have, are the two tables below.
 """
 
 from __future__ import annotations

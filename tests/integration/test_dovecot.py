@@ -1,4 +1,4 @@
-"""Dovecot, as our LMTP tests have it: it works, and says by itself what they rely on."""
+"""LMTP to Dovecot; and Dovecot alone: it works, and says by itself what is relied on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from mailtasks.message import Message
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.state import State
 from tests.bench import Bench
@@ -51,36 +50,22 @@ def test_it_takes_mail_and_answers_for_each_recipient(dovecot: Dovecot) -> None:
     assert dovecot.mailbox(FULL) == []
 
 
-@pytest.fixture
-def bench(redis_url: str, dovecot: Dovecot) -> Iterator[Bench]:
+def test_each_recipient_is_settled_by_what_its_mailbox_says(dovecot: Dovecot, redis_url: str) -> None:
     dovecot.empty()
-    made = Bench(redis_url, f"lmtp://127.0.0.1:{dovecot.port}", RetryPolicy(retry_jitter=False))
-    yield made
-    made.close()
-
-
-def test_each_recipient_of_one_transaction_has_an_answer_of_its_own(bench: Bench, dovecot: Dovecot) -> None:
-    """RFC 2033 4.2: one reply to the dot for each recipient that was accepted."""
-    id = bench.send("ann@example.com", FULL, "nobody@example.com", "bob@example.com", subject="hello")
-    bench.deliver(id)
-    told = {each.address: each for each in bench.mailer.status(id).recipients}
-    assert {address: (each.state, each.attempts) for address, each in told.items()} == {
-        "ann@example.com": (State.SENT, 1),
-        FULL: (State.FAILED, 1),
-        "nobody@example.com": (State.FAILED, 1),
-        "bob@example.com": (State.SENT, 1),
+    one = Bench(redis_url, f"lmtp://127.0.0.1:{dovecot.port}", RetryPolicy(retry_jitter=False))
+    try:
+        id = one.send("ann@example.com", "nobody@example.com", FULL, "bob@example.com")
+        one.deliver(id)
+        told = {it.address: (it.state, (it.reply or "")[:9]) for it in one.mailer.status(id).recipients}
+    finally:
+        one.close()
+    assert {address: state for address, (state, _) in told.items()} == {
+        "ann@example.com": State.SENT,
+        "nobody@example.com": State.FAILED,
+        FULL: State.FAILED,
+        "bob@example.com": State.SENT,
     }
-    assert told[FULL].reply.startswith("552 5.2.2 <full@example.com> Quota exceeded")
-    assert told["nobody@example.com"].reply.startswith("550 5.1.1 <nobody@example.com> User doesn't exist")
-    for address in ("ann@example.com", "bob@example.com"):
-        [mail] = dovecot.mailbox(address)
-        assert b"Subject: hello\n" in mail
+    assert told["nobody@example.com"][1] == "550 5.1.1"
+    assert told[FULL][1] == "552 5.2.2"
+    assert len(dovecot.mailbox("ann@example.com")) == len(dovecot.mailbox("bob@example.com")) == 1
     assert dovecot.mailbox(FULL) == []
-
-
-def test_a_window_of_mails_goes_over_one_connection(bench: Bench, dovecot: Dovecot) -> None:
-    ids = bench.mailer.send_many([Message(to="ann@example.com", subject=f"{n}") for n in range(10)])
-    bench.deliver(ids[0])
-    assert [bench.state(id) for id in ids] == [State.SENT] * 10
-    assert len(dovecot.mailbox("ann@example.com")) == 10
-    assert bench.delivery.route.pool.stats()["opened"] == 1

@@ -260,3 +260,33 @@ def test_who_is_logged_in_may_relay(bench: Callable[..., Bench]) -> None:
     id = one.send("elsewhere@example.net")
     one.deliver(id)
     assert one.state(id) is State.SENT
+
+
+# --- What it is asked for ---------------------------------------------------------------------------
+
+
+def test_a_notification_names_the_message_and_the_recipient_as_given(
+    bench: Callable[..., Bench], mx: Postfix
+) -> None:
+    one = bench()
+    id = one.send(
+        "Ann+Shop@example.com",
+        envelope_sender="bounces@example.com",
+        dsn_notify=["success", "failure"],
+        dsn_return="headers",
+    )
+    one.deliver(id)
+    assert one.state(id) is State.SENT
+    told = {mail.recipient: mail.raw for mail in mx.received(2)}
+    notification = told["bounces@example.com"].decode()
+    assert f"Original-Envelope-Id: {id}\n" in notification
+    assert "Original-Recipient: rfc822;Ann+Shop@example.com\n" in notification
+    assert "Action: delivered\n" in notification
+    assert "Content-Type: text/rfc822-headers" in notification
+
+
+def test_where_none_is_wanted_there_is_none(bench: Callable[..., Bench], mx: Postfix) -> None:
+    one = bench()
+    one.deliver(one.send("ann@example.com", envelope_sender="bounces@example.com", dsn_notify="never"))
+    one.deliver(one.send("bob@example.com", envelope_sender="bounces@example.com"))
+    assert {mail.recipient for mail in mx.received(2)} == {"ann@example.com", "bob@example.com"}

@@ -66,8 +66,12 @@ UNSUITABLE: Final[dict[tuple[Stage, tuple[str, ...]], dict[str, Any]]] = {
     (Stage.TLS, ()): {"offered": ("PIPELINING",), "detail": "the relay offers no STARTTLS"},
     (Stage.AUTH, ()): {"offered": ("PIPELINING",), "detail": "the relay offers no login"},
     (Stage.MAIL, ("(size)",)): {"offered": ("SIZE 900",), "detail": "larger (SIZE)", "body": "x" * 900},
-    (Stage.MAIL, ("requiretls",)): {"offered": (), "detail": "no REQUIRETLS", "more": {"require_tls": True}},
     (Stage.MAIL, ("smtputf8",)): {"offered": (), "detail": "no SMTPUTF8", "to": "jürgen@example.com"},
+    (Stage.MAIL, ("requiretls",)): {
+        "offered": ("REQUIRETLS",),  # worth nothing in plain text
+        "detail": "no REQUIRETLS",
+        "require_tls": True,
+    },
 }
 """What a server doesn't offer, and the mail that can't do without, by stage and the row's words."""
 
@@ -157,7 +161,7 @@ class Play:
             to=[*to, wanted.get("to", "second@example.com")],
             subject="2",
             text=wanted.get("body", "hi"),
-            **wanted.get("more", {}),
+            require_tls=wanted.get("require_tls", False),
         )
         return [Message(to="a@example.org", text="hi"), second, Message(to="c@example.org", text="hi")]
 
