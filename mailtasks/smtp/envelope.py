@@ -18,7 +18,7 @@ class Envelope:
 
     sender: str  # "" is the null sender, as bounces have it
     recipients: tuple[str, ...]
-    content: bytes  # RFC 5322; line ends are made CRLF on the way
+    content: bytes | tuple[bytes, ...]  # RFC 5322, in one or in pieces; line ends are made CRLF on the way
     smtputf8: bool = False  # the headers need SMTPUTF8 (RFC 6531)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import cast
 
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.envelope import Envelope
-from mailtasks.smtp.grammar import canonical, path
+from mailtasks.smtp.grammar import canonical_pieces, path
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +52,31 @@ class Transaction:
 
     Attributes:
         index: which of the envelopes given to `Engine.begin`.
-        body: its content with every line ended by CRLF, dots not yet stuffed.
+        pieces: its content with every line ended by CRLF, dots not yet stuffed. Each ends with a line, and a
+            large one is what the envelope holds and no copy.
+        size: bytes in all pieces.
         mail: how MAIL was refused, None if it wasn't.
         accepted: how many recipients were accepted so far.
         outcomes: one for each recipient, None while undecided.
     """
 
-    __slots__ = ("accepted", "ascii", "body", "envelope", "index", "mail", "outcomes", "smtputf8")
+    __slots__ = ("accepted", "ascii", "envelope", "index", "mail", "outcomes", "pieces", "size", "smtputf8")
 
     def __init__(self, index: int, envelope: Envelope) -> None:
         self.index = index
         self.envelope = envelope
-        self.body = canonical(envelope.content)
-        self.ascii = self.body.isascii()
+        self.pieces = canonical_pieces(envelope.content)
+        self.size = sum(map(len, self.pieces))
+        self.ascii = all(map(bytes.isascii, self.pieces))
         self.smtputf8 = envelope.needs_smtputf8
         self.mail: Outcome | None = None
         self.accepted = 0
         self.outcomes: list[Outcome | None] = [None] * len(envelope.recipients)
+
+    @property
+    def body(self) -> bytes:
+        """All pieces in one: a copy, if there are several."""
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
     @property
     def decided(self) -> bool:
@@ -77,8 +85,8 @@ class Transaction:
 
     def unsuitable(self, server: Extensions) -> str:
         """Why the server can't take it at all, or an empty string."""
-        if server.size is not None and len(self.body) > server.size:
-            return f"the message has {len(self.body)} bytes; the relay takes {server.size} (SIZE)"
+        if server.size is not None and self.size > server.size:
+            return f"the message has {self.size} bytes; the relay takes {server.size} (SIZE)"
         if self.smtputf8 and not server.smtputf8:
             return "an address or header isn't ASCII, and the relay offers no SMTPUTF8"
         if not self.ascii and not server.eightbitmime:
@@ -91,7 +99,7 @@ class Transaction:
         return [self._mail(server), *recipients, b"DATA\r\n"]
 
     def _mail(self, server: Extensions) -> bytes:
-        size = b" SIZE=%d" % len(self.body) if server.sized else b""  # RFC 1870 6.1
+        size = b" SIZE=%d" % self.size if server.sized else b""  # RFC 1870 6.1
         body = b"" if self.ascii else b" BODY=8BITMIME"  # RFC 6152 3
         utf8 = b" SMTPUTF8" if self.smtputf8 else b""  # RFC 6531 3.4
         return b"MAIL FROM:<%b>%b%b%b\r\n" % (path(self.envelope.sender), size, body, utf8)

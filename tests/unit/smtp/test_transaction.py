@@ -45,6 +45,12 @@ def test_what_is_told_with_mail():
     assert lines[0] == b"MAIL FROM:<s@example.com> SIZE=4 BODY=8BITMIME\r\n"
 
 
+def test_content_in_pieces_is_one_body():
+    each = transaction(content=(b"Subject: x\r\n\r\n", "é\r\n".encode(), b"z\r\n"))
+    assert each.body == "Subject: x\r\n\r\né\r\nz\r\n".encode()
+    assert (each.size, each.ascii, len(each.pieces)) == (len(each.body), False, 3)
+
+
 def test_it_is_decided_when_nobody_is_left():
     each = transaction()
     assert not each.decided
