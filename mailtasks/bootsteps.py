@@ -84,6 +84,7 @@ class _Pumping:
         self._app = installation.app
         self._publisher = installation.publisher
         self._ledger = installation.mailer.ledger
+        self._blobs = installation.mailer.blobs
         self._limiter = installation.limiter
         self._interval = installation.settings.pump_interval
         self._namespace = installation.settings.namespace
@@ -100,7 +101,7 @@ class _Pumping:
     def _tick(self) -> bool:
         """Whether all went well. What one act stumbles over, a rate or a record, stops no other."""
         well = True
-        for act in (self._open_rate_gates, self._look, self._ledger.sweep_on):
+        for act in (self._open_rate_gates, self._look, self._ledger.sweep_on, self._collect):
             try:
                 act()
             except StoreUnavailable:
@@ -125,6 +126,9 @@ class _Pumping:
                 self._publisher.hint((hint.batch, hint.priority) for hint in hints)
             if len(due) < LOOK_AT_MOST or any(busy.values()) or self._stopped.is_set():
                 return
+
+    def _collect(self) -> None:
+        self._blobs.collect(self._stopped.is_set)
 
     def _patience(self, priority: Priority) -> float:
         try:

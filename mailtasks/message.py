@@ -90,6 +90,7 @@ class Attachment:
     content: bytes = field(repr=False)
     content_type: str | None = None
     cid: str | None = None
+    _digest: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_line("the attachment's filename", self.filename, AttachmentError)
@@ -127,6 +128,13 @@ class Attachment:
                 f"the attachment {excerpt(path)} can't be read: {reason}; check the path"
             ) from error
         return cls(filename=filename or Path(path).name, content=content, content_type=content_type, cid=cid)
+
+    @property
+    def digest(self) -> str:
+        """128 hex digits over the content (BLAKE2b); computed once, however many messages it goes with."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", blake2b(self.content).hexdigest())
+        return self._digest
 
     @property
     def media_type(self) -> str:
@@ -261,8 +269,7 @@ class Message:
             "sender": self.sender,
             "envelope_sender": self.envelope_sender,
             "attachments": tuple(
-                (file.filename, blake2b(file.content).hexdigest(), file.content_type, file.cid)
-                for file in self.attachments
+                (file.filename, file.digest, file.content_type, file.cid) for file in self.attachments
             ),
             "headers": dict(self.headers),
             "priority": self.priority.value,

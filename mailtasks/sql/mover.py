@@ -11,6 +11,7 @@ The rules:
    is set aside, since it may have been sent.
 4. A row that can't be moved is set aside, said once, and stops no other. What is wrong with Redis or with
    the database marks no row: it is raised.
+5. A row whose attachments can't be stored now stays as it is. That is raised when the others are moved.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from sqlalchemy import Connection, Engine, Table
 
-from mailtasks.errors import StoreError, StoreUnavailable
+from mailtasks.errors import BlobsFull, BlobStoreError, StoreError, StoreUnavailable
 from mailtasks.message import Priority
 from mailtasks.sql.content import aged, decode
 from mailtasks.sql.database import reachable
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOONEST_LOOK: Final = 5.0  # seconds; longer than Redis takes to forget what it hadn't written to disk
+_UNSTORED: Final = (BlobStoreError, BlobsFull)
+
 LATEST_LOOK: Final = 600.0  # seconds between two looks at a mail that is being tried for days
 
 
@@ -67,6 +70,7 @@ class _Round:
     now: datetime
     changes: list[Change]
     hints: list[tuple[str, Priority]]
+    unstored: StoreUnavailable | None = None  # why attachments of some rows could not be stored
 
 
 class Mover:
@@ -95,6 +99,7 @@ class Mover:
         Raises:
             DatabaseError: the database is away.
             StoreUnavailable, StoreError: Redis is, or it has no room for more (MemoryFull).
+            BlobStoreError, BlobsFull: attachments of some rows can't be stored; the others are moved.
         """
         round = _Round(self._clock(), [], [])
         with reachable(self._engine), self._engine.connect() as connection:
@@ -105,6 +110,8 @@ class Mover:
         if round.hints:
             self._mailer.publisher.hint(round.hints)
         self._say(round.changes)
+        if round.unstored:
+            raise round.unstored
         return moved
 
     def _taken(self, connection: Connection, now: datetime) -> tuple[list[Row], list[Row]]:
@@ -120,9 +127,11 @@ class Mover:
         readable = list(self._readable(rows, round))
         answers = self._accept([batch for _, batch in readable], round)
         for (row, batch), answer in zip(readable, answers, strict=True):
-            round.changes.append(self._after(row, batch, answer, round.now))
+            if not isinstance(answer, _UNSTORED):
+                round.changes.append(self._after(row, batch, answer, round.now))
         accepted = sum(answer in (Acceptance.NEW, Acceptance.SAME) for answer in answers)
-        return Moved(accepted=accepted, aside=len(rows) - accepted)
+        unstored = sum(isinstance(answer, _UNSTORED) for answer in answers)
+        return Moved(accepted=accepted, aside=len(rows) - accepted - unstored)
 
     def _readable(self, rows: Sequence[Row], round: _Round) -> Iterator[tuple[Row, NewBatch]]:
         for row in rows:
@@ -140,6 +149,8 @@ class Mover:
         self._mailer.room.demand_memory()  # what is committed isn't refused for a backlog
         try:
             return self._accept_all(batches, round)
+        except _UNSTORED:
+            return [self._accept_one(batch, round) for batch in batches]
         except StoreUnavailable:
             raise
         except StoreError as error:
@@ -151,13 +162,16 @@ class Mover:
     def _accept_one(self, batch: NewBatch, round: _Round) -> Acceptance | StoreError:
         try:
             return self._accept_all([batch], round)[0]
+        except _UNSTORED as error:
+            round.unstored = error
+            return error
         except StoreUnavailable:
             raise
         except StoreError as error:
             return error
 
     def _accept_all(self, batches: Sequence[NewBatch], round: _Round) -> list[Acceptance]:
-        answers = self._mailer.ledger.accept(batches)
+        answers = self._mailer.accept(batches)
         round.hints += [
             (batch.id, batch.priority)
             for batch, (_, wants_hint) in zip(batches, answers, strict=True)
