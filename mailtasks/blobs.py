@@ -176,7 +176,7 @@ class Blobs:
             How many places were emptied.
 
         Raises:
-            StoreUnavailable: Redis is away. A store that is away is logged, and asked again in a minute.
+            StoreUnavailable: Redis is away. A store that is away is logged, and asked again.
         """
         deleted, more = 0, True
         for _ in range(_LOOKS_A_TICK):

@@ -5,10 +5,11 @@
 -- KEYS behind those of common.lua: 19 blobs [hash], 20 blobs:due, 21 blobs:coming, 22 blobs:gone [zsets]; then
 -- per blob: its holders [zset], and for each holder that is looked at the batch [hash].
 -- arg: blobs {{digest, {{holder, {first message, last message, …}}, …}}, …}, most (to be deleted at once)
--- Returns {place, …}: delete these, then take them out of blobs:gone. Who is told and dies is told again in a minute.
+-- Returns {place, …}: delete these, then take them out of blobs:gone. They are told of again in two margins,
+-- since who is told of them may die.
 write_though_full()
 local BLOBS, BLOBS_DUE, COMING, GONE = KEYS[19], KEYS[20], KEYS[21], KEYS[22]
-local at, MINUTE_LONG, LONGEST_PAUSE = 23, 60 * 1000, 3600 * 1000
+local at, LONGEST_PAUSE = 23, 3600 * 1000
 
 -- What is sent is sent in order, so the last message tells soonest.
 local function keeps_a_body(batch_key, ranges)
@@ -67,5 +68,5 @@ for _, place in ipairs(redis.call('ZRANGEBYSCORE', COMING, '-inf', integer(now),
   redis.call('ZADD', GONE, integer(now), place)
 end
 local gone = redis.call('ZRANGEBYSCORE', GONE, '-inf', integer(now), 'LIMIT', 0, arg.most)
-for _, place in ipairs(gone) do redis.call('ZADD', GONE, integer(now + MINUTE_LONG), place) end
+for _, place in ipairs(gone) do redis.call('ZADD', GONE, integer(now + 2 * arg.margin), place) end
 return gone

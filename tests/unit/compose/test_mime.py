@@ -9,6 +9,7 @@ import pytest
 from mailtasks.compose import Composed, compose
 from mailtasks.errors import MessageTooLarge
 from mailtasks.message import Attachment, Message
+from mailtasks.pieces import Blob, size_of
 
 DATE = datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 IMAGE = Attachment(filename="logo.png", content=b"\x89PNG", cid="logo")
@@ -211,3 +212,23 @@ def test_too_large_says_both_sizes():
         f"the composed message has {size:,} bytes, the size limit is {size - 1:,}: "
         "make its attachments smaller, link to them, or raise `size_limit`"
     )
+
+
+def test_a_large_attachment_is_a_blob_between_its_headers_and_the_next_boundary():
+    message = Message(to="ann@example.com", text="hi", attachments=[FILE, IMAGE])
+    result = compose(
+        message, sender="s@x.example", message_id="1@x", date=DATE, size_limit=10**6, blob_threshold=80
+    )
+    head, blob, tail = result.content
+    assert head.endswith(b"filename=a.pdf\r\n\r\n") or head.endswith(b'filename="a.pdf"\r\n\r\n')
+    assert blob == Blob(FILE.digest[:64], 80, "a.pdf")
+    assert tail.startswith(b"\r\n--=_mixed_")
+    assert size_of(result.content) == len(
+        compose(message, sender="s@x.example", message_id="1@x", date=DATE, size_limit=10**6).content
+    )
+
+
+def test_a_blob_counts_for_the_size_limit_without_being_encoded():
+    message = Message(to="ann@example.com", attachments=[FILE])
+    with pytest.raises(MessageTooLarge, match="the size limit is 400"):
+        compose(message, sender="s@x", message_id="1@x", date=DATE, size_limit=400, blob_threshold=1)

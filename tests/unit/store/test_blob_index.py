@@ -241,7 +241,7 @@ def test_a_collector_that_dies_is_followed_by_another(bench: Bench, index: BlobI
     index.reserve([dead])
     bench.later(GRACE + 1)
     assert index.collect() == ([dead.place], False)
-    assert index.collect() == ([], False)  # the first has a minute to delete it
+    assert index.collect() == ([], False)  # the first has some time to delete it
     bench.later(61)
     assert index.collect() == ([dead.place], False)
     index.forget([dead.place])
