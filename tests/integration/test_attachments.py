@@ -21,7 +21,6 @@ import trustme
 from aiosmtpd.controller import Controller
 from celery import Celery
 
-from mailtasks.local.processes import Child
 from mailtasks.local.redis import free_port
 from mailtasks.message import Attachment, Message
 from mailtasks.publish import NORMAL_QUEUE, SEND_MAIL
@@ -71,11 +70,6 @@ def catching(folder: Path, tls: bool) -> Iterator[Catch]:
         controller.stop()
 
 
-def celery_of(worker: Child) -> int:
-    """The process that does the work: a shell has become it."""
-    return worker.pid
-
-
 def memory(pid: int, what: str) -> int:
     """Bytes: `VmRSS` now, `VmHWM` at most since `forget_peak`."""
     [kilobytes] = re.findall(rf"^{what}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
@@ -102,7 +96,7 @@ def names_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("where", ["redis", "folder"])
 def test_a_message_of_25_mb_costs_a_worker_at_most_three_times_its_size(
-    road: Make, tmp_path: Path, where: str, tls: bool
+    road: Make, tmp_path: Path, where: str, tls: bool, record_property: Callable[[str, object], None]
 ) -> None:
     (tmp_path / "blobs").mkdir()
     blobs = "redis" if where == "redis" else f"file://{tmp_path}/blobs"
@@ -112,17 +106,17 @@ def test_a_message_of_25_mb_costs_a_worker_at_most_three_times_its_size(
         warm_up = Attachment(filename="small.bin", content=os.urandom(100_000))
         way.send(Message(to="ann@example.com", text="hi", attachments=[warm_up]))
         way.wait_for_end()
-        idle = memory(celery_of(worker), "VmRSS")
-        forget_peak(celery_of(worker))
+        idle = memory(worker.pid, "VmRSS")
+        forget_peak(worker.pid)
         files = [Attachment(filename=f"{n}.bin", content=os.urandom(RAW // 2)) for n in range(2)]
         [id] = way.send(Message(to="bob@example.com", text="hi", attachments=files))
         way.wait_for_end()
-        peak = memory(celery_of(worker), "VmHWM")
+        peak = memory(worker.pid, "VmHWM")
     sent = relay.contents[-1]
     assert way.mailer.status(id).state is State.SENT
     assert COMPOSED < len(sent) < COMPOSED * 1.01
     assert files_of(sent) == [file.content for file in files]
-    print(f"{where}, TLS {tls}: {(peak - idle) / len(sent):.2f} times its size")
+    record_property("times its size", round((peak - idle) / len(sent), 2))
     assert peak - idle > len(sent) / 2, "the measure must see it at all"
     assert peak - idle <= 3 * len(sent)
 

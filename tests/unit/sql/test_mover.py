@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64decode
 
 import pytest
 from sqlalchemy import Connection, create_engine, event
 
-from mailtasks.errors import DatabaseError, MemoryFull, StoreError, StoreUnavailable
+from mailtasks.errors import BlobStoreError, DatabaseError, MemoryFull, StoreError, StoreUnavailable
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
-from mailtasks.message import Message
+from mailtasks.message import Attachment, Message
+from mailtasks.pieces import blobs_in
 from mailtasks.publish import Publisher
 from mailtasks.sql import mover as module
 from mailtasks.sql.mover import LATEST_LOOK, SOONEST_LOOK, Moved, Mover
@@ -384,3 +386,48 @@ def test_moved_is_added_up_and_false_if_nothing_was():
     assert not Moved()
     assert Moved(pending=1)
     assert module.SOONEST_LOOK > 2, "seconds that a Redis with everysec may forget"
+
+
+# --- Attachments that are stored apart
+
+
+def large(number=1, name="a.bin"):
+    return mail(number, attachments=[Attachment(filename=name, content=name.encode() * 20_000)])
+
+
+def test_the_relay_brings_the_attachments_when_it_moves_the_row(mover, mailer, write, rows):
+    ids = write(large(1), large(2), mail(3))
+    assert not mailer.redis.keys("*blob*")
+    assert mover.move() == Moved(accepted=1)
+    assert (rows(), mailer.attachments().stored) == ([], 1)
+    [message] = [it for it in mailer.ledger.claim(ids[0].partition(".")[0], "w").window if it.id == ids[0]]
+    [blob] = blobs_in(message.body)
+    assert b64decode(b"".join(mailer.blobs.fetch(blob))) == b"a.bin" * 20_000
+
+
+def test_a_row_whose_attachments_cant_be_stored_waits_and_stops_no_other(
+    engine, outbox, redis_url, clock, write, rows, tmp_path
+):
+    folder = tmp_path / "mount"
+    with Mailer(broker_url=redis_url, default_from="shop@example.com", blobs=f"file://{folder}") as mailer:
+        mover = Mover(outbox.table, engine, mailer, clock)
+        [stuck] = write(large(1))
+        [small] = write(mail(2))
+        for _ in range(2):
+            with pytest.raises(BlobStoreError, match="can't take an attachment"):
+                mover.move()
+        assert mailer.status(small).state is State.QUEUED
+        assert [(row.batch, row.state) for row in rows()] == [(stuck.partition(".")[0], "waiting")]
+        folder.mkdir()
+        assert mover.move() == Moved(accepted=1)
+        assert (rows(), mailer.status(stuck).state) == ([], State.QUEUED)
+
+
+def test_a_kept_row_brings_its_attachment_again_if_redis_has_lost_it(mover, mailer, write, clock):
+    [id] = write(large(1), keep="until_final")
+    mover.move()
+    mailer.redis.flushdb()
+    clock.go(SOONEST_LOOK)
+    assert mover.move() == Moved(accepted_again=1)
+    assert mailer.attachments().stored == 1
+    assert mailer.status(id).state is State.QUEUED
