@@ -8,6 +8,7 @@ stored, and only then needed by an accepted batch (`mailtasks.store.blob_index`)
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -109,11 +110,12 @@ class Blobs:
 
     def _bring(self, needs: Sequence[Need], contents: Mapping[str, bytes]) -> list[Need]:
         """Returns those that must be brought again."""
+        began = time.monotonic()
         reserved = self._index.reserve(needs)
         if reserved.places is None:
             raise BlobsFull(reserved.used, reserved.wanted, self._settings.blob_cap)
         found = list(zip(needs, reserved.places, strict=True))
-        late = self._put([need for need, place in found if not place], contents)
+        late = self._put([need for need, place in found if not place], contents, began)
         lost = [
             replace(need, place=new_place(self.store.kind, need.digest), lost=place)
             for need, place in found
@@ -121,18 +123,23 @@ class Blobs:
         ]
         return late + lost
 
-    def _put(self, missing: Sequence[Need], contents: Mapping[str, bytes]) -> list[Need]:
+    def _put(self, missing: Sequence[Need], contents: Mapping[str, bytes], began: float) -> list[Need]:
+        """Returns those that must be brought again: their place is given up, or would be soon."""
         if missing and self.store.kind == IN_REDIS:
             self._demand(sum(need.size for need in missing))
+        put = []
         for need in missing:
-            self.store.put(_name(need.place), contents[need.digest])
-        answers = list(zip(missing, self._index.stored(missing), strict=True))
+            if time.monotonic() - began < self._settings.blob_grace:
+                self.store.put(_name(need.place), contents[need.digest])
+                put.append(need)
+        answers = list(zip(put, self._index.stored(put), strict=True))
         if full := [need.size for need, answer in answers if answer == "full"]:
             raise BlobsFull(self._index.count()[IN_REDIS][1], sum(full), self._settings.blob_cap)
+        kept = {need.digest for need, answer in answers if answer == "ok"}
         return [
             replace(need, place=new_place(self.store.kind, need.digest))
-            for need, answer in answers
-            if answer == "late"
+            for need in missing
+            if need.digest not in kept
         ]
 
     def _is_there(self, need: Need, place: str) -> bool:

@@ -181,8 +181,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=st.sampled_from(range(len(FILES))))
     def a_hand_deletes(self, which: int) -> None:
-        """What nothing needs; what is needed may not vanish in this test, for the law is about that."""
-        if FILES[which].content not in self.needed().values():
+        """What nothing needs, or is about to need: that would be a loss that nothing can prevent."""
+        wanted = {content for batch in self.brought for content in batch.blobs.values()}
+        if FILES[which].content not in {*self.needed().values(), *wanted}:
             for name in [
                 name for name, content in self.shelf.content.items() if content == FILES[which].content
             ]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -328,6 +329,26 @@ def test_a_store_that_is_slower_than_the_grace(
         f"{mailer.blobs.store.where} took longer than blob_grace = 3600 s for the attachments, "
         "so nothing was accepted; raise it, or send fewer at once"
     )
+
+
+def test_what_would_be_stored_after_the_grace_is_asked_for_again(
+    make: Callable[..., Mailer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailer, put, puts = make(blob_grace=60), RedisBlobs.put, []
+    later = time.monotonic() + 61
+
+    def put_slowly(store: RedisBlobs, name: str, content: bytes) -> None:
+        put(store, name, content)
+        puts.append(name)
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+
+    monkeypatch.setattr(RedisBlobs, "put", put_slowly)
+    two = [Attachment(filename=f"{n}", content=os.urandom(SIZE)) for n in range(2)]
+    id = mailer.send(mail(*two))
+    assert len(puts) == 2
+    assert mailer.attachments().stored == 2
+    assert mailer.attachments().being_stored == 1  # the place that the second was to have at first
+    assert mailer.status(id).state is State.QUEUED
 
 
 def test_who_fills_the_cap_meanwhile(make: Callable[..., Mailer], monkeypatch: pytest.MonkeyPatch) -> None:

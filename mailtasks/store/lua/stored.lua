@@ -25,7 +25,10 @@ local function keep(digest, size, place)
 end
 
 local function store(digest, size, place, lost)
-  if redis.call('ZREM', COMING, place) == 0 then return 'late' end
+  if redis.call('ZREM', COMING, place) == 0 then -- and perhaps deleted before anything was there
+    redis.call('ZADD', GONE, integer(now), place)
+    return 'late'
+  end
   local known = string.match(redis.call('HGET', BLOBS, digest) or '', '^%d+ %d+ (.*)$')
   if known and known ~= lost then
     redis.call('ZADD', GONE, integer(now), place)

@@ -293,4 +293,5 @@ def test_the_name_that_we_were_given_is_said():
 
 
 def test_there_is_a_time_for_every_stage():
-    assert all(Timeouts().of(stage) > 0 for stage in Stage)
+    before = {Stage.CONTENT}  # there is no session yet
+    assert all(Timeouts().of(stage) > 0 for stage in set(Stage) - before)
