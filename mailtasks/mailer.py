@@ -197,6 +197,8 @@ class Mailer:
     def _bring(self, packed: Sequence[Packed], again: bool) -> None:
         """Store attachments; what an earlier try brought in has its own."""
         wanting = [one for one in packed if one.batch.blobs]
+        if not wanting:
+            return
         asked = [one.batch.id for one in wanting if again or one.key is not None]
         held = self.ledger.held(asked) if asked else set()
         self.blobs.bring([one.batch for one in wanting if one.batch.id not in held])

@@ -70,7 +70,9 @@ def blobs_in(content: Content) -> list[Blob]:
 
 def size_of(content: Content) -> int:
     """Bytes of the whole, as it is sent."""
-    return sum(len(piece) if isinstance(piece, bytes) else piece.encoded_size for piece in pieces_of(content))
+    if isinstance(content, bytes):
+        return len(content)
+    return sum(len(piece) if isinstance(piece, bytes) else piece.encoded_size for piece in content)
 
 
 def filled(content: Content, encoded: Mapping[str, tuple[bytes, ...]]) -> bytes | tuple[bytes, ...]:
