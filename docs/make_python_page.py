@@ -22,6 +22,7 @@ from mailtasks.settings import Settings
 from mailtasks.sql import Keep, Moved, Outbox, OutboxRelay, OutboxStatus, RowAside, on_commit
 from mailtasks.state import State
 from mailtasks.status import (
+    BlobStatus,
     Doubt,
     MessageStatus,
     QueueStatus,
@@ -58,7 +59,7 @@ it](../how-to/commit-and-send.md).
 
 FUNCTIONS: Final = ("send", "asend", "send_many", "status", "cancel", "retry", "default_mailer")
 METHODS: Final = (
-    *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue"),
+    *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue", "attachments"),
     *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "sweep", "close"),
 )
 OUTBOX_METHODS: Final = ("send", "asend", "status", "aside", "retry", "relay")
@@ -68,7 +69,7 @@ MAKERS: Final = (
     ("Attachment.from_part", Attachment),
 )
 RECORDS: Final = (
-    *(MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, Doubt, Stray),
+    *(MessageStatus, RecipientStatus, Stats, ResponseTimes, QueueStatus, SetAside, Doubt, Stray, BlobStatus),
     RetryReport,
 )
 ENUMS: Final = (Priority, State)

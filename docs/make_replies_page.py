@@ -34,6 +34,8 @@ since a row asks for both.
 - What the destination (relay and domain) should be spared is recorded as an event and not acted upon yet.
   A relay that can't be connected to is left alone by the whole process for one second, doubling to a minute.
 - `RSET` and `close` wait for the end of a transaction that goes on for other recipients.
+- At `content` no relay is asked yet: an attachment that is stored apart is missing, or its store is away. See
+  [attachments](../how-to/attachments.md).
 - The examples are replies of real servers, with other addresses.
 """
 

@@ -118,6 +118,7 @@ class _Pumping:
         self._app = installation.app
         self._publisher = installation.publisher
         self._ledger = installation.mailer.ledger
+        self._blobs = installation.mailer.blobs
         self._limiter = installation.limiter
         self._interval = installation.settings.pump_interval
         self._stopped = stopped
@@ -135,7 +136,7 @@ class _Pumping:
     def _tick(self) -> bool:
         """Whether all went well. What one act stumbles over, a rate or a record, stops no other."""
         well = True
-        for act in (self._open_rate_gates, self._look, self._ledger.sweep_on):
+        for act in (self._open_rate_gates, self._look, self._ledger.sweep_on, self._collect):
             try:
                 act()
             except StoreUnavailable:
@@ -166,6 +167,9 @@ class _Pumping:
                 self._hint((hint for hint in hints if hint.first is first), first)
             if len(due) < most or any(busy.values()) or not hints_go_out:
                 return
+
+    def _collect(self) -> None:
+        self._blobs.collect(self._stopped.is_set)
 
     def _patience(self, priority: Priority) -> float:
         try:

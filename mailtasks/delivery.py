@@ -18,17 +18,20 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from typing import Final
 
+from mailtasks.blob_cache import BlobCache, Encoded, NoRoom
+from mailtasks.blobs import BlobLost, Blobs
 from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailable
 from mailtasks.event import PIPELINING_NOT_BORNE, RelayEvent
 from mailtasks.keeper import Keeper
 from mailtasks.logs import log_attempt
 from mailtasks.message import PRIORITIES, Priority
+from mailtasks.pieces import Blob, blobs_in, filled
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.decision import Decision, decide
 from mailtasks.policy.rate import TokenBucket
@@ -38,7 +41,7 @@ from mailtasks.reply import How, Outcome, Stage
 from mailtasks.routing import Route
 from mailtasks.settings import Settings
 from mailtasks.smtp.envelope import Envelope, Notifications
-from mailtasks.smtp.grammar import canonical
+from mailtasks.smtp.grammar import canonical_pieces
 from mailtasks.smtp.session import ConnectFailed
 from mailtasks.state import State
 from mailtasks.store.events import Events
@@ -55,13 +58,16 @@ from mailtasks.store.ledger import (
 
 log = logging.getLogger(__name__)
 
-_BEFORE_MAIL: Final = frozenset({Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.TLS, Stage.AUTH})
+_BEFORE_MAIL: Final = frozenset(
+    {Stage.CONTENT, Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.TLS, Stage.AUTH}
+)
 _RECORD_AGAIN_AFTER: Final = (0.1, 0.2, 0.5, 1.0, 2.0)  # seconds; the last one again and again
 _RECORD_IN_VAIN: Final = 10.0  # seconds of trying, if the process stops or Redis answers what it should not
 _WORDS_KEPT: Final = (
     300  # characters of a reply; a relay may say kilobytes, and each failed recipient keeps it
 )
 _WAIT_FOR_CONNECTION: Final = 10.0  # seconds; then the window is given back
+_WAIT_FOR_ROOM: Final = 10.0  # seconds, the same, for attachments in this process' memory
 
 
 @dataclass(slots=True)
@@ -167,6 +173,7 @@ class Delivery:
         self.limiter = limiter
         self.stopping = stopping or threading.Event()
         self._largest_window = max(ledger.limits.windows.values())
+        self.blob_cache = BlobCache(settings.blob_memory, Blobs(ledger.redis, ledger.keys, settings).fetch)
 
     def deliver(self, batch: str, priority: Priority) -> Report:
         """Send what of a batch can be sent now, within `settings.slice` seconds or a little more.
@@ -310,7 +317,48 @@ class Delivery:
             begun.extend([number] if may else [])
             return may
 
-        envelopes = [_envelope(message) for message in claim.window]
+        needed = self._needed(claim.window)
+        if not needed:
+            return self._send([_envelope(message, {}) for message in claim.window], may_begin)
+        try:
+            with self.blob_cache.lend(needed, _WAIT_FOR_ROOM) as attachments:
+                return self._talk_about(claim, attachments, may_begin)
+        except NoRoom:
+            return self._talk_about(claim, {}, may_begin)
+
+    def _needed(self, window: Sequence[ClaimedMessage]) -> list[Blob]:
+        """The attachments of as much of a window as there is memory for; the rest is given back."""
+        needed: list[Blob] = []
+        for message in window:
+            more = blobs_in(message.body)
+            if needed and more and not self.blob_cache.fits([*needed, *more]):
+                break
+            needed += more
+        return needed
+
+    def _talk_about(
+        self,
+        claim: Claim,
+        attachments: Mapping[str, Encoded | Exception],
+        may_begin: Callable[[int], bool],
+    ) -> list[tuple[Outcome, ...]]:
+        """Send what can be sent: a message whose attachment can't be had stops no other."""
+        had = {digest: it for digest, it in attachments.items() if not isinstance(it, Exception)}
+        unsendable = [_unsendable(message, attachments) for message in claim.window]
+        envelopes = [
+            _envelope(message, had)
+            for message, failure in zip(claim.window, unsendable, strict=True)
+            if not failure
+        ]
+        sent = iter(self._send(envelopes, may_begin) if envelopes else ())
+        return [
+            (failure,) * len(message.recipients) if failure else next(sent)
+            for message, failure in zip(claim.window, unsendable, strict=True)
+        ]
+
+    def _send(
+        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]
+    ) -> list[tuple[Outcome, ...]]:
         try:
             with self.route.pool.lend(_WAIT_FOR_CONNECTION) as session:
                 self.route.worked()
@@ -318,9 +366,10 @@ class Delivery:
         except ConnectFailed as error:
             if error.failure.how is not How.UNTOUCHED:
                 self.route.failed(error.failure)
-            return _all_alike(claim, error.failure)
+            failure = error.failure
         except (PoolTimeout, RelayError) as error:
-            return _all_alike(claim, Outcome(Stage.CONNECT, How.UNTOUCHED, detail=str(error)))
+            failure = Outcome(Stage.CONNECT, How.UNTOUCHED, detail=str(error))
+        return [(failure,) * len(envelope.recipients) for envelope in envelopes]
 
     def _may_begin(self, claim: Claim) -> bool:
         return not self.stopping.is_set() and claim.remaining() > self.ledger.limits.lease / 2
@@ -414,23 +463,41 @@ class _Settled:
         )
 
 
-def _envelope(message: ClaimedMessage) -> Envelope:
+def _unsendable(message: ClaimedMessage, attachments: Mapping[str, Encoded | Exception]) -> Outcome | None:
+    """Why a message can't be sent now, or not at all; None, if it can."""
+    for blob in blobs_in(message.body):
+        match attachments.get(blob.digest):
+            case None:
+                return _NO_ROOM
+            case BlobLost() as lost:
+                return Outcome(Stage.CONTENT, How.UNSUITABLE, detail=str(lost))
+            case Exception() as error:
+                return Outcome(Stage.CONTENT, How.LOST, detail=str(error) or repr(error))
+    return None
+
+
+_NO_ROOM: Final = Outcome(Stage.CONTENT, How.UNTOUCHED, detail="there is no room for its attachments yet")
+
+
+def _envelope(message: ClaimedMessage, attachments: Mapping[str, Encoded]) -> Envelope:
+    """A message that can be sent, its attachments in their places."""
     record = message.record
+    content = filled(message.body, attachments)
     return Envelope(
         sender=record.sender,
         recipients=tuple(recipient.address for recipient in message.recipients),
-        content=message.body,
+        content=content,
         smtputf8=record.smtputf8,
         notifications=_notifications(message) if record.dsn_notify or record.dsn_return else None,
         require_tls=record.require_tls,
-        seven_bit=partial(_seven_bit, message.body),
+        seven_bit=partial(_seven_bit, content),
     )
 
 
-def _seven_bit(content: bytes) -> bytes:
+def _seven_bit(content: bytes | tuple[bytes, ...]) -> bytes:
     from mailtasks.compose.reencode import to_seven_bit  # brings in `email`, which few mails need
 
-    return to_seven_bit(canonical(content))
+    return to_seven_bit(b"".join(canonical_pieces(content)))
 
 
 def _notifications(message: ClaimedMessage) -> Notifications:

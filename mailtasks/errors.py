@@ -14,6 +14,8 @@
     ├── StoreError               Redis didn't do what was asked
     │   └── StoreUnavailable     Redis is away, hangs, or is loading
     │       ├── MemoryFull       it is fuller than `memory_ceiling` allows; nothing was accepted
+    │       ├── BlobsFull        attachments take as much of it as `blob_cap` allows; nothing was accepted
+    │       ├── BlobStoreError   what holds attachments (a folder, an object store) is away or full
     │       ├── BacklogFull      too much of that priority waits already; nothing was accepted
     │       └── CommittedWithoutMail  … when a transaction had just been committed
     ├── DatabaseError            the database that holds the outbox is away, or refused what was asked
@@ -126,6 +128,34 @@ class StoreUnavailable(StoreError, ConnectionError):
 
 class MemoryFull(StoreUnavailable):
     """Redis is fuller than `memory_ceiling` allows, so nothing was accepted. Delivery goes on."""
+
+
+class BlobsFull(StoreUnavailable):
+    """Attachments take as much of Redis as `blob_cap` allows, so nothing was accepted. Delivery goes on.
+
+    Attributes:
+        used: bytes of all that are stored.
+        wanted: bytes of those that are not.
+        cap: how many there may be.
+    """
+
+    def __init__(self, used: int, wanted: int, cap: int) -> None:
+        self.used = used
+        self.wanted = wanted
+        self.cap = cap
+        super().__init__(
+            f"attachments take {used:,} bytes of Redis, and {wanted:,} more would exceed blob_cap = {cap:,}, "
+            "so nothing was accepted; try again when the workers have sent more, raise it, or let `blobs` "
+            "name a folder or an object store"
+        )
+
+
+class BlobStoreError(StoreUnavailable):
+    """What holds attachments did not do what was asked: it is away, full, read-only, or was never there.
+
+    Raised at accept, nothing was accepted, and nothing half written is left. At a worker it isn't raised:
+    the mail is tried again.
+    """
 
 
 class BacklogFull(StoreUnavailable):

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 from urllib.parse import parse_qsl
 
 from mailtasks import address
@@ -19,6 +19,11 @@ from mailtasks.errors import AddressError
 from mailtasks.message import LONGEST
 from mailtasks.relay import EXPECTED, MASK, Relay, either, mask_url, parse_relay, split_url
 from mailtasks.sentinels import SCHEME, are_named, parse_sentinels
+
+IN_REDIS: Final = "redis"
+"""Of attachments: stored where the ledger is."""
+
+FILE: Final = "file://"
 
 
 class Kind(Protocol):
@@ -210,6 +215,27 @@ class RedisUrl:
 
     def show(self, value: str) -> str:
         return mask_url(value)
+
+
+class BlobsUrl:
+    """Where attachments are stored: in Redis, in a folder, or wherever fsspec leads."""
+
+    expected = '"redis", a folder such as file:///srv/blobs, or a URL of fsspec\'s such as s3://BUCKET/PREFIX'
+    secret = True
+
+    def read(self, given: Any) -> str:
+        if given == IN_REDIS:
+            return IN_REDIS
+        if not isinstance(given, str) or not re.fullmatch(r"[a-z][a-z0-9+.-]*://\S+", given):
+            raise ValueError("it is no URL")
+        if given.startswith(FILE) and not given.startswith(f"{FILE}/"):
+            raise ValueError("a folder is given by its whole path, after three slashes")
+        if given.startswith(("redis://", "rediss://", "unix://", "sentinel://")):
+            raise ValueError("the Redis that holds attachments is that of the ledger")
+        return given
+
+    def show(self, value: str) -> str:
+        return re.sub(r"(?i)([?&][^=&]*(secret|token|key)[^=&]*=)[^&#]*", rf"\1{MASK}", mask_url(value))
 
 
 class DatabaseUrl:

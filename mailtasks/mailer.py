@@ -17,8 +17,10 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from mailtasks import address, packing
+from mailtasks.blobs import Blobs
 from mailtasks.errors import (
     BacklogFull,
+    BlobStoreError,
     IdempotencyConflict,
     MemoryFull,
     MessageError,
@@ -33,15 +35,25 @@ from mailtasks.publish import Publisher, producing_app
 from mailtasks.room import Room
 from mailtasks.settings import Settings, mask_url
 from mailtasks.state import FINAL, State
-from mailtasks.status import Doubt, MessageStatus, QueueStatus, RetryReport, SetAside, Stats, Stray
+from mailtasks.status import (
+    BlobStatus,
+    Doubt,
+    MessageStatus,
+    QueueStatus,
+    RetryReport,
+    SetAside,
+    Stats,
+    Stray,
+)
 from mailtasks.store.books import Books, Snapshot
 from mailtasks.store.connection import connect
 from mailtasks.store.events import Events
 from mailtasks.store.keys import LISTED_STATES, Keys, split_id
 from mailtasks.store.ledger import Acceptance, Ledger, Limits
-from mailtasks.store.records import Tries
+from mailtasks.store.records import NewBatch, Tries
 
 _BATCHES_A_CALL: Final = 100  # accepted in one round trip
+_BRINGS: Final = 3  # times that attachments may be gone again before their batch is accepted
 
 RETRYABLE: Final = (State.FAILED, State.EXPIRED, State.CANCELLED, State.SUPPRESSED, State.DEFERRED)
 """The states that `retry` acts upon; by force and id also doubt, when a person has looked."""
@@ -97,6 +109,7 @@ class Mailer:
         self.books = Books(self.redis, keys)
         self.events = Events(self.redis, keys)
         self.room = Room(self.redis, keys, self.settings)
+        self.blobs = Blobs(self.redis, keys, self.settings, self.room.demand_bytes)
         self.publisher = publisher or Publisher(lambda: producing_app(self.settings), self.settings.namespace)
 
     # Accept
@@ -114,8 +127,9 @@ class Mailer:
         Raises:
             MessageError: it has no sender, or is larger than `size_limit`; nothing was accepted.
             IdempotencyConflict: the key was used for other content.
-            MemoryFull, BacklogFull: there is no room for more (a StoreUnavailable); nothing was accepted.
-                What an earlier try has brought in needs none.
+            MemoryFull, BlobsFull, BacklogFull: there is no room for more (a StoreUnavailable); nothing was
+                accepted. What an earlier try has brought in needs none.
+            BlobStoreError: large attachments can't be stored (a StoreUnavailable); nothing was accepted.
             StoreUnavailable: Redis is away; said within four times `redis_connect_timeout + redis_timeout`,
                 and as a rule within one.
                 If its `ids` are not empty, the mail may have been accepted all the same: sending it again
@@ -167,6 +181,7 @@ class Mailer:
         start = 0
         try:
             self._demand_room(packed, again)
+            self._bring(packed, again)
             for start in range(0, len(packed), _BATCHES_A_CALL):
                 conflicts += self._accept(packed[start : start + _BATCHES_A_CALL])
         except StoreUnavailable as error:
@@ -187,9 +202,49 @@ class Mailer:
                 raise
             self.room.demand(_recipients(one for one in packed if one.batch.id not in held))
 
+    def _bring(self, packed: Sequence[Packed], again: bool) -> None:
+        """Store attachments; what an earlier try brought in has its own."""
+        wanting = [one for one in packed if one.batch.blobs]
+        if not wanting:
+            return
+        asked = [one.batch.id for one in wanting if again or one.key is not None]
+        held = self.ledger.held(asked) if asked else set()
+        self.blobs.bring([one.batch for one in wanting if one.batch.id not in held])
+
+    def accept(self, batches: Sequence[NewBatch]) -> list[tuple[Acceptance, bool]]:
+        """Accept batches, in one round trip, once their attachments are stored. For who has composed them.
+
+        Returns:
+            For each, what became of it and whether it wants a hint now.
+
+        Raises:
+            MemoryFull, BlobsFull: there is no room for its attachments (a StoreUnavailable).
+            BlobStoreError: attachments can't be stored (a StoreUnavailable).
+            StoreUnavailable: Redis is away. `ids` are those that it may have taken.
+        """
+        answers = self.ledger.accept(batches)
+        for _ in range(_BRINGS):
+            lacking = [n for n, (answer, _) in enumerate(answers) if answer is Acceptance.BLOBLESS]
+            if not lacking:
+                return answers
+            again = [batches[number] for number in lacking]
+            try:
+                self.blobs.bring(again)
+            except StoreUnavailable as error:
+                if len(again) < len(batches):
+                    error.ids = _ids(batches)
+                raise
+            for number, answer in zip(lacking, self.ledger.accept(again), strict=True):
+                answers[number] = answer
+        raise BlobStoreError(
+            "attachments are deleted as soon as they are stored, so their mail can't be accepted; "
+            f"is blob_grace = {self.settings.blob_grace:g} s too short?",
+            _ids(batches),
+        )
+
     def _accept(self, packed: Sequence[Packed]) -> list[Packed]:
         """Accept and hint batches; returns those whose id is held by other content."""
-        answers = self.ledger.accept([one.batch for one in packed])
+        answers = self.accept([one.batch for one in packed])
         wanting = [one.batch for one, (_, wants_hint) in zip(packed, answers, strict=True) if wants_hint]
         if wanting:
             self.publisher.hint((batch.id, batch.priority) for batch in wanting)
@@ -258,6 +313,15 @@ class Mailer:
             StoreUnavailable: Redis is away: the ledger's or the broker's.
         """
         return [self.books.queue(priority, self.publisher.waiting(priority)) for priority in PRIORITIES]
+
+    def attachments(self) -> BlobStatus:
+        """The large attachments that are stored, and where.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+            SettingsError: what the setting `blobs` needs isn't installed.
+        """
+        return self.blobs.status()
 
     # Steer
 
@@ -516,6 +580,10 @@ class Mailer:
 
     def _unknown(self, id: str) -> UnknownMessage:
         return UnknownMessage(id, mask_url(self.settings.store_url))
+
+
+def _ids(batches: Sequence[NewBatch]) -> tuple[str, ...]:
+    return tuple(id for batch in batches for id in batch.message_ids())
 
 
 def _recipients(packed: Iterable[Packed]) -> Counter[Priority]:

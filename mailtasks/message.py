@@ -160,6 +160,7 @@ class Attachment:
     content_type: str | None = None
     cid: str | None = None
     is_part: bool = False
+    _digest: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         given: object = self.content
@@ -224,6 +225,13 @@ class Attachment:
             content_type=part.get_content_type(),
             is_part=True,
         )
+
+    @property
+    def digest(self) -> str:
+        """128 hex digits over the content (BLAKE2b); computed once, however many messages it goes with."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", blake2b(self.content).hexdigest())
+        return self._digest
 
     @property
     def media_type(self) -> str:
@@ -409,8 +417,7 @@ class Message:
             "envelope_sender": self.envelope_sender,
             "alternatives": tuple((other.content_type, other.content) for other in self.alternatives),
             "attachments": tuple(
-                (file.filename, blake2b(file.content).hexdigest(), file.content_type, file.cid)
-                + ((True,) if file.is_part else ())
+                (file.filename, file.digest, file.content_type, file.cid) + ((True,) if file.is_part else ())
                 for file in self.attachments
             ),
             "headers": dict(self.headers),

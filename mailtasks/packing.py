@@ -19,11 +19,12 @@ from typing import Final
 
 from mailtasks import address
 from mailtasks.address import excerpt
-from mailtasks.compose.mime import compose, given_size
-from mailtasks.errors import IdempotencyConflict, MessageError
+from mailtasks.compose.mime import blob_digest, compose, given_size
+from mailtasks.errors import IdempotencyConflict, MessageError, MessageTooLarge
 from mailtasks.message import Message
+from mailtasks.pieces import Content, blobs_in, size_of
 from mailtasks.ready import Head
-from mailtasks.settings import Settings
+from mailtasks.settings import IN_REDIS, Settings
 from mailtasks.store.keys import batch_id_for_key, new_batch_id, split_id
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
 
@@ -164,11 +165,28 @@ def _packed(id: str, by_index: dict[int, Message], settings: Settings) -> Packed
         fingerprint=blake2b(fingerprints.encode(), digest_size=16).hexdigest(),
         lifetime=lifetime,
         send_at=first.send_at.timestamp() if first.send_at else 0.0,
+        blobs=_blobs(messages, [body for _, body in composed], settings),
     )
     return Packed(batch, first.idempotency_key)
 
 
-def _composed(message: Message, id: str, settings: Settings) -> tuple[MessageRecord, bytes]:
+def _blobs(messages: Sequence[Message], bodies: Sequence[Content], settings: Settings) -> dict[str, bytes]:
+    """What the bodies' blobs stand for."""
+    blobs: dict[str, bytes] = {}
+    for message, body in zip(messages, bodies, strict=True):
+        sizes = {blob.digest: blob.size for blob in blobs_in(body)}
+        if settings.blobs == IN_REDIS and sum(sizes.values()) > settings.blob_cap:
+            raise MessageTooLarge(
+                f"the attachments of a message have {sum(sizes.values()):,} bytes, and all in Redis together "
+                f"may have {settings.blob_cap:,}: raise `blob_cap`, or let `blobs` name a folder"
+            )
+        if sizes:
+            contents = {blob_digest(file): file.content for file in message.attachments}
+            blobs |= {digest: contents[digest] for digest in sizes}
+    return blobs
+
+
+def _composed(message: Message, id: str, settings: Settings) -> tuple[MessageRecord, Content]:
     """What is kept of a message, and its bytes. Message-ID and Date are fixed here, over all retries.
 
     A ready-made message has a subject, and may have a sender and a Message-ID, of its own.
@@ -187,13 +205,14 @@ def _composed(message: Message, id: str, settings: Settings) -> tuple[MessageRec
         message_id=message_id,
         date=datetime.now(UTC),
         size_limit=settings.size_limit,
+        blob_threshold=settings.blob_threshold,
     )
     record = MessageRecord(
         message_id=message_id,
         sender=parsed.address if message.envelope_sender is None else message.envelope_sender,
         recipients=len(message.recipients),
         subject=message.subject if head is None else head.subject,
-        size=len(composed.content),
+        size=size_of(composed.content),
         smtputf8=composed.smtputf8,
         dsn_notify=message.dsn_notify,
         dsn_return=message.dsn_return or "",

@@ -42,6 +42,7 @@ class Stage(StrEnum):
     RCPT = "rcpt"
     DATA = "data"
     DOT = "dot"  # body and final dot
+    CONTENT = "content"  # before all of it: what is to be sent was to be had
 
 
 class How(StrEnum):

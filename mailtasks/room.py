@@ -38,6 +38,7 @@ class Room:
         self._looked = -LOOK_EVERY
         self._waiting: Counter[Priority] = Counter()
         self._full = ""
+        self._used, self._maximum = 0, 0  # bytes
 
     def demand(self, recipients: Mapping[Priority, int]) -> None:
         """Take room for so many recipients, or refuse all of them; nobody needs none.
@@ -70,6 +71,22 @@ class Room:
         if self._full:
             raise MemoryFull(self._full)
 
+    def demand_bytes(self, size: int) -> None:
+        """Refuse what would lift Redis over its ceiling by its size alone.
+
+        Raises:
+            MemoryFull: with so many bytes more Redis would reach `memory_ceiling`.
+            StoreUnavailable: Redis is away.
+        """
+        self.demand_memory()
+        if self._maximum and (self._used + size) * 100 >= self._maximum * self._ceiling:
+            raise MemoryFull(
+                f"{size:,} bytes of attachments would lift Redis at {where(self._redis)} over "
+                f"memory_ceiling = {self._ceiling} % of its memory, so nothing was accepted; wait until the "
+                "workers have sent more, give it more memory, or let `blobs` name a folder or an object store"
+            )
+        self._used += size
+
     def _look(self) -> None:
         with available(self._redis, before_accept=True):
             pipeline = self._redis.pipeline(transaction=False)
@@ -77,7 +94,7 @@ class Room:
             pipeline.hmget(self._counts, [f"unfinished:{priority}" for priority in PRIORITIES])
             memory, waiting = pipeline.execute()
         self._waiting = Counter(dict(zip(PRIORITIES, (int(each or 0) for each in waiting), strict=True)))
-        used, most = memory["used_memory"], memory["maxmemory"]
+        used, most = self._used, self._maximum = memory["used_memory"], memory["maxmemory"]
         self._full = ""
         if most and used * 100 >= most * self._ceiling:
             self._full = (

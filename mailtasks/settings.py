@@ -22,6 +22,8 @@ from typing import Any, Final, Literal, NoReturn, Self
 
 from mailtasks.errors import SettingsError
 from mailtasks.kinds import (
+    IN_REDIS,
+    BlobsUrl,
     Choice,
     DatabaseUrl,
     Duration,
@@ -38,6 +40,7 @@ from mailtasks.relay import Relay, is_loopback, mask_url
 from mailtasks.relay_options import HELLO_NAME
 
 __all__ = [
+    "IN_REDIS",
     "SETTINGS",
     "Described",
     "Doubt",
@@ -199,6 +202,27 @@ class Settings:
     backlog_urgent: int = _backlog("urgent")
     backlog_normal: int = _backlog("normal")
     backlog_bulk: int = _backlog("bulk")
+
+    blobs: str = _setting(
+        IN_REDIS,
+        BlobsUrl(),
+        "Where large attachments are stored until their mail is sent; producers and workers must share it.",
+    )
+    blob_threshold: int = _count(
+        65_536, "How large an attachment is that is stored once for all mails that have it.", unit="bytes"
+    )
+    blob_cap: int = _count(
+        268_435_456, "What such attachments may take in Redis, all together.", unit="bytes", minimum=1024
+    )
+    blob_grace: float = _seconds(
+        3600, "How long one is kept that was stored for a mail which then wasn't accepted.", minimum=1
+    )
+    blob_memory: int = _count(
+        134_217_728,
+        "What such attachments may take in a worker process, encoded; one message may always be sent.",
+        unit="bytes",
+        minimum=0,
+    )
 
     hint_margin: float = _seconds(30, "How long after accept a mail that nobody took is hinted at again.")
     pump_interval: float = _seconds(1.0, "How often a worker looks for what is due.")

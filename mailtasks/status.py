@@ -174,6 +174,23 @@ class Stray:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobStatus:
+    """The large attachments that are stored at the moment."""
+
+    where: str  # for people
+    stored: int  # each once, however many mails have it
+    bytes: int  # of them, before they are encoded
+    cap: int | None  # bytes that there may be; None: no limit, since they aren't in Redis
+    being_stored: int  # by producers, or left behind by such that died
+    being_deleted: int
+    elsewhere: Mapping[str, int]  # by kind of store, those that lie where `blobs` pointed before
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return _plain_dict(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
 class Doubt:
     """One recipient whose mail the relay may have taken without our knowing. Held until it is settled."""
 

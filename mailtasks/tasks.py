@@ -111,9 +111,12 @@ def demand_settings(app: Celery) -> None:
     """What a worker needs, read once before it starts.
 
     Raises:
-        SettingsError: a setting is wrong, or what stands in `task_annotations`.
+        SettingsError: a setting is wrong, or what stands in `task_annotations`; or what the store of
+            attachments needs isn't installed.
     """
-    installation_of(app).settings  # noqa: B018  (reading it is the check)
+    installation = installation_of(app)
+    installation.settings  # noqa: B018  (reading it is the check)
+    installation.mailer.blobs.store  # noqa: B018  (opening it is)
     rate_of(app)
     retry_policy_of(app)
 

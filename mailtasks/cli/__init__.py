@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "in-doubt": "doubt",
     "stats": "operate",
     "queue": "operate",
+    "blobs": "operate",
     "pause": "operate",
     "resume": "operate",
     "sweep": "operate",

@@ -37,10 +37,11 @@ from mailtasks.publish import producing_app, queues
 from mailtasks.relay import Relay, is_loopback, mask_url
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.sentinels import are_named
-from mailtasks.settings import Settings, redis_py_url
+from mailtasks.settings import IN_REDIS, Settings, redis_py_url
 from mailtasks.smtp.session import ConnectFailed, Session, Timeouts
 from mailtasks.smtp.transport import tls_context
 from mailtasks.state import State
+from mailtasks.store.blobs import open_store, probe
 from mailtasks.store.books import Books
 from mailtasks.store.connection import connect
 from mailtasks.store.keys import Keys
@@ -87,6 +88,7 @@ def examine(
     yield from redis_findings(settings)
     yield from worker_findings(settings)
     yield from ledger_findings(settings)
+    yield blob_finding(settings)
     yield from relay_findings(settings.relay, settings.hello_name, timeout)
     yield judge_sender(settings.default_from)
 
@@ -434,6 +436,27 @@ def ledger_findings(settings: Settings) -> Iterator[Finding]:
         yield judge_aside(sum(len(books.set_aside(priority)) for priority in PRIORITIES))
         yield judge_doubt(stats.states[State.IN_DOUBT])
         yield judge_sweep(stats.tallies["swept"], books.last_stray())
+
+
+def blob_finding(settings: Settings) -> Finding:
+    """Whether attachments can be stored, read and deleted here; elsewhere it must be asked, too."""
+    client = connect(
+        settings.store_url, timeout=settings.redis_timeout, connect_timeout=settings.redis_connect_timeout
+    )
+    with closing(client):
+        try:
+            store = open_store(settings.blobs, client, Keys(settings.namespace))
+            if store.kind == IN_REDIS:
+                return Finding("attachments", Level.OK, f"in Redis, at most {_mib(settings.blob_cap)}")
+            probe(store)
+        except SettingsError as error:
+            return Finding(
+                "attachments", Level.FAIL, str(error), "install it where producers and workers run"
+            )
+        except StoreError as error:
+            advice = "see that `blobs` names a place that all producers and workers can read and write"
+            return Finding("attachments", Level.FAIL, str(error), advice)
+    return Finding("attachments", Level.OK, f"{store.where} keeps them, and lets go of them")
 
 
 def judge_pause(paused: Iterable[str]) -> Finding:

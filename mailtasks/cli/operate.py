@@ -1,4 +1,4 @@
-"""The commands for whoever operates it: stats, queue, pause, resume, sweep."""
+"""The commands for whoever operates it: stats, queue, blobs, pause, resume, sweep."""
 
 from __future__ import annotations
 
@@ -80,6 +80,29 @@ def queue(context: Context, as_json: bool) -> None:
     print_table(columns, rows)
     if not any(it.recipients or it.hints or it.in_doubt for it in queues):
         print_line(f"nothing waits in {context.ledger}")
+
+
+@click.command()
+@as_json
+@pass_context
+def blobs(context: Context, as_json: bool) -> None:
+    """Show the large attachments that are stored until their mail is sent: where, how many, how large."""
+    with context.mailer() as mailer:
+        found = mailer.attachments()
+    if as_json:
+        print_json(found.as_dict())
+        return
+    print_pairs(
+        {
+            "where": found.where,
+            "attachments": found.stored,
+            "bytes": found.bytes,
+            "bytes at most": found.cap,
+            "being stored": found.being_stored,
+            "being deleted": found.being_deleted,
+            **{f"still in another store ({kind})": number for kind, number in found.elsewhere.items()},
+        }
+    )
 
 
 @click.command()

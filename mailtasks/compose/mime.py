@@ -8,6 +8,7 @@ of it for parsing headers that are known to be right. The rules here:
    made elsewhere is 8-bit: a whole message, or one that is attached (`reencode.py` is for such).
 3. Who is in `bcc` stands nowhere.
 4. The same message, id and date give the same bytes, boundaries included.
+5. A large attachment isn't encoded here: a `Blob` stands for it.
 
 RFC 5322 (message), RFC 2045 to 2047 (MIME), RFC 2183 (disposition), RFC 2387 (related), RFC 6532 (UTF-8).
 """
@@ -15,15 +16,15 @@ RFC 5322 (message), RFC 2045 to 2047 (MIME), RFC 2183 (disposition), RFC 2387 (r
 from __future__ import annotations
 
 import re
-from binascii import b2a_base64, b2a_qp
-from collections.abc import Iterator, Sequence
+from binascii import b2a_qp
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from itertools import count
-from typing import Final
+from typing import Final, TypeAlias
 
 from mailtasks.address import parse
 from mailtasks.compose.headers import (
@@ -35,9 +36,9 @@ from mailtasks.compose.headers import (
 )
 from mailtasks.errors import MessageTooLarge
 from mailtasks.message import Alternative, Attachment, Message
+from mailtasks.pieces import Blob, Content, base64_lines, joined, pieces_of, size_of
 from mailtasks.ready import Head
 
-_BASE64_WIDTH: Final = 76  # RFC 2045 6.8
 _READABLE_GROWTH: Final = 2  # quoted-printable that more than doubles a text (CJK, Cyrillic) can't be read
 # RFC 5322 2.1.1 asks for 78; "From " at a line's start is changed by mbox stores.
 _SEVEN_BIT: Final = re.compile(rb"(?:(?!From )[\t -~]{0,78}\r\n)+")
@@ -52,11 +53,12 @@ class Composed:
     """A message as it goes over the wire.
 
     Attributes:
-        content: RFC 5322, canonical CRLF lines, 7-bit unless a header needed UTF-8.
+        content: RFC 5322, canonical CRLF lines, 7-bit unless a header needed UTF-8; in pieces, if a large
+            attachment is to be put in.
         smtputf8: the relay must offer SMTPUTF8, for a header or for an envelope address.
     """
 
-    content: bytes
+    content: Content
     smtputf8: bool
 
 
@@ -65,11 +67,19 @@ class _Part:
     """A MIME entity: its Content- headers, and its body in lines that end in CRLF."""
 
     headers: str
-    body: bytes
+    body: Content
     eight_bit: bool = False  # it holds a message or part that somebody else has made so
 
 
-def compose(message: Message, *, sender: str, message_id: str, date: datetime, size_limit: int) -> Composed:
+def compose(
+    message: Message,
+    *,
+    sender: str,
+    message_id: str,
+    date: datetime,
+    size_limit: int,
+    blob_threshold: int | None = None,
+) -> Composed:
     """Lay the message out.
 
     Args:
@@ -78,6 +88,7 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
         message_id: with or without angle brackets.
         date: aware.
         size_limit: octets that the content may have.
+        blob_threshold: octets from which an attachment is a blob; None: none is.
 
     Raises:
         MessageTooLarge: with both sizes.
@@ -85,7 +96,7 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
     if message.raw is not None:
         return _completed(message, message.raw, sender, message_id, date, size_limit)
     _check_given(message, size_limit)
-    root = _root(message, _token(message_id))
+    root = _root(message, _token(message_id), partial(_attachment, blob_threshold=blob_threshold))
     head = "".join(
         [
             _date_header(date.astimezone(UTC).replace(microsecond=0)),
@@ -99,8 +110,8 @@ def compose(message: Message, *, sender: str, message_id: str, date: datetime, s
             "\r\n",
         ]
     )
-    content = head.encode() + root.body
-    _check_size(message, len(content), size_limit)
+    content = joined(head.encode(), root.body)
+    _check_size(message, size_of(content), size_limit)
     return Composed(content, smtputf8=not (head.isascii() and _envelope_is_ascii(message)))
 
 
@@ -182,29 +193,32 @@ def _too_large(message: Message, told: str, limit: int) -> MessageTooLarge:
     return MessageTooLarge(f"{told}; the size limit is {limit:,}: {remedy}, or raise `size_limit`")
 
 
-def _root(message: Message, token: str) -> _Part:
+_Attach: TypeAlias = Callable[[Attachment], _Part]
+
+
+def _root(message: Message, token: str, attach: _Attach) -> _Part:
     """mixed(alternative(text, related(html, inline images)), attachments), each only where needed."""
     inline = [file for file in message.attachments if file.cid and message.html is not None]
     attached = [file for file in message.attachments if file not in inline]
-    root = _bodies(message, inline, token)
-    return _multipart("mixed", [root, *map(_attachment, attached)], token) if attached else root
+    root = _bodies(message, inline, token, attach)
+    return _multipart("mixed", [root, *map(attach, attached)], token) if attached else root
 
 
-def _bodies(message: Message, inline: Sequence[Attachment], token: str) -> _Part:
+def _bodies(message: Message, inline: Sequence[Attachment], token: str, attach: _Attach) -> _Part:
     """RFC 2046 5.1.4: the plainest first, and last the one that a reader should prefer."""
     if message.html is None and not message.alternatives:
         return _text("plain", message.text or "")
     before = [_alternative(it) for it in message.alternatives if it.content_type.startswith(_BEFORE_HTML)]
     after = [_alternative(it) for it in message.alternatives if not it.content_type.startswith(_BEFORE_HTML)]
     text = [] if message.text is None else [_text("plain", message.text)]
-    html = [] if message.html is None else [_html(message.html, inline, token)]
+    html = [] if message.html is None else [_html(message.html, inline, token, attach)]
     forms = [*text, *before, *html, *after]
     return forms[0] if len(forms) == 1 else _multipart("alternative", forms, token)
 
 
-def _html(html: str, inline: Sequence[Attachment], token: str) -> _Part:
+def _html(html: str, inline: Sequence[Attachment], token: str, attach: _Attach) -> _Part:
     part = _text("html", html)
-    return _multipart("related", [part, *map(_attachment, inline)], token) if inline else part
+    return _multipart("related", [part, *map(attach, inline)], token) if inline else part
 
 
 def _alternative(other: Alternative) -> _Part:
@@ -222,18 +236,24 @@ def _multipart(kind: str, parts: Sequence[_Part], token: str) -> _Part:
     root_type = ' type="text/html";' if kind == "related" else ""
     eight_bit = True in [part.eight_bit for part in parts]
     encoding = "Content-Transfer-Encoding: 8bit\r\n" if eight_bit else ""  # RFC 2045 6.4
-    pieces = [f"--{boundary}\r\n{part.headers}\r\n".encode() + part.body for part in parts]
+    delimited: list[Content] = []
+    for part in parts:
+        delimited += [f"--{boundary}\r\n{part.headers}\r\n".encode(), part.body, b"\r\n"]
     return _Part(
         f'Content-Type: multipart/{kind};{root_type}\r\n boundary="{boundary}"\r\n{encoding}',
-        b"\r\n".join([*pieces, f"--{boundary}--\r\n".encode()]),
+        joined(*delimited, f"--{boundary}--\r\n".encode()),
         eight_bit,
     )
 
 
 def _boundary(kind: str, parts: Sequence[_Part], token: str) -> str:
-    """One that stands in none of the parts (RFC 2046 5.1.1), nor begins another of this message."""
+    """One that stands in none of the parts (RFC 2046 5.1.1), nor begins another of this message.
+
+    In base64, and so in a blob, there is no underscore.
+    """
+    pieces = [piece for part in parts for piece in pieces_of(part.body) if isinstance(piece, bytes)]
     candidates = (f"=_{kind}_{token}_{number}" for number in count())
-    return next(name for name in candidates if not any(name.encode() in part.body for part in parts))
+    return next(name for name in candidates if not any(name.encode() in piece for piece in pieces))
 
 
 def _text(subtype: str, text: str) -> _Part:
@@ -248,7 +268,7 @@ def _encode_text(body: bytes) -> tuple[str, bytes]:
         return "7bit", body
     quoted = quoted_printable(body)
     if len(quoted) > len(body) * _READABLE_GROWTH:
-        return "base64", _base64(body)
+        return "base64", base64_lines(body)
     return "quoted-printable", quoted
 
 
@@ -269,16 +289,10 @@ def quoted_printable(body: bytes) -> bytes:
     return encoded[2:]
 
 
-def _base64(octets: bytes) -> bytes:
-    encoded = b2a_base64(octets, newline=False)
-    lines = [encoded[at : at + _BASE64_WIDTH] for at in range(0, len(encoded), _BASE64_WIDTH)]
-    return b"\r\n".join([*lines, b""]) or b"\r\n"
-
-
-def _attachment(file: Attachment) -> _Part:
+def _attachment(file: Attachment, blob_threshold: int | None) -> _Part:
     if file.is_part:
         return _ready_part(file.content)
-    media_type, encoding, body = _encode_file(file)
+    media_type, encoding, body = _encode_file(file, blob_threshold)
     return _Part(
         "".join(
             [
@@ -300,7 +314,7 @@ def _ready_part(content: bytes) -> _Part:
     return _Part(f"{head.decode('ascii')}\r\n", body, not body.isascii())
 
 
-def _encode_file(file: Attachment) -> tuple[str, str, bytes]:
+def _encode_file(file: Attachment, blob_threshold: int | None) -> tuple[str, str, Content]:
     """Content type, transfer encoding and body.
 
     A message must not be encoded (RFC 2046 5.2.1), nor may a multipart. One that can travel as it is does,
@@ -308,9 +322,20 @@ def _encode_file(file: Attachment) -> tuple[str, str, bytes]:
     """
     kind = file.media_type.lower()
     if not kind.startswith(("message/", "multipart/")):
-        return file.media_type, "base64", _base64(file.content)
+        return file.media_type, "base64", _base64(file, blob_threshold)
     canonical = _canonical(file.content)
     head = canonical.partition(b"\r\n\r\n")[0]
     if kind.startswith("message/rfc822") and head.isascii() and _IDENTITY.fullmatch(canonical):
         return file.media_type, "7bit" if canonical.isascii() else "8bit", canonical
-    return "application/octet-stream", "base64", _base64(file.content)
+    return "application/octet-stream", "base64", _base64(file, blob_threshold)
+
+
+def _base64(file: Attachment, blob_threshold: int | None) -> Content:
+    if blob_threshold is None or len(file.content) < max(1, blob_threshold):
+        return base64_lines(file.content)
+    return (Blob(blob_digest(file), len(file.content), file.filename),)
+
+
+def blob_digest(file: Attachment) -> str:
+    """By what a blob is known: 256 bits of the content's digest."""
+    return file.digest[:64]

@@ -23,6 +23,8 @@ class Case(StrEnum):
 
     SENT = "sent"
     UNTOUCHED = "untouched"
+    CONTENT_LOST = "content_lost"
+    CONTENT_AWAY = "content_away"
     UNREACHABLE = "unreachable"
     GREETING_DEFERRED = "greeting_deferred"
     GREETING_REFUSED = "greeting_refused"
@@ -203,6 +205,9 @@ ROWS: Final[tuple[Row, ...]] = (
     Row(Case.UNTOUCHED, hows=(How.UNTOUCHED,)),
     # Once body and dot may have reached the relay, a broken connection leaves doubt, whatever the stage.
     Row(Case.IN_DOUBT, hows=_BROKEN, dot_begun=True),
+    # An attachment that is stored apart: it isn't there any more, or its store can't be asked now.
+    Row(Case.CONTENT_LOST, (Stage.CONTENT,), (How.UNSUITABLE,)),
+    Row(Case.CONTENT_AWAY, (Stage.CONTENT,), _BROKEN),
     # What the engine says of a message that this relay's EHLO rules out.
     Row(Case.TOO_LARGE, (Stage.MAIL,), (How.UNSUITABLE,), words=("(size)",)),
     Row(Case.UTF8_UNSUPPORTED, (Stage.MAIL,), (How.UNSUITABLE,), words=("smtputf8",)),
@@ -475,6 +480,8 @@ class Consequence:
 CONSEQUENCES: Final[dict[Case, Consequence]] = {
     Case.SENT: Consequence(Move.SENT, Destination.CREDIT, Connection.KEEP),
     Case.UNTOUCHED: Consequence(Move.GIVE_BACK),
+    Case.CONTENT_LOST: Consequence(Move.FAIL),
+    Case.CONTENT_AWAY: Consequence(Move.RETRY_FREE),
     Case.UNREACHABLE: Consequence(Move.RETRY_FREE, Destination.SUSPEND),
     Case.GREETING_DEFERRED: Consequence(Move.RETRY_FREE, Destination.FEWER_CONNECTIONS, Connection.CLOSE),
     Case.GREETING_REFUSED: Consequence(Move.RETRY_FREE, Destination.SUSPEND_AND_ALERT, Connection.CLOSE),

@@ -180,7 +180,7 @@ class Engine:
         self._script: deque[_Step] = deque()  # commands decided upon, not written yet
         self._current: Transaction | None = None  # opened, not over
         self._over: list[Transaction] = []  # over, but not yet in step again
-        self._behind_dot: list[bytes] = []  # what was written with the latest dot, from its line on
+        self._behind_dot = b""  # what was written with the latest dot, from its line on
         self._flight: _Flight | None = None  # in flight as a whole, not taken apart into `_in_flight`
         self._reset = False  # the server may still hold a transaction of ours
         self._pipelining = False  # flights are written
@@ -204,9 +204,12 @@ class Engine:
 
     def data_to_send(self) -> bytes:
         """What is to be written, once. Send it whenever an engine's method was called."""
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
+        return b"".join(self.pieces_to_send())
+
+    def pieces_to_send(self) -> list[bytes]:
+        """As `data_to_send`, without a copy of the body. What goes behind a body is one piece, the last."""
+        pieces, self._out = self._out, []
+        return pieces
 
     def events(self) -> list[Event]:
         """What has happened since the last call, in order."""
@@ -246,7 +249,7 @@ class Engine:
     @property
     def behind_body(self) -> int:
         """How many bytes of what `write_body` wrote come behind the body: the dot and what follows it."""
-        return sum(map(len, self._behind_dot))
+        return len(self._behind_dot)
 
     def write_body(self) -> None:
         """Write the body, the dot and, with PIPELINING, the next transaction's commands."""
@@ -254,11 +257,13 @@ class Engine:
         sent = self._current
         assert sent is not None
         following = self._current = self._next() if self._pipelining else None
-        self._behind_dot = [b".\r\n"]
+        self._behind_dot = b".\r\n"
         if following:
             following.written = BEHIND_DOT
-            self._behind_dot += following.lines(self.extensions)
-        self._out = [stuff(sent.body), *self._behind_dot]
+            self._behind_dot = b"".join([b".\r\n", *following.lines(self.extensions)])
+        pieces = sent.pieces
+        body = [stuff(pieces[0])] if len(pieces) == 1 else map(stuff, pieces)
+        self._out = [*body, self._behind_dot]
         self._flight = sent, self._current
         if self._opening.lmtp:
             self._take_apart()

@@ -58,7 +58,7 @@ class Envelope:
 
     sender: str  # "" is the null sender, as bounces have it
     recipients: tuple[str, ...]
-    content: bytes  # RFC 5322; line ends are made CRLF on the way
+    content: bytes | tuple[bytes, ...]  # RFC 5322, in one or in pieces; line ends are made CRLF on the way
     smtputf8: bool = False  # the headers need SMTPUTF8 (RFC 6531)
     notifications: Notifications | None = None  # asked for where the relay offers DSN
     require_tls: bool = False  # RFC 8689: only over TLS, here and on the whole way behind the relay

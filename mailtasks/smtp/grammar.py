@@ -24,6 +24,9 @@ MAX_LINE: Final = 8192
 MAX_LINES: Final = 128
 """Lines in a reply. RFC 5321 sets no limit; a long EHLO has about 20."""
 
+LARGE: Final = 65536
+"""Bytes of a body that is better not copied: as lines it takes several times its size."""
+
 MAX_ADDRESS: Final = 254
 """Octets in an address: RFC 5321 4.5.3.1.3 allows 256 in a path, two of them the angle brackets."""
 
@@ -163,8 +166,26 @@ def xtext(text: str) -> bytes:
 
 
 def canonical(content: bytes) -> bytes:
-    """`content` with every line ended by CRLF, and no CR or LF anywhere else."""
+    """`content` with every line ended by CRLF, and no CR or LF anywhere else.
+
+    What is so already and large isn't copied; a small copy costs less than looking.
+    """
+    if len(content) > LARGE and is_canonical(content):
+        return content
     return b"\r\n".join([*content.splitlines(), b""])
+
+
+def is_canonical(content: bytes) -> bool:
+    """Each line ends in CRLF, the last one too, and there is no other CR or LF."""
+    lines = content.count(b"\r\n")
+    return content.endswith(b"\r\n") and lines == content.count(b"\n") == content.count(b"\r")
+
+
+def canonical_pieces(content: bytes | tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The same of what may come in pieces. They are joined only if one of them ends within a line."""
+    if isinstance(content, bytes):
+        return (canonical(content),)
+    return content if all(map(is_canonical, content)) else (canonical(b"".join(content)),)
 
 
 def stuff(content: bytes) -> bytes:

@@ -276,9 +276,9 @@ class Session:
     def _exchange(self, may_end: Callable[[], bool] = _always) -> Dialogue[None]:
         """Write what is to be written, then read until an answer has come."""
         try:
-            data = self._engine.data_to_send()
-            if data:
-                yield from self._write(data, may_end)
+            pieces = self._engine.pieces_to_send()
+            if pieces:
+                yield from self._write(pieces, may_end)
             yield from self._read_answer()
         except Interrupted:
             self._break_off(How.UNTOUCHED, "the worker stops, or has lost its lease")
@@ -291,15 +291,18 @@ class Session:
                 raise _failed(self.relay, Stage.TLS, _right_after_tls(self.relay, error)) from error
             self._break_off(How.LOST, explain(error, self.relay))
 
-    def _write(self, data: bytes, may_end: Callable[[], bool]) -> Dialogue[None]:
-        body = len(data) - self._engine.behind_body
-        if body > LONG and self._engine.stage is Stage.DOT:
-            self._held_back = self._engine.behind_body
-            yield from self._transport.send(data[:body], self._timeouts.block)
+    def _write(self, pieces: list[bytes], may_end: Callable[[], bool]) -> Dialogue[None]:
+        size = sum(map(len, pieces))
+        if size - self._engine.behind_body > LONG and self._engine.stage is Stage.DOT:
+            *body, ending = pieces
+            self._held_back = size
+            for piece in body:  # no copy of what is large
+                self._held_back -= len(piece)
+                yield from self._transport.send(piece, self._timeouts.block)
             if not may_end():
                 raise Interrupted("the dot may not follow")
-            self._held_back, data = 0, data[body:]
-        yield from self._transport.send(data, self._timeouts.block)
+            self._held_back, pieces = 0, [ending]
+        yield from self._transport.send(b"".join(pieces), self._timeouts.block)
 
     def _read_answer(self) -> Dialogue[None]:
         """Read until the next answer is whole; its time doesn't start again with each byte."""

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.envelope import Envelope
-from mailtasks.smtp.grammar import canonical, path
+from mailtasks.smtp.grammar import canonical_pieces, path
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +77,51 @@ class Transaction:
 
     Attributes:
         index: which of the envelopes given to `Engine.begin`.
-        body: its content with every line ended by CRLF, dots not yet stuffed.
+        pieces: its content with every line ended by CRLF, dots not yet stuffed. Each ends with a line, and a
+            large one is what the envelope holds and no copy.
+        size: bytes in all pieces.
         mail: how MAIL was refused, None if it wasn't.
         accepted: how many recipients were accepted so far.
         outcomes: one for each recipient, None while undecided.
         written: how its commands went out.
     """
 
-    __slots__ = ("accepted", "ascii", "body", "envelope", "index", "mail", "outcomes", "smtputf8", "written")
+    __slots__ = (
+        "accepted",
+        "ascii",
+        "envelope",
+        "index",
+        "mail",
+        "outcomes",
+        "pieces",
+        "size",
+        "smtputf8",
+        "written",
+    )
 
     def __init__(self, index: int, envelope: Envelope) -> None:
         self.index = index
         self.envelope = envelope
-        self.body = canonical(envelope.content)
-        self.ascii = self.body.isascii()
+        self._take(envelope.content)
         self.smtputf8 = envelope.needs_smtputf8
         self.mail: Outcome | None = None
         self.accepted = 0
         self.outcomes: list[Outcome | None] = [None] * len(envelope.recipients)
         self.written = STEPWISE
+
+    def _take(self, content: bytes | tuple[bytes, ...]) -> None:
+        pieces = self.pieces = canonical_pieces(content)
+        if len(pieces) == 1:  # as nearly all have
+            self.size = len(pieces[0])
+            self.ascii = pieces[0].isascii()
+        else:
+            self.size = sum(map(len, pieces))
+            self.ascii = all(map(bytes.isascii, pieces))
+
+    @property
+    def body(self) -> bytes:
+        """All pieces in one: a copy, if there are several."""
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
     @property
     def decided(self) -> bool:
@@ -110,8 +136,8 @@ class Transaction:
             return "5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
         if not self.ascii and not server.eightbitmime and (why_not := self._reencode()):
             return f"the message isn't ASCII, the relay offers no 8BITMIME, and {why_not}"
-        if server.size is not None and len(self.body) > server.size:
-            return f"the message has {len(self.body)} bytes; the relay takes {server.size} (SIZE)"
+        if server.size is not None and self.size > server.size:
+            return f"the message has {self.size} bytes; the relay takes {server.size} (SIZE)"
         return ""
 
     def _reencode(self) -> str:
@@ -119,10 +145,9 @@ class Transaction:
         if self.envelope.seven_bit is None:
             return "it can't be encoded anew"
         try:
-            self.body = canonical(self.envelope.seven_bit())
+            self._take(self.envelope.seven_bit())
         except Exception as error:  # whatever is wrong with one mail must not become the fate of others
             return f"encoding it anew failed: {error}"
-        self.ascii = self.body.isascii()
         return "" if self.ascii else "what isn't ASCII stands in its headers"
 
     def lines(self, server: Extensions) -> list[bytes]:
@@ -139,7 +164,7 @@ class Transaction:
         envelope = self.envelope
         line = b"MAIL FROM:<%b>" % path(envelope.sender)
         if server.sized:
-            line += b" SIZE=%d" % len(self.body)  # RFC 1870 6.1
+            line += b" SIZE=%d" % self.size  # RFC 1870 6.1
         if not self.ascii:
             line += b" BODY=8BITMIME"  # RFC 6152 3
         if self.smtputf8:

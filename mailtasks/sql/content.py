@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from mailtasks.message import MOMENTS
+from mailtasks.pieces import blobs_in
 from mailtasks.store.keys import split_id
 from mailtasks.store.records import NewBatch
 
@@ -42,6 +43,8 @@ def decode(content: bytes, id: str) -> NewBatch:
     recipients = sum(message.recipients for message in batch.record.messages)
     if not len(batch.record.messages) == len(batch.bodies) > 0 or recipients != len(batch.recipients):
         raise ValueError("its content is incomplete")
+    if not {blob.digest for body in batch.bodies for blob in blobs_in(body)} <= batch.blobs.keys():
+        raise ValueError("its content lacks an attachment")
     if not (0 <= batch.send_at <= MOMENTS[1].timestamp() and 0 < batch.lifetime <= _LONGEST):
         raise ValueError("its content has an impossible time")
     return batch

@@ -14,11 +14,14 @@ The rules:
    Until then it may be Redis': the row waits, and is taken behind the others.
 5. What is wrong with Redis or with the database sets no row aside: it is raised. What keeps mail from being
    accepted (no room, a refusal) doesn't keep the relay from looking at kept rows, and is raised at the end.
+6. That its attachments can't be stored now is never a row's own fault: it waits behind the others, however
+   long that takes.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
@@ -27,7 +30,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from sqlalchemy import Connection, Engine, Table
 
-from mailtasks.errors import StoreError, StoreUnavailable
+from mailtasks.errors import BlobsFull, BlobStoreError, MemoryFull, StoreError, StoreUnavailable
 from mailtasks.message import Priority
 from mailtasks.sql.content import aged, decode
 from mailtasks.sql.database import reachable
@@ -49,6 +52,9 @@ LATEST_LOOK: Final = 600.0  # seconds between two looks at a mail that is being 
 PATIENCE: Final = 3600.0
 """Seconds for which Redis may refuse all that waits before that is taken for the rows' own fault: time for a
 person to mend Redis, if it is Redis after all. A row that is set aside by mistake can be released."""
+
+LONGEST_STORING: Final = 20.0  # seconds of a round; if attachments can't be stored, the rest waits then
+_UNSTORED: Final = (BlobStoreError, BlobsFull, MemoryFull)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class _Round:
     done: Counter[str] = field(default_factory=Counter)  # rows, by the fields of `Moved`
     answered: bool = False  # the ledger had a proper answer for at least one row
     refused: list[tuple[Row, StoreError]] = field(default_factory=list)
+    unstored: StoreUnavailable | None = None  # why attachments of a row couldn't be stored
+    store_until: float = field(default_factory=lambda: time.monotonic() + LONGEST_STORING)
     trouble: StoreError | None = None  # why there is mail that couldn't be accepted
 
 
@@ -108,6 +116,7 @@ class Mover:
             DatabaseError: the database is away.
             StoreUnavailable, StoreError: Redis is, it has no room for more (MemoryFull), or it refuses what
                 waits. What could be done all the same is done.
+            BlobStoreError, BlobsFull: attachments of some rows can't be stored; the others are moved.
         """
         round = _Round(self._clock())
         with reachable(self._engine), self._engine.connect() as connection:
@@ -181,21 +190,26 @@ class Mover:
             return []
         try:
             return self._accept_all(batches, round)
-        except StoreUnavailable:
-            raise
-        except StoreError:
+        except StoreError as error:
+            if isinstance(error, StoreUnavailable) and not isinstance(error, _UNSTORED):
+                raise
             return [self._accept_one(batch, round) for batch in batches]
 
     def _accept_one(self, batch: NewBatch, round: _Round) -> Acceptance | StoreError:
+        if batch.blobs and round.unstored and time.monotonic() > round.store_until:
+            return round.unstored
         try:
             return self._accept_all([batch], round)[0]
-        except StoreUnavailable:
-            raise
+        except StoreUnavailable as error:
+            if not (batch.blobs and isinstance(error, _UNSTORED)):
+                raise
+            round.unstored = error
+            return error
         except StoreError as error:
             return error
 
     def _accept_all(self, batches: Sequence[NewBatch], round: _Round) -> list[Acceptance]:
-        answers = self._mailer.ledger.accept(batches)
+        answers = self._mailer.accept(batches)
         round.hints += [
             (batch.id, batch.priority)
             for batch, (_, wants_hint) in zip(batches, answers, strict=True)
@@ -216,10 +230,12 @@ class Mover:
         return Change.deleted(row)
 
     def _judge(self, round: _Round) -> None:
-        """Say of each refusal whether it is the row's own fault; see rule 4."""
+        """Say of each refusal whether it is the row's own fault; see rules 4 and 6."""
+        latest = round.now + timedelta(seconds=PATIENCE)
         for row, error in round.refused:
-            patient_until = row.patient_until or round.now + timedelta(seconds=PATIENCE)
-            if round.answered or patient_until <= round.now:
+            unstored = isinstance(error, _UNSTORED)
+            patient_until = latest if unstored else row.patient_until or latest
+            if not unstored and (round.answered or patient_until <= round.now):
                 round.changes.append(Change.aside(row, str(error)))
             else:
                 round.changes.append(Change.refused(row, str(error), patient_until))

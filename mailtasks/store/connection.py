@@ -175,6 +175,16 @@ def _refusal(error: Exception) -> str | None:
     return next((advice for words, advice in _REFUSALS if words in str(error)), None)
 
 
+def now_of(redis: Client, clock_key: str | None = None) -> int:
+    """Milliseconds by Redis' clock.
+
+    Args:
+        clock_key: for tests, see `scripts.text`.
+    """
+    clock = redis.time() if clock_key is None else redis.lrange(clock_key, 0, 1)
+    return int(clock[0]) * 1000 + int(clock[1]) // 1000
+
+
 class Scripts:
     """Runs the Lua scripts by their digests, and loads one where Redis has forgotten it.
 

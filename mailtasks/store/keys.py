@@ -15,6 +15,12 @@ the batch. All keys of a shard carry one hash tag, so that a script touches one 
 | `{ns:S}:counts` | hash | recipients by state, and tallies |
 | `{ns:S}:minute:N` | hash | the same for one minute, kept for a day |
 | `{ns:S}:steering` | hash | pauses, the clock watch, what pumps do by turns |
+| `{ns:S}:blobs` | hash | digest of an attachment that is stored → its size, when it was stored, where |
+| `{ns:S}:blob:DIGEST` | zset | who needs it, `BATCH:FIRST-LAST` → until when, if its batch isn't there |
+| `{ns:S}:blobs:due` | zset | each such digest → when it is looked at whether anything needs it |
+| `{ns:S}:blobs:coming` | zset | places where one is being stored → until when |
+| `{ns:S}:blobs:gone` | zset | places that are to be deleted → when |
+| `{ns:S}:blob:DIGEST:CHANCE` | string | an attachment itself, if it is stored in Redis |
 | `{ns:S}:events` | stream | what happened to relays and destinations |
 
 A batch's fields: p priority, m messages in runs of as many recipients each ("1x300", "1x2,3x1"),
@@ -118,6 +124,30 @@ class Keys:
     def minute(self, number: int) -> str:
         """The tallies of one minute, counted from 1970."""
         return f"{self.tag}:minute:{number}"
+
+    @property
+    def blobs(self) -> str:
+        """Which attachments are stored, and where."""
+        return f"{self.tag}:blobs"
+
+    @property
+    def blobs_due(self) -> str:
+        """Which of them must be looked at, and when."""
+        return f"{self.tag}:blobs:due"
+
+    @property
+    def blobs_coming(self) -> str:
+        """The places where one is being stored."""
+        return f"{self.tag}:blobs:coming"
+
+    @property
+    def blobs_gone(self) -> str:
+        """The places that are to be deleted."""
+        return f"{self.tag}:blobs:gone"
+
+    def blob(self, digest: str) -> str:
+        """Who needs an attachment; with the name of a place in Redis, the attachment itself."""
+        return f"{self.tag}:blob:{digest}"
 
     @property
     def counts(self) -> str:

@@ -26,10 +26,11 @@ from redis.exceptions import ResponseError
 
 from mailtasks.errors import StoreError
 from mailtasks.message import PRIORITIES, Priority
+from mailtasks.pieces import Content
 from mailtasks.state import State
 from mailtasks.status import Stray
 from mailtasks.store import records
-from mailtasks.store.connection import Client, Scripts, available, not_confirmed
+from mailtasks.store.connection import Client, Scripts, available, not_confirmed, now_of
 from mailtasks.store.keys import ID_LENGTH, Keys, is_batch_id
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
 
@@ -65,6 +66,7 @@ class Acceptance(StrEnum):
     NEW = "new"
     SAME = "same"  # the id was held already, by the same content
     CONFLICT = "conflict"  # the id was held already, by other content
+    BLOBLESS = "blobless"  # an attachment that it needs isn't stored; nothing was accepted
 
 
 class Refusal(StrEnum):
@@ -118,7 +120,7 @@ class ClaimedMessage:
 
     id: str
     record: MessageRecord
-    body: bytes
+    body: Content
     recipients: tuple[ClaimedRecipient, ...]
 
 
@@ -259,6 +261,7 @@ class Ledger:
         return [(Acceptance(status.decode()), bool(hint)) for status, hint in answers]
 
     def _accept_call(self, batch: NewBatch) -> tuple[list[str], list[Any]]:
+        references = batch.references() if batch.blobs else {}
         argument = self._argument(
             id=batch.id,
             priority=batch.priority.value,
@@ -267,11 +270,15 @@ class Ledger:
             fingerprint=batch.fingerprint,
             send_at=_ms(batch.send_at),
             lifetime=_ms(batch.lifetime),
+            **({"blobs": list(references.items())} if references else {}),
         )
-        bodies = [records.pack(body) for body in batch.bodies]
+        bodies = [records.pack_body(body) for body in batch.bodies]
         header = records.pack_record(batch.record)
         recipients = records.pack_recipients(batch.recipients)
-        return self._keys(batch.id), [argument, header, recipients, *bodies]
+        keys = self._keys(batch.id)
+        if references:
+            keys += [self.keys.blobs, *map(self.keys.blob, references)]
+        return keys, [argument, header, recipients, *bodies]
 
     def held(self, batches: Sequence[str]) -> set[str]:
         """Those of the batches that are in the ledger, whatever their content."""
@@ -557,8 +564,7 @@ class Ledger:
         return bool(ended)
 
     def _now(self) -> int:
-        clock = self.redis.time() if self._clock_key is None else self.redis.lrange(self._clock_key, 0, 1)
-        return int(clock[0]) * 1000 + int(clock[1]) // 1000
+        return now_of(self.redis, self._clock_key)
 
     def _argument(self, **values: object) -> bytes:
         return msgspec.msgpack.encode(self._standing | values)
@@ -617,7 +623,7 @@ def _take(claim: Claim, answer: Sequence[Any]) -> None:
         ClaimedMessage(
             id=f"{claim.batch}.{indices.start}",
             record=message,
-            body=records.unpack(contents[number]),
+            body=records.unpack_body(contents[number]),
             recipients=tuple(
                 ClaimedRecipient(index, claim.recipients[index], *wanted[index])
                 for index in indices

@@ -13,10 +13,12 @@ from typing import Final
 import msgspec
 
 from mailtasks.message import Priority
+from mailtasks.pieces import Blob, Content, blobs_in
 
 _WORTH_COMPRESSING: Final = 512  # bytes; below, zlib saves next to nothing
 _PLAIN: Final = b"="
 _ZLIB: Final = b"z"
+_PIECES: Final = b"p"
 
 
 DAMAGE: Final = (msgspec.MsgspecError, zlib.error, LookupError, ValueError)
@@ -74,14 +76,34 @@ class NewBatch(msgspec.Struct, frozen=True):
     priority: Priority
     record: BatchRecord
     recipients: tuple[str, ...]  # bare addresses, message after message
-    bodies: tuple[bytes, ...]  # one a message, as it goes over the wire before dot-stuffing
+    bodies: tuple[Content, ...]  # one a message, as it goes over the wire before dot-stuffing
     fingerprint: str
     lifetime: float  # seconds until it expires, from send_at or now
     send_at: float = 0.0  # seconds since 1970; 0: now
+    blobs: dict[str, bytes] = {}  # what the blobs in its bodies stand for, by digest
 
     def message_ids(self) -> Iterator[str]:
         """The ids of its messages."""
         return (f"{self.id}.{indices.start}" for _, _, indices in self.record.ranges())
+
+    def references(self) -> dict[str, str]:
+        """By digest, which of its messages need a blob: the batch's id and their numbers, "ID:0-9,12-12"."""
+        numbers: dict[str, list[int]] = {}
+        for number, body in enumerate(self.bodies):
+            for digest in {blob.digest for blob in blobs_in(body)}:
+                numbers.setdefault(digest, []).append(number)
+        return {digest: f"{self.id}:{_ranges(needed)}" for digest, needed in numbers.items()}
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers that ascend, as ranges: "0-9,12-12"."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(f"{first}-{last}" for first, last in ranges)
 
 
 def pack(data: bytes) -> bytes:
@@ -105,6 +127,21 @@ def unpack(packed: bytes) -> bytes:
     return zlib.decompress(data) if kind == _ZLIB else data
 
 
+def pack_body(content: Content) -> bytes:
+    """A message's content as it is stored: bytes, or pieces, of which some are stored apart."""
+    return pack(content) if isinstance(content, bytes) else _PIECES + pack(msgspec.msgpack.encode(content))
+
+
+def unpack_body(packed: bytes) -> Content:
+    """The content that was stored.
+
+    Raises:
+        ValueError: it isn't of `pack_body`'s making.
+    """
+    return _pieces_decoder.decode(unpack(packed[1:])) if packed[:1] == _PIECES else unpack(packed)
+
+
+_pieces_decoder = msgspec.msgpack.Decoder(tuple[bytes | Blob, ...])
 _record_decoder = msgspec.json.Decoder(BatchRecord)
 _recipients_decoder = msgspec.json.Decoder(tuple[str, ...])
 _tries_decoder = msgspec.msgpack.Decoder(Tries, strict=False)

@@ -11,7 +11,21 @@ from importlib.resources import files
 
 from mailtasks.state import CODES, LAPSES_BEFORE_ASIDE, MOVES, UNFINISHED, State
 
-NAMES = ("accept", "step", "renew", "look", "open", "cancel", "retry", "settle", "turn", "sweep")
+NAMES = (
+    "accept",
+    "step",
+    "renew",
+    "look",
+    "open",
+    "cancel",
+    "retry",
+    "settle",
+    "turn",
+    "sweep",
+    "reserve",
+    "stored",
+    "collect",
+)
 """One script a move; each file opens with its keys, arguments and answer."""
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from mailtasks import delivery
 from mailtasks.local.redis import free_port
-from mailtasks.message import Message
+from mailtasks.message import Attachment, Message
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.patience import named_wait
 from mailtasks.policy.verdict import CONSEQUENCES, ROWS, Connection, Destination, Move, Row
@@ -25,11 +26,17 @@ from mailtasks.testing import CLOSE, HANG, ScriptedRelay
 from mailtasks.testing.scripted import DEFAULTS
 from tests.bench import Bench
 
-NETS: Final = {*ROWS[-2:], next(row for row in ROWS if row.hows == (How.UNSUITABLE,) and not row.words)}
+NETS: Final = {
+    *ROWS[-2:],
+    next(r for r in ROWS if (r.stages, r.hows, r.words) == ((Stage.MAIL,), (How.UNSUITABLE,), ())),
+}
 """For what an engine that is sound never reports: there is no dialogue that leads there."""
 
 UNTOUCHED: Final = next(row for row in ROWS if row.hows == (How.UNTOUCHED,))
 """Has a test of its own: no server brings it about by itself."""
+
+APART: Final = [row for row in ROWS if row.stages == (Stage.CONTENT,)]
+"""Have a test of their own: where attachments are stored brings them about, before any dialogue."""
 
 WARM: Final = 2
 """Mails that go before, over the same connection: the relay is in use, and known to be sound."""
@@ -181,7 +188,9 @@ ALL: Final = [play for row in ROWS for play in plays(row)]
 
 def test_every_row_is_played() -> None:
     left_out = {row for row in ROWS if row not in {play.row for play in ALL}}
-    assert left_out == {UNTOUCHED, *NETS}, "a row needs an example, or a way for a server to bring it about"
+    assert left_out == {UNTOUCHED, *APART, *NETS}, (
+        "a row needs an example, or a way for a server to bring it about"
+    )
 
 
 @pytest.mark.parametrize("play", ALL, ids=str)
@@ -276,6 +285,41 @@ def check_event(play: Play, bench: Bench) -> None:
     events = {(event.case, event.action) for _, event in bench.mailer.events.latest()}
     silent = action in (Destination.NONE, Destination.CREDIT)
     assert events == (set() if silent else {(play.row.case.value, action.value)})
+
+
+@pytest.mark.parametrize("row", APART, ids=lambda row: row.case)
+def test_what_attachments_bring_about_before_the_dialogue(
+    row: Row, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three mails lacks its attachment: it is gone, or the folder is."""
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    file = Attachment(filename="a.pdf", content=b"x" * 2000)
+    settings = {"blobs": f"file://{folder}", "blob_threshold": 1000, "window_normal": 8}
+    with ScriptedRelay() as relay:
+        bench = Bench(redis_url, relay.url, RetryPolicy(retry_jitter=False), **settings)
+        try:
+            seen = outcomes_of(monkeypatch)
+            files: list[list[Attachment]] = [[], [file], []]
+            ids = bench.mailer.send_many(
+                [Message(to=f"{n}@example.com", text="hi", attachments=it) for n, it in enumerate(files)]
+            )
+            lost = row.hows == (How.UNSUITABLE,)
+            gone = next(it for it in folder.rglob("*") if it.is_file()) if lost else folder
+            gone.rename(tmp_path / "gone")
+            bench.deliver(ids[0])
+            told = [bench.mailer.status(id).recipients[0] for id in ids]
+            assert not list(bench.mailer.events.latest()), "the relay has nothing to do with it"
+        finally:
+            bench.close()
+    [met] = [outcome for outcome in seen if outcome.stage is Stage.CONTENT]
+    assert next(each for each in ROWS if each.fits(met)) is row
+    consequence = CONSEQUENCES[row.case]
+    assert (consequence.destination, consequence.connection) == (Destination.NONE, Connection.NONE)
+    fates = [(State.SENT, 1), FATES[consequence.move], (State.SENT, 1)]
+    assert [(it.state, it.attempts) for it in told] == fates
+    assert told[1].reply.startswith("content: ")
+    assert relay.connections == 1
 
 
 def test_what_was_not_touched_costs_nothing(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 
 from mailtasks.address import Address, parse, quoted
 from mailtasks.compose import Composed, compose
+from mailtasks.compose.mime import blob_digest
 from mailtasks.errors import MessageError
 from mailtasks.message import Alternative, Attachment, Message
+from mailtasks.pieces import base64_blocks, blobs_in, filled, pieces_of, size_of
 
 DATE = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 ID = "4f2a9c.0@shop.example"
@@ -375,3 +377,28 @@ def test_what_email_has_built_arrives_as_it_was_built(subject, text, files):
     result = composed(Message(raw=made))
     assert not re.search(rb"\r(?!\n)|(?<!\r)\n|\0", result.content)
     assert meaning(read(result.content)) == meaning(made)
+
+
+@given(
+    files=st.lists(attachments, max_size=3),
+    text=st.none() | bodies,
+    html=st.none() | bodies,
+    threshold=st.integers(0, 300),
+)
+def test_with_attachments_apart_it_is_the_same_message(
+    files: list[Attachment], text: str | None, html: str | None, threshold: int
+) -> None:
+    """What a worker puts together is what a producer would have composed, byte by byte."""
+    message = Message(to="ann@example.com", text=text, html=html, attachments=files)
+    whole = composed(message).content
+    apart = compose(
+        message, sender="Shop <shop@example.com>", message_id=ID, date=DATE, size_limit=10**7,
+        blob_threshold=threshold,
+    ).content  # fmt: skip
+    encoded = {blob_digest(file): tuple(base64_blocks([file.content])) for file in files}
+    pieces = filled(apart, encoded)
+    assert (pieces if isinstance(pieces, bytes) else b"".join(pieces)) == whole
+    assert size_of(apart) == len(whole)
+    assert all(piece.endswith(b"\r\n") for piece in pieces_of(pieces))
+    wanted = {file.content for file in files if len(file.content) >= max(1, threshold)}
+    assert len({blob.digest for blob in blobs_in(apart)}) == len(wanted)

@@ -32,6 +32,7 @@ def test_no_password_is_shown(password):
         store_url=f"rediss://ann:{encoded}@h/0?ssl_keyfile_password={encoded}",
         relay=f"smtp://ann:{encoded}@h",
         flower_auth=f"ann:{encoded}",
+        blobs=f"sftp://ann:{encoded}@h/blobs?secret={encoded}",
     )
     assert MARK not in f"{settings!r} {settings.describe()} {settings.relay} {settings.relay!r}"
 
@@ -55,8 +56,10 @@ def test_a_url_is_masked_however_badly_it_is_written(user, password):
     assert written_badly or MARK not in masked
 
 
-@pytest.mark.parametrize("name", ["broker_url", "store_url", "relay", "flower_auth"])
-@pytest.mark.parametrize("beginning", ["", "smtp://", "redis://", "redis://ann:", "smtp://ann:"])
+@pytest.mark.parametrize("name", ["broker_url", "store_url", "relay", "flower_auth", "blobs"])
+@pytest.mark.parametrize(
+    "beginning", ["", "smtp://", "redis://", "redis://ann:", "smtp://ann:", "file://", "unix://ann:"]
+)
 @given(rest=urls)
 def test_no_error_quotes_a_secret(name, beginning, rest):
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 import logging
 import os
 import signal
@@ -18,14 +20,18 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
+from mailtasks import delivery
 from mailtasks.delivery import Report
 from mailtasks.errors import StoreError, StoreUnavailable
+from mailtasks.local.book import Caught
 from mailtasks.local.redis import free_port
-from mailtasks.message import Message, Priority
+from mailtasks.message import Attachment, Message, Priority
 from mailtasks.packing import pack, places
+from mailtasks.pieces import Blob
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.settings import Settings
 from mailtasks.state import State
+from mailtasks.store.blobs import RedisBlobs
 from mailtasks.store.ledger import Claim, Refusal, lease_clock
 from mailtasks.testing import CatchingServer, LocalRedis, wait_until
 from mailtasks.testing.scripted import Script, ScriptedRelay
@@ -213,6 +219,164 @@ def test_a_slice_ends_and_the_rest_is_hinted(bench: Callable[..., Bench]) -> Non
 def test_a_report_holds_nothing_private(bench: Callable[..., Bench]) -> None:
     one = bench()
     assert "example" not in str(one.deliver(one.send("refuse@example.com")))
+
+
+# --- Attachments that are stored apart --------------------------------------------------------------
+
+
+def attached(name: str, size: int = 2000) -> Attachment:
+    return Attachment(filename=name, content=os.urandom(size))
+
+
+def files_of(caught: Caught) -> list[bytes]:
+    parsed = email.message_from_bytes(caught.content, policy=email.policy.default)
+    return [part.get_content() for part in parsed.iter_attachments()]
+
+
+APART = {"blob_threshold": 1000, "window_normal": 4}
+
+
+def test_an_attachment_arrives_as_it_was_and_is_fetched_once(
+    bench: Callable[..., Bench], sink: CatchingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, file, small = bench(**APART), attached("a.pdf"), attached("b.pdf", 10)
+    ids = one.mailer.send_many(
+        [Message(to=f"r{n}@example.com", text=".dot", attachments=[file, small]) for n in range(9)]
+    )
+    fetched: list[str] = []
+    read = RedisBlobs.read
+    monkeypatch.setattr(RedisBlobs, "read", lambda self, name: fetched.append(name) or read(self, name))
+    assert one.deliver(ids[0]).counts == {State.SENT: 9}
+    assert [files_of(message) for message in sink.messages] == [[file.content, small.content]] * 9
+    assert len(fetched) == 1
+
+
+def test_8_bit_beside_an_attachment_apart_is_encoded_for_a_relay_without_8bitmime(
+    bench: Callable[..., Bench],
+) -> None:
+    """Only then are the pieces joined; what `email` reads is what was attached."""
+    file = attached("a.pdf", 70_000)
+    forwarded = "From: a@b.example\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nGrüße\r\n".encode()
+    letter = Attachment(filename="a.eml", content=forwarded, content_type="message/rfc822")
+    for offered, body in ((("8BITMIME",), "Grüße\r\n".encode()), ((), b"Gr=C3=BC=C3=9Fe\r\n")):
+        with ScriptedRelay(extensions=offered) as relay:
+            one = bench(relay=relay.url, **APART)
+            id = one.send("ann@example.com", attachments=[letter, file])
+            assert one.deliver(id).counts == {State.SENT: 1}
+            [sent] = relay.script.messages
+        assert body in sent
+        parsed = email.message_from_bytes(sent, policy=email.policy.default)
+        _, told, there = list(parsed.iter_parts())
+        assert told.get_content().get_content().splitlines() == ["Grüße"]
+        assert there.get_content() == file.content
+
+
+def test_a_message_whose_attachment_is_gone_fails_and_its_neighbours_go_on(
+    bench: Callable[..., Bench], sink: CatchingServer, tmp_path: Path
+) -> None:
+    one, lost, kept = bench(blobs=f"file://{tmp_path}", **APART), attached("lost.pdf"), attached("kept.pdf")
+    ids = one.mailer.send_many(
+        [
+            Message(to=["ann@example.com", "bob@example.com"], text="hi", attachments=[lost]),
+            Message(to="cy@example.com", text="hi", attachments=[kept]),
+            Message(to="di@example.com", text="hi"),
+        ]
+    )
+    path = next(tmp_path.rglob(f"{lost.digest[:64]}*"))
+    path.rename(tmp_path / "aside")
+    report = one.deliver(ids[0])
+    assert report.counts == {State.FAILED: 2, State.SENT: 2}
+    assert "lost.pdf" not in str(report)
+    sentence = f"content: the attachment 'lost.pdf' isn't in the folder {tmp_path} any more"
+    assert {it.reply for it in one.mailer.status(ids[0]).recipients} == {sentence}
+    assert [message.id for message in one.mailer.failed()] == [ids[0]]
+    assert [message.reply for message in one.mailer.find("bob@example.com")] == [sentence]
+    (tmp_path / "aside").rename(path)
+    assert one.mailer.retry(ids[0]).retried == 2
+    assert one.deliver(ids[0]).counts == {State.SENT: 2}
+    assert [files_of(message) for message in sink.messages] == [[kept.content], [], [lost.content]]
+
+
+def test_while_the_store_is_away_mail_waits_free_and_its_neighbours_go_on(
+    bench: Callable[..., Bench], sink: CatchingServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    one, file = bench(blobs=f"file://{folder}", **APART), attached("a.pdf")
+    ids = one.mailer.send_many(
+        [
+            Message(to="ann@example.com", text="hi", attachments=[file]),
+            Message(to="bob@example.com", text="hi"),
+        ]
+    )
+    folder.rename(tmp_path / "elsewhere")
+    report = one.deliver(ids[0])
+    assert report.counts == {State.DEFERRED: 1, State.SENT: 1}
+    [recipient] = one.mailer.status(ids[0]).recipients
+    assert (recipient.attempts, recipient.reply) == (
+        0,
+        f"content: the folder {folder} can't be read (No such file or directory); is it mounted?",
+    )
+    assert {event.case for _, event in one.mailer.events.latest()} <= {"sent"}
+    (tmp_path / "elsewhere").rename(folder)
+    one.mailer.retry(ids[0])
+    assert one.deliver(ids[0]).counts == {State.SENT: 1}
+    assert files_of(sink.messages[-1]) == [file.content]
+
+
+def test_a_window_holds_no_more_than_it_may_and_the_rest_comes_next(
+    bench: Callable[..., Bench], sink: CatchingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench(blob_memory=7000, **APART)
+    files = [attached(f"{n}.pdf") for n in range(6)]
+    ids = one.mailer.send_many(
+        [Message(to=f"r{n}@example.com", text="hi", attachments=[file]) for n, file in enumerate(files)]
+    )
+    largest: list[int] = []
+    lend = one.delivery.blob_cache.lend
+
+    @contextmanager
+    def watched(*given: Any) -> Iterator[Any]:
+        with lend(*given) as lent:
+            largest.append(one.delivery.blob_cache.size)
+            yield lent
+
+    monkeypatch.setattr(one.delivery.blob_cache, "lend", watched)
+    report = one.deliver(ids[0])
+    assert report.counts[State.SENT] == 6
+    assert [files_of(message) for message in sink.messages] == [[file.content] for file in files]
+    assert max(largest) <= 7000
+    assert [one.mailer.status(id).recipients[0].attempts for id in ids] == [1] * 6
+
+
+def test_a_message_that_is_larger_than_all_the_memory_is_sent_alone(
+    bench: Callable[..., Bench], sink: CatchingServer
+) -> None:
+    one = bench(blob_memory=0, **APART)
+    two = [attached("a.pdf"), attached("b.pdf")]
+    ids = one.mailer.send_many(
+        [Message(to=f"r{n}@example.com", text="hi", attachments=two) for n in range(3)]
+    )
+    assert one.deliver(ids[0]).counts[State.SENT] == 3
+    assert one.delivery.blob_cache.size == 0
+
+
+def test_while_others_have_all_the_memory_mail_is_given_back_and_what_needs_none_goes(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "_WAIT_FOR_ROOM", 0.05)
+    one, other = bench(blob_memory=0, slice=0.01, **APART), Blob("d" * 64, 10, "other.pdf")
+    monkeypatch.setattr(one.delivery.blob_cache, "_fetch", lambda blob: (b"other",))
+    ids = one.mailer.send_many(
+        [
+            Message(to="ann@example.com", text="hi", attachments=[attached("a.pdf")]),
+            Message(to="bob@example.com", text="hi"),
+        ]
+    )
+    with one.delivery.blob_cache.lend([other], 0):
+        report = one.deliver(ids[0])
+    assert report.counts == {State.QUEUED: 1, State.SENT: 1}
+    assert [one.state(id) for id in ids] == [State.QUEUED, State.SENT]
 
 
 # --- The relay --------------------------------------------------------------------------------------

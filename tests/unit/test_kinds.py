@@ -1,6 +1,17 @@
 import pytest
 
-from mailtasks.kinds import Choice, Duration, Flag, Login, MailAddress, RedisUrl, RelayUrl, Text, Whole
+from mailtasks.kinds import (
+    BlobsUrl,
+    Choice,
+    Duration,
+    Flag,
+    Login,
+    MailAddress,
+    RedisUrl,
+    RelayUrl,
+    Text,
+    Whole,
+)
 
 WHOLE = Whole(0, 1000)
 DURATION = Duration(0.5)
@@ -132,3 +143,33 @@ def test_show_masks():
     assert WATCHED.show(watched) == watched.replace("pw", "***")
     assert RelayUrl().show(RelayUrl().read("smtp://a:pw@h")) == "smtp://a:***@h:587?tls=required"
     assert Login().show("ann:pw") == "***"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("redis", "redis"),
+        ("file:///srv/blobs", "file:///srv/blobs"),
+        ("s3://bucket/prefix", "s3://bucket/prefix"),
+        ("sftp://ann:pw@host/x", "sftp://ann:***@host/x"),
+        ("gs://b?token=abc&x=1&SECRET_key=d", "gs://b?token=***&x=1&SECRET_key=***"),
+    ],
+)
+def test_where_attachments_are_stored(given, shown):
+    assert BlobsUrl().read(given) == given
+    assert BlobsUrl().show(given) == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ("", "it is no URL"),
+        (7, "it is no URL"),
+        ("/srv/blobs", "it is no URL"),
+        ("file://srv/blobs", "a folder is given by its whole path, after three slashes"),
+        ("redis://host/0", "the Redis that holds attachments is that of the ledger"),
+    ],
+)
+def test_where_no_attachments_are_stored(given, wrong):
+    with pytest.raises(ValueError, match=rf"^{wrong}$"):
+        BlobsUrl().read(given)

@@ -236,6 +236,15 @@ def test_one_each_is_a_mail_of_their_own(mailer: Mailer) -> None:
     ]
 
 
+def test_one_each_with_a_large_file_stores_it_once(mailer: Mailer) -> None:
+    """As decision record 0024 says."""
+    file = Attachment(filename="catalogue.pdf", content=b"x" * (mailer.settings.blob_threshold + 1))
+    message = Message(to=[f"r{n}@example.com" for n in range(20)], text="hi", attachments=[file])
+    ids = mailer.send_many([message], one_each=True)
+    assert len(ids) == 20
+    assert (mailer.attachments().stored, mailer.attachments().bytes) == (1, len(file.content))
+
+
 def test_one_each_with_a_key_sends_to_nobody_twice(mailer: Mailer) -> None:
     def to(*recipients: str) -> list[str]:
         message = Message(to=recipients, text="hi", idempotency_key="news-1")

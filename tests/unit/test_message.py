@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
+from hashlib import blake2b
 
 import msgspec
 import pytest
@@ -533,3 +534,11 @@ def test_the_fingerprint_is_the_same_in_every_process():
     script = f"from mailtasks.message import Message; print({message}.fingerprint())"
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert found.strip() == "6eefdfc0d99813bfe4a903c8d44d546e"
+
+
+def test_a_digest_is_that_of_the_content_and_is_no_field():
+    one, other = Attachment(filename="a", content=b"x"), Attachment(filename="b", content=bytearray(b"x"))
+    assert one.digest == other.digest == blake2b(b"x").hexdigest()
+    assert one == Attachment(filename="a", content=b"x")
+    assert "digest" not in repr(one)
+    assert dataclasses.replace(one, content=b"y").digest == blake2b(b"y").hexdigest()

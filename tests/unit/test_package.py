@@ -20,7 +20,7 @@ from mailtasks.testing import wait_until
 ROOT = Path(mailtasks.__file__).parents[1]
 FRAMEWORKS = {
     *("celery", "kombu", "redis", "django", "flask", "rich", "click", "flower", "tornado", "jinja2"),
-    "sqlalchemy",
+    *("sqlalchemy", "fsspec"),
     *("asyncio", "ssl", "multiprocessing"),
 }
 
@@ -48,7 +48,9 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     extras = project["optional-dependencies"]
     base = set(map(distribution, project["dependencies"]))
     optional = {
-        distribution(line) for name in ("cli", "flower", "embedded", "sqlalchemy") for line in extras[name]
+        distribution(line)
+        for name in ("cli", "flower", "embedded", "sqlalchemy", "blobs")
+        for line in extras[name]
     }
     distributions = packages_distributions()
     imported = {

@@ -237,3 +237,28 @@ def test_redis_is_away() -> None:
 def test_without_limits_nothing_is_asked() -> None:
     mailer = Mailer(Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0", memory_ceiling=100))
     mailer.room.demand_memory()
+
+
+def test_what_would_lift_redis_over_its_ceiling_is_refused_before_it_is_stored(made):
+    mailer = made(memory_ceiling=50)
+    fill(mailer, 40)
+    size = mailer.redis.info("memory")["maxmemory"] // 4
+    with pytest.raises(MemoryFull) as raised:
+        mailer.room.demand_bytes(size)
+    assert str(raised.value) == (
+        f"{size:,} bytes of attachments would lift Redis at {where(mailer.redis)} over "
+        "memory_ceiling = 50 % of its memory, so nothing was accepted; wait until the workers have sent "
+        "more, give it more memory, or let `blobs` name a folder or an object store"
+    )
+    mailer.room.demand_bytes(1)
+
+
+def test_what_was_let_in_since_the_last_look_counts(made, monkeypatch):
+    monkeypatch.setattr(room, "LOOK_EVERY", 60.0)
+    mailer = made(memory_ceiling=90)
+    fill(mailer, 40)
+    size = mailer.redis.info("memory")["maxmemory"] // 5
+    mailer.room.demand_bytes(size)
+    mailer.room.demand_bytes(size)
+    with pytest.raises(MemoryFull):
+        mailer.room.demand_bytes(size)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from inspect import signature
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from kombu.utils import json
 import mailtasks
 from mailtasks import celery as celery_module
 from mailtasks import tasks
+from mailtasks.blobs import Blobs
 from mailtasks.celery import install
 from mailtasks.errors import (
     AttachmentError,
@@ -622,3 +625,15 @@ def test_a_permanent_failure_is_an_expected_one(app: Celery, name: str) -> None:
 
 def test_only_temporary_failures_are_retried_by_default() -> None:
     assert tasks.PolicyTask.autoretry_for == (TemporaryFailure,)
+
+
+def test_a_worker_doesnt_start_without_what_its_store_of_attachments_needs(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make()
+    app.mailtasks.mailer.settings = replace(app.mailtasks.settings, blobs="s3://bucket/prefix")
+    tasks.demand_settings(app)
+    app.mailtasks.mailer.blobs = Blobs(mailer(app).redis, mailer(app).ledger.keys, mailer(app).settings)
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(SettingsError, match=r"^blobs: s3://bucket/prefix needs what isn't installed"):
+        tasks.demand_settings(app)

@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 
 import pytest
 
@@ -374,3 +375,37 @@ def test_advice_for_certificates_and_addresses(sentence, advice):
     relay = Relay.parse("smtp://h")
     failed = doctor.ConnectFailed(relay, doctor.Outcome(doctor.Stage.TLS, doctor.How.LOST, detail=sentence))
     assert doctor._unavailable(relay, failed).advice.startswith(advice)
+
+
+# --- Attachments
+
+
+def test_attachments_in_redis_need_no_probe(redis_url):
+    finding = doctor.blob_finding(Settings(broker_url=redis_url, blob_cap=2**20))
+    assert (finding.subject, finding.level) == ("attachments", Level.OK)
+    assert finding.found == "in Redis, at most 1.0 MiB"
+
+
+def test_a_folder_is_probed_and_nothing_is_left(redis_url, tmp_path):
+    finding = doctor.blob_finding(Settings(broker_url=redis_url, blobs=f"file://{tmp_path}"))
+    assert (finding.level, finding.advice) == (Level.OK, "")
+    assert finding.found == f"the folder {tmp_path} keeps them, and lets go of them"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_folder_that_isnt_there(redis_url, tmp_path):
+    finding = doctor.blob_finding(Settings(broker_url=redis_url, blobs=f"file://{tmp_path}/no"))
+    assert finding.level is Level.FAIL
+    assert finding.found.startswith(f"the folder {tmp_path}/no can't take an attachment (No such file or dir")
+    assert (
+        finding.advice == "see that `blobs` names a place that all producers and workers can read and write"
+    )
+
+
+def test_a_store_whose_library_isnt_there(redis_url, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    finding = doctor.blob_finding(Settings(broker_url=redis_url, blobs="s3://key:hunter2@bucket"))
+    assert finding.level is Level.FAIL
+    assert "pip install mailtasks[blobs]" in finding.found
+    assert finding.advice == "install it where producers and workers run"
+    assert "hunter2" not in finding.found

@@ -113,3 +113,14 @@ def test_sweep_exits_1_if_it_found_something(live):
     assert (ran.code, ran.json) == (1, [{"batch": batch, "found": found}])
     assert live("sweep").code == 0
     assert live("stats", "--json").json["tallies"]["swept"] == 1
+
+
+def test_blobs(live, redis_url, tmp_path):
+    (tmp_path / "terms.pdf").write_bytes(b"%PDF" * 25_000)
+    send(live, "--attach", "terms.pdf")
+    send(live, "--attach", "terms.pdf")
+    found = live("blobs", "--json").json
+    assert (found["stored"], found["bytes"], found["cap"]) == (1, 100_000, 268_435_456)
+    lines = [" ".join(line.split()) for line in live("blobs").out.splitlines()]
+    assert lines[1:3] == ["attachments 1", "bytes 100000"]
+    assert lines[0].startswith("where Redis at ")

@@ -12,6 +12,7 @@ from mailtasks.compose import Composed, compose, mime
 from mailtasks.compose.reencode import to_seven_bit
 from mailtasks.errors import MessageTooLarge
 from mailtasks.message import Alternative, Attachment, Message
+from mailtasks.pieces import Blob, size_of
 
 DATE = datetime(2025, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 IMAGE = Attachment(filename="logo.png", content=b"\x89PNG", cid="logo")
@@ -318,3 +319,23 @@ def test_what_is_missing_in_a_ready_made_message_stands_in_front():
 )
 def test_a_ready_made_message_needs_smtputf8_for_its_headers(raw, needed):
     assert composed(Message(raw=raw)).smtputf8 is needed
+
+
+def test_a_large_attachment_is_a_blob_between_its_headers_and_the_next_boundary():
+    message = Message(to="ann@example.com", text="hi", attachments=[FILE, IMAGE])
+    result = compose(
+        message, sender="s@x.example", message_id="1@x", date=DATE, size_limit=10**6, blob_threshold=80
+    )
+    head, blob, tail = result.content
+    assert head.endswith(b"filename=a.pdf\r\n\r\n") or head.endswith(b'filename="a.pdf"\r\n\r\n')
+    assert blob == Blob(FILE.digest[:64], 80, "a.pdf")
+    assert tail.startswith(b"\r\n--=_mixed_")
+    assert size_of(result.content) == len(
+        compose(message, sender="s@x.example", message_id="1@x", date=DATE, size_limit=10**6).content
+    )
+
+
+def test_a_blob_counts_for_the_size_limit_without_being_encoded():
+    message = Message(to="ann@example.com", attachments=[FILE])
+    with pytest.raises(MessageTooLarge, match="the size limit is 400"):
+        compose(message, sender="s@x", message_id="1@x", date=DATE, size_limit=400, blob_threshold=1)

@@ -45,6 +45,9 @@ KEEP, RESET, CLOSE, NONE = Connection.KEEP, Connection.RESET, Connection.CLOSE, 
 
 # (what happened, the row's name, (state, whether the attempt counts), the connection)
 TABLE = [
+    # An attachment can't be had, before anybody is spoken to
+    (Outcome(Stage.CONTENT, How.UNSUITABLE, detail="isn't there"), Case.CONTENT_LOST, FAIL, NONE),
+    (Outcome(Stage.CONTENT, How.LOST, detail="can't be read"), Case.CONTENT_AWAY, FREE, NONE),
     # DNS temporary failure, refused, connect or greeting timeout
     (Outcome(Stage.CONNECT, How.LOST, detail="no address for the name"), Case.UNREACHABLE, FREE, NONE),
     (Outcome(Stage.CONNECT, How.LOST, detail="connection refused"), Case.UNREACHABLE, FREE, NONE),

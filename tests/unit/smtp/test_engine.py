@@ -729,6 +729,21 @@ def test_lmtp_goes_on_where_nobody_is_accepted():
     assert shape(outcomes) == [[(Stage.RCPT, How.REFUSED, 550)], [SENT]]
 
 
+def test_a_body_in_pieces_is_not_copied_and_what_follows_it_is_the_last_piece():
+    large = b"x" * 76 + b"\r\n"
+    engine = opened("PIPELINING")
+    engine.begin([mail(content=(b"Subject: hi\r\n\r\n.\r\n", large)), mail()])
+    engine.data_to_send()
+    engine.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
+    engine.write_body()
+    head, body, ending = engine.pieces_to_send()
+    assert head == b"Subject: hi\r\n\r\n..\r\n"
+    assert body is large
+    assert ending.startswith(b".\r\nMAIL FROM:")
+    assert engine.behind_body == len(ending)
+    assert engine.pieces_to_send() == []
+
+
 # The tables
 
 

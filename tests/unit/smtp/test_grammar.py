@@ -3,11 +3,14 @@ import pytest
 from mailtasks.errors import AddressError
 from mailtasks.reply import Reply
 from mailtasks.smtp.grammar import (
+    LARGE,
     MAX_LINE,
     MAX_LINES,
     GarbledReply,
     ReplyReader,
     canonical,
+    canonical_pieces,
+    is_canonical,
     make_reply,
     path,
     printable,
@@ -153,6 +156,29 @@ def test_an_address_that_would_break_out_is_refused_with_a_sentence(address, sen
 )
 def test_every_line_ends_in_crlf_and_nothing_else_holds_one(content, expected):
     assert canonical(content) == expected
+    assert is_canonical(content) is (content == expected != b"")
+
+
+def test_what_is_large_and_canonical_is_not_copied():
+    content = b"a line\r\n" * LARGE
+    assert canonical(content[:-2]) == content
+    assert canonical(content) is content
+    assert canonical_pieces((content, content))[1] is content
+    assert stuff(content) is content
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a", (b"a\r\n",)),
+        ((b"a\r\n", b"b\r\n"), (b"a\r\n", b"b\r\n")),
+        ((b"a\r", b"\nb"), (b"a\r\nb\r\n",)),
+        ((b"a", b"b\r\n"), (b"ab\r\n",)),
+        ((), ()),
+    ],
+)
+def test_pieces_stay_pieces_if_each_ends_with_a_line(content, expected):
+    assert canonical_pieces(content) == expected
 
 
 @pytest.mark.parametrize(

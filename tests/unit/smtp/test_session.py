@@ -191,14 +191,33 @@ def test_a_long_body_may_be_followed_by_its_dot():
     assert [len(message) for message in relay.script.messages] == [LONG + 12] * 2
 
 
-def refuse_in_the_middle(server):
+def test_a_long_body_in_pieces_arrives_as_one():
+    pieces = (b"Subject: hi\r\n\r\n", (b"y" * 76 + b"\r\n") * 2000, b".a dot\r\n")
+    mail = Envelope("shop@example.com", ("ann@example.com",), pieces)
+    with ScriptedRelay() as relay:
+        assert told(connect(relay).deliver([mail, mail])) == [(Stage.DOT, How.ACCEPTED)] * 2
+    assert relay.script.messages == [b"".join(pieces)] * 2
+
+
+def test_a_relay_that_hangs_up_between_two_pieces_has_not_seen_the_dot():
+    pieces = ((b"y" * 76 + b"\r\n") * 100_000,) * 6
+    mail = Envelope("shop@example.com", ("ann@example.com",), pieces)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as executor:
+        hanging_up = executor.submit(refuse_in_the_middle, server, b"")
+        relay = Relay.parse(f"smtp://127.0.0.1:{server.getsockname()[1]}")
+        [[outcome]] = Session.connect(relay, timeouts=PATIENT).deliver([mail])
+        hanging_up.result(10)
+    assert (outcome.stage, outcome.how, outcome.dot_begun) == (Stage.DOT, How.LOST, False)
+
+
+def refuse_in_the_middle(server, words=b"552 5.3.4 too much\r\n"):
     """Refuse a body before it has all come, and hang up."""
     connection, _ = server.accept()
     with connection:
         for said in [b"220 hi\r\n", b"250-r\r\n250 PIPELINING\r\n", b"250 a\r\n250 b\r\n354 c\r\n"]:
             connection.sendall(said)
             connection.recv(1000)
-        connection.sendall(b"552 5.3.4 too much\r\n")
+        connection.sendall(words)
 
 
 def test_last_words_are_heard_though_writing_failed():
@@ -276,7 +295,8 @@ def test_the_name_that_we_were_given_is_said():
 
 
 def test_there_is_a_time_for_every_stage():
-    assert all(Timeouts().of(stage) > 0 for stage in Stage)
+    before = {Stage.CONTENT}  # there is no session yet
+    assert all(Timeouts().of(stage) > 0 for stage in set(Stage) - before)
 
 
 # LMTP

@@ -109,6 +109,23 @@ def test_what_can_not_be_encoded_anew_says_why(seven_bit, why):
     assert transaction(content="é".encode(), seven_bit=seven_bit).suit(Extensions()) == EIGHT_BIT + why
 
 
+def test_content_in_pieces_is_one_body():
+    each = transaction(content=(b"Subject: x\r\n\r\n", "é\r\n".encode(), b"z\r\n"))
+    assert each.body == "Subject: x\r\n\r\né\r\nz\r\n".encode()
+    assert (each.size, each.ascii, len(each.pieces)) == (len(each.body), False, 3)
+
+
+def test_pieces_are_kept_apart_as_long_as_they_are_sent_as_they_are():
+    pieces = (b"Subject: x\r\n\r\n", "é\r\n".encode(), b"z\r\n")
+    each = transaction(content=pieces, seven_bit=lambda: b"".join(pieces).replace("é".encode(), b"=C3=A9"))
+    assert each.suit(offers("8BITMIME")) == ""
+    assert each.pieces == pieces
+    assert each.suit(offers("SIZE")) == ""
+    assert each.pieces == (b"Subject: x\r\n\r\n=C3=A9\r\nz\r\n",)
+    assert each.lines(offers("SIZE"))[0] == b"MAIL FROM:<s@example.com> SIZE=25\r\n"
+    assert each.suit(offers("SIZE 24")) == "the message has 25 bytes; the relay takes 24 (SIZE)"
+
+
 def test_it_is_decided_when_nobody_is_left():
     each = transaction()
     assert not each.decided

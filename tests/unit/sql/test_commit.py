@@ -12,7 +12,7 @@ import mailtasks
 from mailtasks.errors import CommittedWithoutMail, IdempotencyConflict, MessageError, StoreUnavailable
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
-from mailtasks.message import Message
+from mailtasks.message import Attachment, Message
 from mailtasks.sql import on_commit
 from mailtasks.state import State
 
@@ -352,3 +352,38 @@ def test_a_session_joined_into_an_outer_transaction_is_the_outermost_that_it_kno
         outer.rollback()
     assert accepted(mailer) == 1
     engine.dispose()
+
+
+# --- Attachments that are stored apart
+
+
+def large():
+    return mail(attachments=[Attachment(filename="bill.pdf", content=b"%PDF" * 20_000)])
+
+
+def test_attachments_are_stored_when_the_transaction_has_committed(session, mailer, ask):
+    session.add(Order())
+    [id] = ask(session, large())
+    assert not mailer.redis.keys("*blob*")
+    session.commit()
+    assert mailer.status(id).state is State.QUEUED
+    assert mailer.attachments().stored == 1
+    session.add(Order())
+    ask(session, large())
+    session.rollback()
+    assert (accepted(mailer), mailer.attachments().being_stored) == (1, 0)
+
+
+def test_a_folder_that_is_away_at_the_commit_is_told_and_the_call_can_be_repeated(
+    session, redis_url, tmp_path
+):
+    folder = tmp_path / "mount"
+    with Mailer(broker_url=redis_url, default_from="shop@example.com", blobs=f"file://{folder}") as mailer:
+        session.add(Order())
+        on_commit(session, large(), mailer=mailer)
+        with pytest.raises(CommittedWithoutMail, match="can't take an attachment") as raised:
+            session.commit()
+        folder.mkdir()
+        [id] = mailer.send_many(raised.value.messages, ids=raised.value.ids)
+        assert mailer.status(id).state is State.QUEUED
+    assert session.query(Order).count() == 1

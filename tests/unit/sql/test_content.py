@@ -6,12 +6,13 @@ from math import inf, nan
 import msgspec
 import pytest
 
-from mailtasks.message import Message
+from mailtasks.message import Attachment, Message
 from mailtasks.settings import Settings
 from mailtasks.sql.composing import composed
 from mailtasks.sql.content import SHORTEST, aged, decode, encode
 
 SETTINGS = Settings(default_from="shop@example.com", max_age=3600)
+LARGE = bytes(range(256)) * 300  # larger than the default `blob_threshold`
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -23,6 +24,25 @@ def batch(**fields):
 def test_what_was_written_is_read():
     made = batch(subject="Grüße", tags=["a"], metadata={"order": "7"}, priority="urgent")
     assert decode(encode(made), made.id) == made
+
+
+def test_a_row_holds_its_attachments_whole():
+    made = batch(attachments=[Attachment(filename="a.bin", content=LARGE)])
+    assert decode(encode(made), made.id) == made
+    assert list(made.blobs.values()) == [LARGE]
+
+
+def test_a_row_of_before_attachments_were_stored_apart_is_read():
+    made = batch()
+    older = msgspec.structs.asdict(made)
+    del older["blobs"]
+    assert decode(msgspec.msgpack.encode(older), made.id) == made
+
+
+def test_a_row_that_lacks_an_attachment():
+    made = batch(attachments=[Attachment(filename="a.bin", content=LARGE)])
+    with pytest.raises(ValueError, match=r"^its content lacks an attachment$"):
+        decode(encode(msgspec.structs.replace(made, blobs={})), made.id)
 
 
 def damaged(**changes):

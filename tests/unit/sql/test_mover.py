@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import logging
+from base64 import b64decode
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection, create_engine, event
 
-from mailtasks.errors import BacklogFull, DatabaseError, MemoryFull, StoreError, StoreUnavailable
+from mailtasks.errors import (
+    BacklogFull,
+    BlobStoreError,
+    DatabaseError,
+    MemoryFull,
+    StoreError,
+    StoreUnavailable,
+)
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
-from mailtasks.message import Message
+from mailtasks.message import Attachment, Message
+from mailtasks.pieces import blobs_in
 from mailtasks.publish import Publisher
 from mailtasks.settings import Settings
 from mailtasks.sql import mover as module
@@ -532,3 +541,103 @@ def test_moved_is_added_up_and_false_if_nothing_was():
     assert not Moved()
     assert Moved(pending=1)
     assert module.SOONEST_LOOK > 2, "seconds that a Redis with everysec may forget"
+
+
+# --- Attachments that are stored apart
+
+
+def large(number=1, name="a.bin"):
+    return mail(number, attachments=[Attachment(filename=name, content=name.encode() * 20_000)])
+
+
+def test_the_relay_brings_the_attachments_when_it_moves_the_row(mover, mailer, write, rows):
+    ids = write(large(1), large(2), mail(3))
+    assert not mailer.redis.keys("*blob*")
+    assert mover.move() == Moved(accepted=1)
+    assert (rows(), mailer.attachments().stored) == ([], 1)
+    [message] = [it for it in mailer.ledger.claim(ids[0].partition(".")[0], "w").window if it.id == ids[0]]
+    [blob] = blobs_in(message.body)
+    assert b64decode(b"".join(mailer.blobs.fetch(blob))) == b"a.bin" * 20_000
+
+
+def test_a_row_whose_attachments_cant_be_stored_waits_and_stops_no_other(
+    engine, outbox, redis_url, clock, write, rows, tmp_path
+):
+    folder = tmp_path / "mount"
+    with Mailer(broker_url=redis_url, default_from="shop@example.com", blobs=f"file://{folder}") as mailer:
+        mover = Mover(outbox.table, engine, mailer, clock)
+        [stuck] = write(large(1))
+        [small] = write(mail(2))
+        for _ in range(2):
+            with pytest.raises(BlobStoreError, match="can't take an attachment"):
+                mover.move()
+        assert mailer.status(small).state is State.QUEUED
+        assert [(row.batch, row.state) for row in rows()] == [(stuck.partition(".")[0], "waiting")]
+        folder.mkdir()
+        assert mover.move() == Moved(accepted=1)
+        assert (rows(), mailer.status(stuck).state) == ([], State.QUEUED)
+
+
+@pytest.fixture
+def unmounted(engine, outbox, redis_url, clock, tmp_path):
+    """A mover whose attachments are for a folder that isn't there."""
+    url = f"file://{tmp_path}/mount"
+    with Mailer(broker_url=redis_url, default_from="shop@example.com", blobs=url) as mailer:
+        yield Mover(outbox.table, engine, mailer, clock)
+
+
+def test_rows_whose_attachments_cant_be_stored_wait_behind_the_others_for_ever(
+    unmounted, mailer, write, rows, clock, monkeypatch
+):
+    monkeypatch.setattr(rows_module, "ROWS_A_ROUND", 2)
+    for number in range(3):
+        write(large(number))
+    [small] = write(mail(4))
+    for _ in range(2):
+        with pytest.raises(BlobStoreError):
+            unmounted.move()
+    assert mailer.status(small).state is State.QUEUED
+    for _ in range(3):
+        clock.go(PATIENCE)
+        with pytest.raises(BlobStoreError):
+            unmounted.move()
+    assert {(row.state, "can't take an attachment" in row.error) for row in rows()} == {("waiting", True)}
+
+
+def test_while_attachments_cant_be_stored_a_round_ends_in_time(unmounted, write, rows, monkeypatch):
+    tried = []
+    accept = unmounted._mailer.accept
+    monkeypatch.setattr(unmounted._mailer, "accept", lambda its: tried.append(len(its)) or accept(its))
+    monkeypatch.setattr(module, "LONGEST_STORING", 0)
+    for number in range(4):
+        write(large(number))
+    with pytest.raises(BlobStoreError):
+        unmounted.move()
+    assert tried == [4, 1]
+    assert len(rows()) == 4
+
+
+def test_no_room_for_one_rows_attachments_stops_no_other(mover, mailer, write, rows, monkeypatch):
+    def full(size):
+        raise MemoryFull(f"no room for {size:,} bytes")
+
+    [stuck] = write(large(1))
+    [small] = write(mail(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(mailer.blobs, "_demand", full)
+        with pytest.raises(MemoryFull, match="no room for 100,000 bytes"):
+            mover.move()
+        assert mailer.status(small).state is State.QUEUED
+        assert [row.state for row in rows()] == ["waiting"]
+    assert mover.move() == Moved(accepted=1)
+    assert mailer.status(stuck).state is State.QUEUED
+
+
+def test_a_kept_row_brings_its_attachment_again_if_redis_has_lost_it(mover, mailer, write, clock):
+    [id] = write(large(1), keep="until_final")
+    mover.move()
+    mailer.redis.flushdb()
+    clock.go(SOONEST_LOOK)
+    assert mover.move() == Moved(accepted_again=1)
+    assert mailer.attachments().stored == 1
+    assert mailer.status(id).state is State.QUEUED

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailtasks.message import Priority
+from mailtasks.pieces import Blob
 from mailtasks.store import records
 from mailtasks.store.keys import new_batch_id
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch, Tries
@@ -93,3 +94,27 @@ def test_a_queued_recipient_takes_about_as_many_bytes_as_the_docstring_says(benc
     due = bench.redis.memory_usage(bench.keys.due(Priority.BULK))
     kept = sum(bench.redis.memory_usage(key, samples=0) or 0 for key in bench.keys.batch(id)) + due
     assert 10 < kept / 300 < 26
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        b"news " * 1000,
+        (b"head\r\n", Blob("a" * 64, 3, "ä.pdf"), b"x" * 2000),
+        (Blob("b" * 64, 1, ""),),
+    ],
+)
+def test_a_body_is_read_as_it_was_written(content):
+    assert records.unpack_body(records.pack_body(content)) == content
+
+
+def test_a_body_of_bytes_is_stored_as_ever():
+    assert records.pack_body(b"short") == records.pack(b"short")
+
+
+@pytest.mark.parametrize("wrong", [b"", b"?x", b"p", b"p=", b"p=x", b"p=\x92\x01\x02"])
+def test_a_damaged_body_is_damage(wrong):
+    with pytest.raises(records.DAMAGE):
+        records.unpack_body(wrong)
