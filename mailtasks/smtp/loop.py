@@ -113,8 +113,8 @@ class Loop:
 
     def _look(self) -> None:
         """Wait for what comes next, and go on with those that it is for."""
-        # Late is whose time was up before this look, and for whom it brings nothing: a process that was stopped
-        # for long hears what came meanwhile. (Interrupted then, Python's `select` may come back with nothing.)
+        # Late is whose time was up before this look, and for whom it brings nothing: a process that was
+        # stopped for long hears what came meanwhile. (Interrupted, Python's `select` may bring nothing.)
         now = time.monotonic()
         events = self._selector.select(max(0.0, min(LATE, self._earliest - now)))
         for key, ready in events:
