@@ -162,7 +162,7 @@ class _Pumping:
             most = LOOK_AT_MOST if hints_go_out else self._stopgap.room()
             due = self._ledger.due(priorities, most)
             busy = {each: self._patience(each) for each in PRIORITIES} if due and hints_go_out else {}
-            hints = self._ledger.look(due, busy, self._next_hinted(busy))
+            hints = self._ledger.look(due, busy, self._next_hinted(busy), limited=not hints_go_out)
             for first in (True, False):
                 self._hint((hint for hint in hints if hint.first is first), first)
             if len(due) < most or any(busy.values()) or not hints_go_out:

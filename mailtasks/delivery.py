@@ -223,8 +223,12 @@ class Delivery:
 
     def _conclude(self, claim: Claim, released: Released) -> Released:
         """Say what somebody should know of, and hint what can go on."""
-        if released.evidence:
-            log.warning("late evidence told of %d recipients of batch %s", released.evidence, claim.batch)
+        if released.why is Refusal.LOST:
+            log.warning(
+                "the lease of batch %s was lost before its window was settled; %d recipients are news",
+                claim.batch,
+                released.evidence,
+            )
         if released.why is Refusal.ASIDE:
             log.error(
                 "batch %s is set aside, until somebody retries its messages: "

@@ -113,9 +113,10 @@ class Loop:
 
     def _look(self) -> None:
         """Wait for what comes next, and go on with those that it is for."""
-        wait = min(LATE, self._earliest - time.monotonic())
-        events = self._selector.select(max(0.0, wait))
-        now = time.monotonic()  # a wait that begins after this is looked at once before its time is up
+        # Late is whose time was up before this look, and for whom it brings nothing: a process that was
+        # stopped for long hears what came meanwhile. (Interrupted, Python's `select` may bring nothing.)
+        now = time.monotonic()
+        events = self._selector.select(max(0.0, min(LATE, self._earliest - now)))
         for key, ready in events:
             talk = self._talks.get(key.fd)
             if talk:

@@ -469,6 +469,8 @@ class Ledger:
         due: Sequence[str],
         busy: Mapping[Priority, float],
         next_hinted: Mapping[Priority, float] = MappingProxyType({}),
+        *,
+        limited: bool = False,
     ) -> list[Hint]:
         """Look at batches that are due. To be called at every tick, also with none: it watches the clock.
 
@@ -478,6 +480,8 @@ class Ledger:
             next_hinted: when the hints were published (seconds since 1970) that are the next in such queues.
                 What was hinted a margin before them waits there no more: its hint died with a worker, or
                 waits in the hands of one that is stuck.
+            limited: only some of what is due is looked at, since no hint can be published; then a sweep takes
+                it for no fault that the rest waits.
 
         Returns:
             The batches to hint.
@@ -489,6 +493,7 @@ class Ledger:
             ids=list(due),
             busy=busy_by_name,
             next={priority.value: _ms(at) for priority, at in next_hinted.items()},
+            limited=int(limited),
         )
         for id, why in _pairs(aside):
             log.error("batch %s is set aside, until somebody retries its messages: %s", id, why)

@@ -74,7 +74,14 @@ Delivery._move = move
 
 HEEDS_NO_PAUSE = [("step", "return paused[1] or paused[2]", "return false")]
 SENDS_AT_ONCE = [("accept", "local not_before = math.max(arg.send_at, now)", "local not_before = now")]
-CANCELS_NOTHING = [("cancel", "    move(batch, index, CANCELLED)\n", "")]
+CANCELS_NOTHING = [
+    (
+        "cancel",
+        "if state == QUEUED or state == DEFERRED then move(batch, index, CANCELLED) end\n"
+        "  if state_of(batch, index) == CANCELLED then",
+        "if state == QUEUED or state == DEFERRED then",
+    )
+]
 EXPIRES_EARLY = [
     ("step", "if now >= batch.expires and not is_quiet()", "if now + 4000 >= batch.expires"),
     ("look", "if now >= batch.expires then", "if now >= batch.accepted + 8000 then"),

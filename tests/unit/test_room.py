@@ -23,6 +23,8 @@ from mailtasks.store.records import NewBatch
 @pytest.fixture
 def made(own_redis: LocalRedis) -> Iterator[Callable[..., Mailer]]:
     mailers: list[Mailer] = []
+    with own_redis.client() as client:
+        client.setrange("filler", 20_000_000, "x")  # beside it, what a connection or a script takes is little
 
     def make(**values: Any) -> Mailer:
         settings = {"broker_url": own_redis.url, "default_from": "shop@example.com", "redis_timeout": 1}

@@ -7,7 +7,7 @@
 -- KEYS, the same in every script (types in brackets):
 --   1 counts [hash]            states and tallies of this shard
 --   2 minute [hash]            the same for one minute, for rates and response times
---   3 steering [hash]          pause:all, pause:PRIORITY, looked (ms), quiet (ms), doubt:told, doubt:at (ms),
+--   3 steering [hash]          pause:all, pause:PRIORITY, looked, limited, quiet (ms), doubt:told, doubt:at (ms),
 --                              sweep:at (ms), sweep:cursor, sweep:found (ms)
 --   4-6 due:PRIORITY [zset]    batch -> ms, for urgent, normal, bulk
 --   7-9 gate:pause:PRIORITY [zset]

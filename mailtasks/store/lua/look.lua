@@ -4,7 +4,8 @@
 --
 -- arg: ids (in the order of the batches in KEYS), busy {PRIORITY = ms}: for how long a hint may merely be
 --      waiting in its queue; 0 if that is short; next {PRIORITY = ms}: when the hint was published that is
---      next there, if that is known, by the clock of whoever did
+--      next there, if that is known, by the clock of whoever did;
+--      limited: 1 if only some of what is due is looked at, since no hint can be published
 -- Returns {{{id, priority, 1 if before others}, …}: what to hint, {id, why, id, why, …}: what is set aside now,
 --   {held, more}: the recipients in doubt, and how many more than were told of; {}: nothing is to be told}.
 write_though_full()
@@ -30,6 +31,7 @@ if has_jumped() then
   if now < (tonumber(redis.call('HGET', STEERING, 'looked')) or 0) then file_all_under_now() end
 end
 redis.call('HSET', STEERING, 'looked', integer(now))
+if arg.limited == 1 then redis.call('HSET', STEERING, 'limited', integer(now)) end
 local quiet = is_quiet()
 
 -- Deferred before the clock was set back: the wait counts from now, or it would last longer by the jump.

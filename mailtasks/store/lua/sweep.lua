@@ -8,7 +8,8 @@ write_though_full()
 local HOUR = 3600 * 1000
 local LONG_PAST = math.max(5 * arg.margin, arg.lease, 2 * arg.jump)
 local FIRST_LOOKED_AT = 50 -- of a priority, whatever is due in the others: see LOOK_AT_MOST in ledger.py
-local looking = redis.call('HEXISTS', STEERING, 'looked') == 1 and not is_quiet()
+local limited = tonumber(redis.call('HGET', STEERING, 'limited')) or -LONG_PAST
+local looking = redis.call('HEXISTS', STEERING, 'looked') == 1 and not is_quiet() and now - limited > LONG_PAST
 local found, swept = {}, 0
 
 local function note(id, what)

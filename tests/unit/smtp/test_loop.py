@@ -102,6 +102,23 @@ def test_what_is_there_is_read_though_time_was_up_before():
         assert Loop().run(near.fileno(), hear(near, deadline=time.monotonic() - 1)) == b"x"
 
 
+def test_what_came_while_the_process_was_stopped_is_read_before_its_time_is_up(monkeypatch):
+    """SIGSTOP for long, in the middle of a `select`, which then comes back with nothing."""
+    with pair() as (near, far):
+        loop = Loop()
+        select = loop._selector.select
+
+        def stopped(timeout=None):
+            monkeypatch.undo()
+            far.sendall(b"x")
+            time.sleep(0.2)
+            return []
+
+        monkeypatch.setattr(loop._selector, "select", stopped)
+        assert loop.run(near.fileno(), hear(near, deadline=time.monotonic() + 0.1)) == b"x"
+        assert loop._selector.select == select
+
+
 def test_a_timeout_may_be_answered_by_going_on():
     def insist():
         try:

@@ -1527,6 +1527,18 @@ def test_what_a_hand_left_of_a_batch_is_found_and_goes(
     assert all(990 < seconds <= 1000 for seconds in left)
 
 
+def test_while_no_hint_can_be_published_what_waits_is_no_fault(bench: Bench) -> None:
+    id = bench.accept()
+    for _ in range(30):
+        bench.later(10)
+        bench.ledger.look([], {}, limited=True)
+    assert bench.ledger.sweep() == []
+    for _ in range(30):
+        bench.later(10)
+        bench.ledger.look([], {})
+    assert [stray.batch for stray in bench.ledger.sweep()] == [id]
+
+
 def test_a_damaged_batch_that_nobody_would_look_at_is_found_and_set_aside(bench: Bench) -> None:
     id = bench.accept()
     DAMAGE["no age"](bench, id)
