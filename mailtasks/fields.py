@@ -174,7 +174,7 @@ def _urls(name: str, value: str) -> str:
 
 
 def _list_id(name: str, value: str) -> str:
-    found = _LIST_ID.fullmatch(" ".join(value.split()))
+    found = _LIST_ID.fullmatch(re.sub("[ \t]+", " ", value).strip())
     if not found or len(found[2]) > LONGEST_WORD:
         raise MessageError(
             f"headers: {name} holds {excerpt(value)}: give the list's name in angle brackets, "

@@ -14,20 +14,19 @@ What this package composes itself is 7-bit; what it was given ready-made may not
 from __future__ import annotations
 
 import re
-from binascii import b2a_base64
 from collections.abc import Callable
 from email.message import Message as EmailObject
 from email.parser import BytesHeaderParser
 from typing import Final
 
 from mailtasks.compose.mime import quoted_printable
+from mailtasks.pieces import base64_lines
 
 _DEEPEST: Final = 50  # entities within each other; readers give up earlier
 _ENCODING: Final = re.compile(rb"(?im)^Content-Transfer-Encoding[ \t]*:.*\r\n(?:[ \t].*\r\n)*")
 _IDENTITIES: Final = ("", "7bit", "8bit", "binary")  # what leaves a body as it is (RFC 2045 6.2)
 _READABLE: Final = 2  # quoted-printable that more than doubles a text can't be read
 _HEAD: Final = re.compile(rb"(?:[!-9;-~]+:.*\r\n(?:[ \t].*\r\n)*)*\r\n")
-_BASE64_LINE: Final = 57  # octets that become a line of 76 (RFC 2045 6.8)
 _SIGNED: Final = ("multipart/signed", "multipart/encrypted")
 
 _parser: Final = BytesHeaderParser()
@@ -172,12 +171,7 @@ def _leaf(entity: _Entity, boundaries: tuple[bytes, ...], depth: int, is_message
         torn = any(b"--" + boundary in encoded for boundary in boundaries)
         if not torn and len(encoded) <= len(entity.body) * _READABLE:
             return entity.with_encoding(b"quoted-printable", encoded, is_message=is_message)
-    return entity.with_encoding(b"base64", _base64(entity.body), is_message=is_message)
-
-
-def _base64(octets: bytes) -> bytes:
-    lines = [b2a_base64(octets[at : at + _BASE64_LINE]) for at in range(0, len(octets), _BASE64_LINE)]
-    return b"".join(lines).replace(b"\n", b"\r\n")
+    return entity.with_encoding(b"base64", base64_lines(entity.body), is_message=is_message)
 
 
 _WAYS: Final[tuple[tuple[str, Callable[[_Entity, tuple[bytes, ...], int, bool], bytes]], ...]] = (

@@ -15,7 +15,7 @@ The rules:
 5. What is wrong with Redis or with the database sets no row aside: it is raised. What keeps mail from being
    accepted (no room, a refusal) doesn't keep the relay from looking at kept rows, and is raised at the end.
 6. That its attachments can't be stored now is never a row's own fault: it waits behind the others, however
-   long that takes.
+   long that takes, and is told of when they are through.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Mover:
             DatabaseError: the database is away.
             StoreUnavailable, StoreError: Redis is, it has no room for more (MemoryFull), or it refuses what
                 waits. What could be done all the same is done.
-            BlobStoreError, BlobsFull: attachments of some rows can't be stored; the others are moved.
+            BlobStoreError, BlobsFull: attachments of some rows can't be stored, and no other was left.
         """
         round = _Round(self._clock())
         with reachable(self._engine), self._engine.connect() as connection:
@@ -239,7 +239,8 @@ class Mover:
                 round.changes.append(Change.aside(row, str(error)))
             else:
                 round.changes.append(Change.refused(row, str(error), patient_until))
-                round.trouble = round.trouble or error
+                if not (unstored and round.done["accepted"]):  # see rule 6: who is told makes a pause
+                    round.trouble = round.trouble or error
 
     # --- What is kept
 

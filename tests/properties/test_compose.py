@@ -152,6 +152,7 @@ def test_addresses_in_other_headers_are_written_as_such(given):
 
 
 @given(names, st.sampled_from(["news.example.com", "=?utf-8?q?x?="]))
+@example("no\xa0break", "news.example.com")
 def test_a_lists_description_may_be_any_text(described, id):
     value = f"{quoted(described)} <{id}>"
     result = composed(Message(to="x@example.com", headers={"List-Id": value}))
