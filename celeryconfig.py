@@ -29,9 +29,11 @@ task_create_missing_queues = False
 task_routes = {"mailtasks.send_mail": {"queue": "mailtasks-2-normal"}}
 
 broker_transport_options = {
-    # A hint that was taken and lost is published again by the ledger's pump, not by Celery; a short
-    # timeout would only run long deliveries twice.
-    "visibility_timeout": 86_400,
+    # For mail that came by name and was in the hands of a worker that died: it goes back to its queue after
+    # so many seconds. Hints that were lost are published again by the ledger's pump, not by Celery.
+    "visibility_timeout": 60,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
     # Without these, a Redis that hangs would hold up whoever sends, for ever.
     "socket_timeout": 5.0,
     "socket_connect_timeout": 2.0,

@@ -153,20 +153,25 @@ class _Pumping:
         return min(self._interval, GATE_INTERVAL) if limited else self._interval
 
     def _look(self) -> None:
-        """Look at what is due and hint it. While that can't be, no more than this worker itself can send."""
+        """Look at what is due, and hint it. While that can't be, no more than this worker itself can send."""
         while not self._stopped.is_set():
-            hints_go_out = self._connected() and not self._publisher.refused
-            if hints_go_out:
-                self._stopgap.rest()
-            priorities = PRIORITIES if hints_go_out else taken(self._app)
-            most = LOOK_AT_MOST if hints_go_out else self._stopgap.room()
-            due = self._ledger.due(priorities, most)
-            busy = {each: self._patience(each) for each in PRIORITIES} if due and hints_go_out else {}
-            hints = self._ledger.look(due, busy, self._next_hinted(busy), limited=not hints_go_out)
+            room = self._room()
+            due = self._ledger.due()
+            busy = {each: self._patience(each) for each in PRIORITIES} if due and room is None else {}
+            hints = self._ledger.look(due, busy, self._next_hinted(busy), room=room)
             for first in (True, False):
                 self._hint((hint for hint in hints if hint.first is first), first)
-            if len(due) < most or any(busy.values()) or not hints_go_out:
+            if len(due) < LOOK_AT_MOST or any(busy.values()) or room is not None:
                 return
+
+    def _room(self) -> dict[Priority, int] | None:
+        """How many hints this worker can do with by itself; None: they can be published, it seems."""
+        if self._connected() and not self._publisher.refused:
+            self._stopgap.rest()
+            return None
+        mine = taken(self._app)
+        share = self._stopgap.room() // max(1, len(mine))
+        return {priority: share if priority in mine else 0 for priority in PRIORITIES}
 
     def _collect(self) -> None:
         self._blobs.collect(self._stopped.is_set)

@@ -8,8 +8,8 @@ The rules:
 1. What can't be published is run by this worker itself, on the threads that it has for tasks, the most
    urgent first; at most as many at once as there are threads.
 2. Only mail of the queues that this worker takes from, or the process for urgent mail would fill with bulk.
-3. A pump looks at no more meanwhile than finds room here. What dies with this process is due in the ledger,
-   as with any lost hint.
+3. A pump asks meanwhile for no more hints than find room here. What dies with this process is due in the
+   ledger, as with any lost hint.
 4. Whoever else has the same batch in hand: the claim decides.
 """
 

@@ -446,12 +446,12 @@ class Ledger:
 
     # The pump
 
-    def due(self, priorities: Iterable[Priority] = PRIORITIES, most: int = LOOK_AT_MOST) -> list[str]:
-        """The batches of these priorities that are due, in their order; at most so many."""
+    def due(self) -> list[str]:
+        """The batches that are due, urgent first; at most `LOOK_AT_MOST`."""
         with available(self.redis):
             now = self._now()
-            due = [self._due(priority, now) for priority in priorities]
-        return [id.decode() for id in _shared(due, most)]
+            due = [self._due(priority, now) for priority in PRIORITIES]
+        return [id.decode() for id in _shared(due, LOOK_AT_MOST)]
 
     def _due(self, priority: Priority, now: int) -> list[bytes]:
         """A key that a hand has made something else keeps no other priority from being looked at."""
@@ -470,7 +470,7 @@ class Ledger:
         busy: Mapping[Priority, float],
         next_hinted: Mapping[Priority, float] = MappingProxyType({}),
         *,
-        limited: bool = False,
+        room: Mapping[Priority, int] | None = None,
     ) -> list[Hint]:
         """Look at batches that are due. To be called at every tick, also with none: it watches the clock.
 
@@ -480,8 +480,8 @@ class Ledger:
             next_hinted: when the hints were published (seconds since 1970) that are the next in such queues.
                 What was hinted a margin before them waits there no more: its hint died with a worker, or
                 waits in the hands of one that is stuck.
-            limited: only some of what is due is looked at, since no hint can be published; then a sweep takes
-                it for no fault that the rest waits.
+            room: how many hints of each priority are wanted, while none can be published; then a sweep takes
+                it for no fault that the rest waits. None: all.
 
         Returns:
             The batches to hint.
@@ -493,7 +493,7 @@ class Ledger:
             ids=list(due),
             busy=busy_by_name,
             next={priority.value: _ms(at) for priority, at in next_hinted.items()},
-            limited=int(limited),
+            room=room and {priority.value: batches for priority, batches in room.items()},
         )
         for id, why in _pairs(aside):
             log.error("batch %s is set aside, until somebody retries its messages: %s", id, why)

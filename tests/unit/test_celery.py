@@ -155,7 +155,7 @@ def test_one_that_has_transport_options_need_not_know_the_sentinels(monkeypatch:
     app = own_app()
     assert app.conf.broker_url == "sentinel://a:26379/1;sentinel://b:26379/1"
     assert app.conf.broker_transport_options["master_name"] == "m"
-    assert app.conf.broker_transport_options["visibility_timeout"] == 86_400
+    assert app.conf.broker_transport_options["visibility_timeout"] == 60
     assert app.mailtasks.settings.broker_url == "sentinel://a:26379;sentinel://b:26379/1?master_name=m"
 
 

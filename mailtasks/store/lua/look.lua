@@ -5,7 +5,7 @@
 -- arg: ids (in the order of the batches in KEYS), busy {PRIORITY = ms}: for how long a hint may merely be
 --      waiting in its queue; 0 if that is short; next {PRIORITY = ms}: when the hint was published that is
 --      next there, if that is known, by the clock of whoever did;
---      limited: 1 if only some of what is due is looked at, since no hint can be published
+--      room {PRIORITY = batches} or nil: how many hints are wanted, while none can be published
 -- Returns {{{id, priority, 1 if before others}, …}: what to hint, {id, why, id, why, …}: what is set aside now,
 --   {held, more}: the recipients in doubt, and how many more than were told of; {}: nothing is to be told}.
 write_though_full()
@@ -31,7 +31,7 @@ if has_jumped() then
   if now < (tonumber(redis.call('HGET', STEERING, 'looked')) or 0) then file_all_under_now() end
 end
 redis.call('HSET', STEERING, 'looked', integer(now))
-if arg.limited == 1 then redis.call('HSET', STEERING, 'limited', integer(now)) end
+if arg.room then redis.call('HSET', STEERING, 'limited', integer(now)) end
 local quiet = is_quiet()
 
 -- Deferred before the clock was set back: the wait counts from now, or it would last longer by the jump.
@@ -78,6 +78,10 @@ local function look(batch)
   local waiting = arg.busy[batch.priority] > 0 and batch.hints > 0 and not overtaken
   if waiting and now - batch.not_before < LONGEST_MARGIN then
     return save(batch, math.min(now + math.max(arg.margin, arg.busy[batch.priority]), batch.expires))
+  end
+  if arg.room then
+    if arg.room[batch.priority] == 0 then return save(batch, now) end -- due it stays, its margin as it is
+    arg.room[batch.priority] = arg.room[batch.priority] - 1
   end
   -- Each hint that came to nothing doubles the margin: re-hinting must not outgrow the workers.
   local margin = math.min(arg.margin * 2 ^ math.min(batch.hints, 12), LONGEST_MARGIN)

@@ -1531,8 +1531,10 @@ def test_while_no_hint_can_be_published_what_waits_is_no_fault(bench: Bench) -> 
     id = bench.accept()
     for _ in range(30):
         bench.later(10)
-        bench.ledger.look([], {}, limited=True)
+        assert bench.ledger.look([id], {}, room=dict.fromkeys(PRIORITIES, 0)) == []
+        assert bench.due(id) == 0
     assert bench.ledger.sweep() == []
+    assert bench.ledger.look([id], {}, room={Priority.BULK: 1}) == [Hint(id, Priority.BULK)]
     for _ in range(30):
         bench.later(10)
         bench.ledger.look([], {})
