@@ -144,10 +144,9 @@ BUGS: Mapping[str, Bug] = {
             "the relay never refused it",
             "before its time",
             "was cancelled by the producer's word, and caught",
-            "was tried while everything was paused",
             "told to end ended with 1",
         ),
-        HEEDS_NO_PAUSE + SENDS_AT_ONCE + CANCELS_NOTHING,
+        SENDS_AT_ONCE + CANCELS_NOTHING,
         DOUBTS_WHAT_WAS_SENT + FAILS_WITHOUT_TRYING + LEAVES_WITHOUT_A_WORD,
         {"kills": 0, "orderly": 1},
         everywhere=True,
@@ -155,6 +154,10 @@ BUGS: Mapping[str, Bug] = {
 }
 
 SLOW_BUGS: Mapping[str, Bug] = {
+    # In a short run nothing may be left to be sent when the pause comes.
+    "a pause is not heeded": Bug(
+        ("was tried while everything was paused",), HEEDS_NO_PAUSE, options={"kills": 0, "orderly": 4}
+    ),
     "lapsed work is taken up late": Bug(
         ("a kill's work was taken up after",),
         [
