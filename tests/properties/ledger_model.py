@@ -278,7 +278,7 @@ class Model:
         cancelled = [one for one in wanted if one.state in (State.QUEUED, State.DEFERRED)]
         for recipient in cancelled:
             recipient.state = State.CANCELLED
-        return len(cancelled)
+        return sum(one.state is State.CANCELLED for one in wanted)
 
     def retry(self, id: str, indices: Sequence[int]) -> None:
         batch = self.batches[id]
