@@ -34,19 +34,6 @@ redis.call('HSET', STEERING, 'looked', integer(now))
 if arg.room then redis.call('HSET', STEERING, 'limited', integer(now)) end
 local quiet = is_quiet()
 
--- Deferred before the clock was set back: the wait counts from now, or it would last longer by the jump.
-local function count_waits_from_now(batch)
-  if not has(batch, DEFERRED) or batch.next_due <= now then return end
-  load_deferred(batch)
-  for index in each(batch, DEFERRED) do
-    local tries = tries_of(batch, index)
-    if tries and tries.at > now then
-      tries.due, tries.at, tries.changed = now + math.max(0, tries.due - tries.at), now, true
-    end
-  end
-  find_next_due(batch)
-end
-
 local function look(batch)
   if batch.token then
     if batch.lease > now + arg.lease then -- it was written before the clock was set back
@@ -65,7 +52,6 @@ local function look(batch)
     expire(batch)
     return save(batch)
   end
-  count_waits_from_now(batch)
   local at = next_look(batch)
   if not at or at > now then return save(batch) end
   if is_paused(batch.priority) then return park(batch, GATE_PAUSE) end

@@ -777,16 +777,6 @@ def test_after_a_clock_was_set_back_a_dead_worker_is_missed_soon_and_planned_mai
     assert bench.pass_time(1) == [planned]
 
 
-def test_after_a_clock_was_set_back_what_was_deferred_waits_as_long_as_was_meant(bench: Bench) -> None:
-    bench.look()
-    id = bench.accept(1, 1)
-    bench.settle(id, State.DEFERRED, State.DEFERRED, delay=60)
-    bench.later(-HOUR)
-    assert bench.pass_time(70) == []  # the second look finds it, and counts from there
-    assert bench.pass_time(10) == [id]
-    assert len(window(bench.claim(id))) == 2
-
-
 def test_after_a_clock_was_set_back_nothing_lapses_or_expires_for_one_lease(bench: Bench) -> None:
     bench.look()
     living, dead = bench.claim(bench.accept()), bench.claim(bench.accept())
