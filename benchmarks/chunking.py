@@ -25,10 +25,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
-from benchmarks.engine import CONTENT, RECIPIENT, SENDER, Load, in_threads, running_proxy
-from mailtasks.relay import Relay
+from benchmarks.engine import CONTENT, Load, pool_for, running_proxy, with_pool
 from mailtasks.reply import How, Outcome, Stage
-from mailtasks.smtp import Envelope, Pool, Session, Timeouts
+from mailtasks.smtp import Envelope, Session, Timeouts
 from mailtasks.smtp.engine import Event, Finished
 from mailtasks.smtp.grammar import make_reply
 from mailtasks.smtp.loop import Dialogue
@@ -85,27 +84,10 @@ class Row:
 
 
 def send(kind: type[Session], load: Load) -> float:
-    """Mails a second, each window on a connection lent for it."""
-    relay, timeouts = Relay.parse(f"smtp://127.0.0.1:{load.port}"), Timeouts()
-    pool = Pool(
-        relay, size=load.threads, max_messages=10**9, lifetime=300, idle=20, timeouts=timeouts, connect=None
-    )
-    pool._connect = lambda: kind.connect(relay, timeouts=timeouts, loop=pool._loop)
-
-    def work(_: int) -> None:
-        for start in range(0, load.messages, load.window):
-            size = min(load.window, load.messages - start)
-            envelopes = [Envelope(SENDER, (RECIPIENT,), CONTENT) for _ in range(size)]
-            with pool.lend(timeout=30) as session:
-                outcomes = session.deliver(envelopes)
-            assert all(outcome.how is How.ACCEPTED for (outcome,) in outcomes)
-
-    with contextlib.ExitStack() as lent:  # connect first
-        for _ in range(load.threads):
-            lent.enter_context(pool.lend(timeout=30))
-    rate = in_threads(load, work)
-    pool.close()
-    return rate
+    """Mails a second by sessions of this kind."""
+    pool = pool_for(load)
+    pool._connect = lambda: kind.connect(pool.relay, timeouts=Timeouts(), loop=pool._loop)
+    return with_pool(pool, load)
 
 
 def compare(where: str, load: Load, rounds: int) -> Row:

@@ -225,7 +225,7 @@ class Delivery:
         """Say what somebody should know of, and hint what can go on."""
         if released.why is Refusal.LOST:
             log.warning(
-                "the lease of batch %s was lost before its window was settled; %d recipients are news",
+                "the lease of batch %s was lost before its window was settled; %d of it was late evidence",
                 claim.batch,
                 released.evidence,
             )

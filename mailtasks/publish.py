@@ -305,9 +305,8 @@ def _length(channel: Any, queue: str) -> int:
 
 
 def _next_hinted(channel: Any, queue: str) -> float | None:
-    prefix = getattr(
-        channel, "global_keyprefix", ""
-    )  # kombu puts it before a few commands' keys, not this one's
+    # kombu puts this before the keys of a few commands, and this is none of them.
+    prefix = getattr(channel, "global_keyprefix", "")
     with channel.conn_or_acquire() as client:
         message = client.lindex(f"{prefix}{queue}", -1)
     with suppress(ValueError, KeyError, TypeError):  # nothing waits, or no hint

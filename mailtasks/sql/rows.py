@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, select, text, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    delete,
+    select,
+    text,
+    tuple_,
+    type_coerce,
+    update,
+)
+from sqlalchemy.types import NullType
 
 from mailtasks.sql.table import Keep, RowState
 
@@ -132,7 +144,9 @@ class Rows:
 
     def _whole(self, ids: Sequence[int]) -> Select[Any]:
         columns = self._table.c
-        wanted = [columns[name] for name in Row.__slots__]
+        # As it stands there: what isn't octets would stop SQLAlchemy, and with it all other rows.
+        raw = {"content": type_coerce(columns.content, NullType()).label("content")}
+        wanted = [raw.get(name, columns[name]) for name in Row.__slots__]
         return select(*wanted).where(columns.id.in_(ids)).order_by(columns.id)
 
     def change(self, connection: Connection, changes: Sequence[Change]) -> None:
@@ -166,7 +180,12 @@ def _fitting(found: Iterable[tuple[int, int]]) -> Iterator[int]:
 def _row(row: Any) -> Row:
     values = dict(row._mapping)
     times = {name: utc(values[name]) for name in ("written_at", "accepted_at", "seen_at", "look_at")}
-    return Row(**{**values, **times, "content": bytes(values["content"])})
+    return Row(**{**values, **times, "content": _octets(values["content"])})
+
+
+def _octets(content: Any) -> bytes:
+    """SQLite keeps whatever a hand puts into a column; what isn't octets will not be readable."""
+    return bytes(content) if isinstance(content, bytes | memoryview) else str(content).encode()
 
 
 def utc(moment: datetime | None) -> datetime | None:

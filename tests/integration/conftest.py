@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+import trustme
 
 from mailtasks.local.processes import Child
 from mailtasks.mailer import Mailer
@@ -196,6 +197,20 @@ class Road:
         assert (self.mailer.sweep(), stats.tallies["swept"]) == ([], 0)
         assert {state: count for state, count in stats.states.items() if count} == Counter(ledger.values())
         return Books(ledger, self.relay.accepted)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Issues what certificates a module's servers have."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def ca(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file with the certificate to trust."""
+    file = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    return str(file)
 
 
 @pytest.fixture

@@ -59,19 +59,6 @@ def serving(**options):
         controller.stop()
 
 
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def ca(authority, tmp_path_factory):
-    """The file with the certificate to trust."""
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    authority.cert_pem.write_to_path(str(file))
-    return str(file)
-
-
 def server_context(authority, *names, **validity):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(*names, **validity).configure_cert(context)

@@ -66,18 +66,6 @@ def serving(**options):
         controller.stop()
 
 
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def ca(authority, tmp_path_factory):
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    authority.cert_pem.write_to_path(str(file))
-    return file
-
-
 @pytest.fixture
 def demanding(authority):
     """A context that demands a certificate of the authority's, in one version of TLS."""

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from urllib.parse import quote
 
 import pytest
-import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, auth_mechanism
 
@@ -91,22 +90,10 @@ class PatientController(Controller):
 
 
 @pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
 def context(authority):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     return context
-
-
-@pytest.fixture(scope="module")
-def ca(authority, tmp_path_factory):
-    file = tmp_path_factory.mktemp("ca") / "ca.pem"
-    authority.cert_pem.write_to_path(str(file))
-    return file
 
 
 @pytest.fixture

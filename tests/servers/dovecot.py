@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import socket
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
-from mailtasks.local.processes import Child
 from mailtasks.local.redis import free_port
-from mailtasks.testing import program, wait_until
+from mailtasks.testing import program
+from tests.servers.system import SystemServer
 
 HOST: Final = "127.0.0.1"
 
@@ -89,7 +88,7 @@ def missing() -> str | None:
     return None
 
 
-class Dovecot:
+class Dovecot(SystemServer):
     """The server. A context manager.
 
     Attributes:
@@ -98,35 +97,9 @@ class Dovecot:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="mailtasks-dovecot-"))
+        super().__init__("dovecot")
         self.port = free_port()
         self.logins = self.folder / "run" / "postfix"
-        self._child: Child | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._lay_out()
-            command = program("dovecot")
-            assert command
-            self._child = Child(
-                [command, "-F", "-c", str(self.folder / "conf")],
-                output=self.folder / "out",
-                debris=self.folder,
-            )
-            wait_until(self._started, timeout=30, what=f"Dovecot's start ({self.log()})")
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._child:
-            self._child.stop()  # its master ends what it has started
-            self._child = None
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def mailbox(self, address: str) -> list[bytes]:
         """What a user has got."""
@@ -142,9 +115,15 @@ class Dovecot:
         files = (self.folder / name for name in ("log", "out"))
         return "".join(file.read_text(errors="replace") for file in files if file.exists())
 
-    def _started(self) -> bool:
-        assert self._child
-        assert self._child.running, self.log()
+    def _command(self) -> Sequence[str]:
+        command = program("dovecot")
+        assert command
+        return [command, "-F", "-c", str(self.folder / "conf")]
+
+    def _output(self) -> Path:
+        return self.folder / "out"
+
+    def _answers(self) -> bool:
         try:
             socket.create_connection((HOST, self.port), 1).close()
         except ConnectionRefusedError:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import trustme
 
-from mailtasks.local.processes import Child
 from mailtasks.local.redis import free_port
 from mailtasks.testing import wait_until
+from tests.servers.system import SystemServer
 
 HOST: Final = "127.0.0.1"
 DAEMONS: Final = Path("/usr/lib/postfix/sbin")  # Debian's; not on any PATH
@@ -126,7 +126,7 @@ class Received:
     raw: bytes
 
 
-class Postfix:
+class Postfix(SystemServer):
     """The server. A context manager.
 
     Args:
@@ -139,31 +139,10 @@ class Postfix:
     """
 
     def __init__(self, logins: Path) -> None:
+        super().__init__("postfix")
         self._logins = logins
-        self.folder = Path(tempfile.mkdtemp(prefix="mailtasks-postfix-"))
         self.port, self.tls_port = free_port(), free_port()
         self.ca = self.folder / "ca.pem"
-        self._child: Child | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._lay_out()
-            command = [str(DAEMONS / "master"), "-c", str(self.folder / "etc"), "-s"]
-            self._child = Child(command, output=self.folder / "log" / "master", debris=self.folder)
-            wait_until(self._started, timeout=30, what=f"Postfix' start ({self.folder / 'log'})")
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._child:
-            self._child.stop()  # its master ends what it has started
-            self._child = None
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def url(self, *, tls: str = "none", login: str = "") -> str:
         """For `tls` as in a relay's URL; `login` is `user:password`."""
@@ -190,9 +169,13 @@ class Postfix:
         """What it wrote."""
         return "".join(file.read_text() for file in sorted((self.folder / "log").iterdir()))
 
-    def _started(self) -> bool:
-        assert self._child
-        assert self._child.running, self.log()
+    def _command(self) -> Sequence[str]:
+        return [str(DAEMONS / "master"), "-c", str(self.folder / "etc"), "-s"]
+
+    def _output(self) -> Path:
+        return self.folder / "log" / "master"
+
+    def _answers(self) -> bool:
         return "daemon started" in self.log()
 
     def _lay_out(self) -> None:

@@ -175,6 +175,17 @@ def test_what_was_too_old_is_accepted_and_expires(mover, mailer, write, clock):
 # --- What can't be moved
 
 
+@pytest.mark.parametrize("database_url", ["sqlite://"], ids=["sqlite"])
+@pytest.mark.parametrize("content", ["'text'", "17"])
+def test_a_row_whose_content_isnt_octets_stops_no_other(mover, engine, write, content):
+    """SQLite lets a hand put anything into a column."""
+    write(mail(1))
+    write(mail(2))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"update mailtasks_outbox set content = {content} where id = 1")
+    assert mover.move() == Moved(accepted=1, aside=1)
+
+
 def test_a_row_that_cant_be_read_is_set_aside_and_said_once(mover, mailer, write, rows, change, caplog):
     for number in range(3):
         write(mail(number))
