@@ -10,7 +10,8 @@ from mailtasks.local.processes import Child
 from mailtasks.local.redis import free_port
 from mailtasks.testing import program, wait_until
 
-HOST: Final = "127.0.0.1"
+HOST: Final = f"127.64.{os.getpid() // 256 % 256}.{os.getpid() % 256}"
+"""This process' own, so that no other test's server can have taken the port meanwhile: mail would go there."""
 
 
 class SmtpSink:
