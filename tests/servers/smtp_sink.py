@@ -11,7 +11,7 @@ from mailtasks.local.redis import free_port
 from mailtasks.testing import program, wait_until
 
 HOST: Final = f"127.64.{os.getpid() // 256 % 256}.{os.getpid() % 256}"
-"""This process' own, so that no other test's server can have taken the port meanwhile: mail would go there."""
+"""This process' own: no other test's server can have taken the port meanwhile, and get the mail."""
 
 
 class SmtpSink:
