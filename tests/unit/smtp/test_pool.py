@@ -2,9 +2,11 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+import mailtasks
 from mailtasks.errors import PoolTimeout, RelayError
 from mailtasks.relay import Relay
 from mailtasks.smtp import pool as pool_module
@@ -290,6 +292,15 @@ def test_closing_leaves_no_thread(make):
 def test_the_table_in_the_docstring_is_what_stats_returns(make):
     rows = [line.strip() for line in Pool.stats.__doc__.splitlines() if line.strip().startswith("``")]
     assert [row.split("``")[1] for row in rows] == list(make().stats())
+
+
+def test_the_page_has_the_same_table():
+    page = Path(mailtasks.__file__).parents[1] / "docs/reference/pool.md"
+    told = [row.split(" | ") for row in page.read_text().splitlines() if row.startswith("| `")]
+    rows = [line.strip().split("``") for line in Pool.stats.__doc__.splitlines() if "``" in line]
+    assert [(name.strip("| `"), what.strip(" |")) for name, what in told] == [
+        (name, what.strip()) for _, name, what in rows
+    ]
 
 
 def test_many_threads_share_few_connections(make, dial):
