@@ -135,7 +135,7 @@ def main() -> int:
         print(json.dumps(report))
     else:
         print(
-            f"pool_warm = 0: {cold * 1000:.0f} ms; 1: {warm * 1000:.0f} ms, {max(took[1]) * 1000:.0f} at most; "
+            f"without {cold * 1000:.0f} ms, with {warm * 1000:.0f} ms ({max(took[1]) * 1000:.0f} at most): "
             f"{saved:.1f} round trips of {ROUND_TRIP * 1000:.0f} ms saved (at least {SAVED_AT_LEAST})"
         )
     return 0 if saved >= SAVED_AT_LEAST else 1

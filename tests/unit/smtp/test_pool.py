@@ -421,6 +421,39 @@ def test_one_that_was_idle_for_long_enough_is_replaced(quick, warm, dial, wait_u
     assert pool.stats()["idled"] >= 2
 
 
+def test_it_is_replaced_at_once(quick, monkeypatch, warm, dial, wait_until):
+    monkeypatch.setattr(warmer_module, "LOOK", 60)
+    warm(1, idle=0.1)
+    wait_until(lambda: len(dial.made) >= 3)
+
+
+def test_one_that_died_delays_the_next_and_one_that_is_fit_ends_that(quick, warm, dial, wait_until):
+    pool = warm(1)
+    dial.made[0].alive = False
+    wait_until(lambda: len(dial.made) == 2 and rests(pool, 1))
+    assert pool._warmer._after_death.seconds == warmer_module.FIRST_PAUSE
+    with pool.lend(1):
+        pass
+    assert pool._warmer._after_death.seconds == 0
+
+
+def test_one_that_is_idle_as_long_as_it_may_ends_that_as_well(quick, warm, dial, wait_until):
+    pool = warm(1, idle=0.2)
+    pool._warmer.died()
+    wait_until(lambda: pool.stats()["idled"])
+    wait_until(lambda: pool._warmer._after_death.seconds == 0)
+
+
+def test_a_borrowers_connection_says_that_the_relay_works_again(make, dial, wait_until):
+    pool = make(size=2, warm=1)
+    dial.error = RelayError("no")
+    pool.keep_warm()
+    wait_until(lambda: pool._warmer._after_failure.seconds)
+    dial.error = None
+    with pool.lend(1):
+        assert pool._warmer._after_failure.seconds == 0
+
+
 def test_one_that_grows_too_old_is_replaced(quick, warm, dial, wait_until):
     pool = warm(1)
     pool._expires[dial.made[0]] = time.monotonic()
