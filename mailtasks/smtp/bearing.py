@@ -12,6 +12,8 @@ answer with nonsense, hang up or fall silent. The rules:
    is spoken to step by step for `FIRST_TERM`, and tried again; for twice as long each further time, up to
    `LONGEST_TERM`.
 4. No mail pays for it: what was in a flight that made suspicious is untouched, and given back.
+5. A flight with bodies in it (BDAT) that came out of step is in doubt as a whole. That isn't tried a second
+   time: from then on this process writes a body only behind a 354.
 """
 
 from __future__ import annotations
@@ -59,10 +61,12 @@ class _Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A relay doesn't bear PIPELINING."""
+    """A relay doesn't bear PIPELINING, or (without a time) CHUNKING."""
 
     detail: str  # what happened
-    seconds: float  # for so long it is spoken to step by step
+    seconds: (
+        float | None
+    )  # for so long it is spoken to step by step; None: this process sends by DATA from now on
 
 
 class Bearing:
@@ -81,6 +85,8 @@ class Bearing:
         self._proven_until = 0.0
         self._term = FIRST_TERM
         self._news: list[Finding] = []
+        self.miscounts_bodies = False
+        """A flight with bodies in it came out of step: none is written any more by this process."""
 
     @property
     def doubted(self) -> bool:
@@ -127,6 +133,16 @@ class Bearing:
             if self._phase is not _Phase.TRUSTED:
                 self._judge_success(manner, borne)
             return finished
+
+    def judge_bodies(self, finished: Sequence[Finished]) -> None:
+        """Learn from what came of a dialogue by BDAT."""
+        outcomes = [each.outcomes[0] for each in finished if each.written is Written.WITH_BODY]
+        doubt = next((it for it in outcomes if it.how is How.GARBAGE and it.dot_begun), None)
+        if doubt:
+            with self._lock:
+                if not self.miscounts_bodies:
+                    self.miscounts_bodies = True
+                    self._news.append(Finding(str(doubt), None))
 
     def _learn_from_steps(self, finished: Sequence[Finished]) -> None:
         with self._lock:
