@@ -12,8 +12,8 @@ answer with nonsense, hang up or fall silent. The rules:
    is spoken to step by step for `FIRST_TERM`, and tried again; for twice as long each further time, up to
    `LONGEST_TERM`.
 4. No mail pays for it: what was in a flight that made suspicious is untouched, and given back.
-5. A flight with bodies in it (BDAT) that came out of step is in doubt as a whole. That isn't tried a second
-   time: from then on this process writes a body only behind a 354.
+5. A flight with bodies in it (BDAT) that ended in confusion or silence left mail in doubt. That isn't tried a
+   second time: from then on this process writes a body only behind a 354.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ LATELY: Final = 600.0  # seconds for which a flight that went well speaks for th
 
 _DOT: Final = Stage.DOT  # looked up for every message
 _BROKEN: Final = frozenset({How.GARBAGE, How.LOST, How.TIMED_OUT})
+_DOUBTFUL: Final = frozenset({How.GARBAGE, How.TIMED_OUT})
+"""What comes of it with bodies in the flight; a connection that was lost proves nothing."""
 _BEFORE_DOT: Final = frozenset({Stage.MAIL, Stage.RCPT, Stage.DATA})
 _LOST_COUNT: Final = frozenset({500, 502, 503})
 """Not understood, or out of sequence (RFC 5321 4.2.1): what comes of commands that were lost or cut."""
@@ -85,8 +87,8 @@ class Bearing:
         self._proven_until = 0.0
         self._term = FIRST_TERM
         self._news: list[Finding] = []
-        self.miscounts_bodies = False
-        """A flight with bodies in it came out of step: none is written any more by this process."""
+        self.only_data = False
+        """A flight with bodies in it went wrong: this process writes no other."""
 
     @property
     def doubted(self) -> bool:
@@ -136,13 +138,12 @@ class Bearing:
 
     def judge_bodies(self, finished: Sequence[Finished]) -> None:
         """Learn from what came of a dialogue by BDAT."""
-        outcomes = [each.outcomes[0] for each in finished if each.written is Written.WITH_BODY]
-        doubt = next((it for it in outcomes if it.how is How.GARBAGE and it.dot_begun), None)
+        outcomes = [it for each in finished if each.written is Written.WITH_BODY for it in each.outcomes]
+        doubt = next((it for it in outcomes if it.how in _DOUBTFUL and it.dot_begun), None)
         if doubt:
             with self._lock:
-                if not self.miscounts_bodies:
-                    self.miscounts_bodies = True
-                    self._news.append(Finding(str(doubt), None))
+                self._news += [] if self.only_data else [Finding(str(doubt), None)]
+                self.only_data = True
 
     def _learn_from_steps(self, finished: Sequence[Finished]) -> None:
         with self._lock:

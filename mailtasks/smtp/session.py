@@ -372,7 +372,7 @@ class Session:
             and self._engine.extensions.chunking
             and self._engine.extensions.pipelining
             and manner is not Manner.STEPWISE
-            and not (self._bearing and self._bearing.miscounts_bodies)
+            and not (self._bearing and self._bearing.only_data)
             and time.monotonic() - self._used_at < FRESH
         )
 

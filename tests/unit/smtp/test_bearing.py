@@ -208,6 +208,43 @@ def test_what_was_said_step_by_step_is_not_the_fault_of_flights(bearing):
     assert not bearing.doubted
 
 
+# With bodies in the flight
+
+
+def bodies(*outcomes):
+    return [Finished(number, (outcome,), Written.WITH_BODY) for number, outcome in enumerate(outcomes)]
+
+
+@pytest.mark.parametrize("how", [How.GARBAGE, How.TIMED_OUT])
+def test_a_flight_of_bodies_that_leaves_doubt_is_the_last_one_and_told_of_once(bearing, how):
+    doubt = Outcome(Stage.DOT, how, detail="what?", dot_begun=True)
+    for _ in range(2):
+        bearing.judge_bodies([*bodies(SENT), Finished(1, (NO_USER, doubt), Written.WITH_BODY)])
+    assert bearing.only_data
+    assert bearing.news() == [Finding("dot: what?", None)]
+    assert (bearing.doubted, bearing.begin(2)) == (False, FREELY), "flights by DATA go on"
+
+
+@pytest.mark.parametrize(
+    "finished",
+    [
+        bodies(SENT, NO_USER, refused(Stage.DOT, 554)),
+        bodies(Outcome(Stage.DOT, How.LOST, detail="reset", dot_begun=True)),
+        bodies(Outcome(Stage.MAIL, How.GARBAGE, detail="what?")),
+        [flight(DOUBT)],
+    ],
+)
+def test_no_other_flight_is(bearing, finished):
+    bearing.judge_bodies(finished)
+    assert (bearing.only_data, bearing.news()) == (False, [])
+
+
+def test_trouble_before_any_body_was_taken_is_trouble_as_elsewhere(bearing):
+    [told] = bearing.judge(bodies(refused(Stage.DATA, 503)), bearing.begin(1))
+    assert told.outcomes[0].how is How.UNTOUCHED
+    assert bearing.begin(1) is STEPWISE
+
+
 # Against servers
 
 
