@@ -10,6 +10,8 @@ clock. The other rules:
 2. The driver is asked before each message (state BODY), and may send what is `waiting` before the next.
 3. An answer is believed once the whole flight is answered and nothing is left unread. If a reply comes that
    nobody waits for, is garbled, or is of a kind that its command can't have, all of the flight is in doubt.
+   So it is if RSET is answered with another enhanced code than before: an answer is missing, and this is the
+   one to MAIL. (With DATA the 354 shows that; here all answers are 2xx.)
 4. If the connection only ends, who has all answers keeps them. Of the others in doubt is whose body may have
    left as a whole: the relay may have taken it. The first of those who aren't bears how it ended.
 5. After a 421 the relay takes nothing more (RFC 5321 3.8): who is behind it is untouched.
@@ -85,6 +87,7 @@ class Chunking:
         self._flight: deque[_Sent] = deque()  # written, and not wholly answered
         self._awaited: deque[tuple[str, int]] = deque()  # of the first of these, once an answer wasn't plain
         self._over: list[_Sent] = []  # wholly answered, but not yet in step again
+        self._reset_codes: tuple[bytes | None, ...] = ()  # basic and enhanced, as RSET was answered first
         self._reader = ReplyReader()
         self._out: list[bytes] = []
         self._written = 0  # bytes, all told
@@ -206,7 +209,7 @@ class Chunking:
         while self._flight and not self._awaited and self._reader.empty:
             sent = self._flight[0]
             found = _well(len(sent.transaction.outcomes))(data, position)
-            if not found or sent.ends > self._taken:
+            if not found or sent.ends > self._taken or not self._answers_reset(data, position):
                 break
             position = found.end()
             self.answered += 1
@@ -235,7 +238,14 @@ class Chunking:
         return self._awaited[0]
 
     def _on_reset(self, sent: _Sent, _: int, code: int, lines: Sequence[bytes]) -> None:
-        """Nothing is left of the transaction before."""
+        if not self._answers_reset(lines[0]):
+            self._out_of_step(f"RSET was answered otherwise before: {quote(lines[0])}")
+
+    def _answers_reset(self, data: bytes, position: int = 0) -> bool:
+        found = _CODES(data, position)
+        assert found, "it is a 2xx"
+        self._reset_codes = self._reset_codes or found.groups()
+        return found.groups() == self._reset_codes
 
     def _on_mail(self, sent: _Sent, _: int, code: int, lines: Sequence[bytes]) -> None:
         if code >= 400:
@@ -332,6 +342,9 @@ def _of_the_message(code: int, reply: Reply) -> Outcome:
     if code in NOT_UNDERSTOOD:
         return Outcome(Stage.DATA, How.REFUSED, reply)
     return Outcome(Stage.DOT, How.ACCEPTED if code < 300 else How.REFUSED, reply, dot_begun=True)
+
+
+_CODES: Final = re.compile(rb"(2\d\d)(?:[ -](2\.\d{1,3}\.\d{1,3})(?!\d))?").match
 
 
 @lru_cache(maxsize=64)

@@ -248,6 +248,8 @@ class Keeping(Script):
         ({"BDAT": ["250 x", "354 go"]}, "no answer to BDAT: '354 go'"),
         ({"RSET": ["250 x", "500 what"]}, "no answer to RSET: '500 what'"),
         ({"RSET": ["250 x", "450 later"]}, "no answer to RSET: '450 later'"),
+        ({"RSET": ["250 2.0.0 x", "250 2.1.0 x"]}, "RSET was answered otherwise before: '250 2.1.0 x'"),
+        ({"RSET": ["250 2.0.0 x", "250 x"]}, "RSET was answered otherwise before: '250 x'"),
         ({"RCPT": ["250 x", "what?"]}, "not a reply: 'what?'"),
         ({"BDAT": ["250 x", "250-a\n251 b"]}, "not the next line of a 250 reply: '251 b'"),
     ],
@@ -256,6 +258,22 @@ def test_out_of_step_nothing_of_the_flight_is_believed(replies, detail):
     outcomes, [_], chunking = talk(Script(replies, OFFERED), [mail(ANN), mail(ANN)])
     assert outcomes == [(Outcome(Stage.DOT, How.GARBAGE, None, detail, dot_begun=True),)] * 2
     assert chunking.state is State.CLOSED
+
+
+@pytest.mark.parametrize("missing", range(1, 6))
+def test_an_answer_that_is_missing_shows_at_the_next_message(missing):
+    """Else, of two recipients, the one who was refused would be told of as sent."""
+    answers = ["250 2.0.0 flushed", "250 2.1.0 ok", "250 2.1.5 ok", "550 5.1.1 who", "250 2.0.0 taken"]
+    said = answers * 3
+    del said[missing]
+    chunking, _ = written(3, ANN, BOB)
+    chunking.receive(wire(said))
+    assert {how for each in told(chunking) for _, how, _ in each} == {How.GARBAGE}
+
+
+def test_reset_may_be_answered_in_other_words():
+    script = Script({"RSET": ["250 2.0.0 id 1", "250 2.0.0 id 2", "250-2.0.0 id\n250 3"]}, OFFERED)
+    assert shape(talk(script, [mail()] * 3)[0]) == [[SENT]] * 3
 
 
 def test_nor_what_was_refused_in_it():
