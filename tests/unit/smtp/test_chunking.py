@@ -290,6 +290,14 @@ def test_the_flight_before_is_believed_and_the_next_untouched():
     assert shape(outcomes) == [[SENT]] * 3 + [[GARBAGE]] * 3 + [[UNTOUCHED]] * 2
 
 
+def test_what_is_left_unread_behind_the_last_answer_is_waited_for():
+    chunking, _ = written(1)
+    chunking.receive(b"250 x\r\n" * 4 + b"25")
+    assert (chunking.state, chunking.events()) == (State.TALKING, [])
+    chunking.receive(b"0 more\r\n")
+    assert told(chunking) == [[GARBAGE]]
+
+
 def test_a_reply_to_what_was_not_sent_yet_is_out_of_step():
     chunking = Chunking(extensions(), enumerate([mail()]))
     chunking.write_body()
