@@ -157,6 +157,7 @@ class Script:
         self._failure = ""
         self._said: Counter[str] = Counter()
         self._rest = b""
+        self._left = False  # it hung up, or said 421, or nothing for ever
         self._body = False
         self._chunking = "CHUNKING" in extensions
         self._chunk = b""  # behind the BDAT that is being answered
@@ -166,16 +167,17 @@ class Script:
 
     def greet(self) -> Answer:
         """The answer to connecting. What an earlier connection left unfinished is forgotten."""
-        self._rest, self._body, self._challenged = b"", False, False
+        self._rest, self._body, self._challenged, self._left = b"", False, False, False
         self._forget_transaction()
         return self._say("CONNECT")
 
     def feed(self, data: bytes) -> list[Answer]:
-        """The answers to what `data` completes, one for each command."""
+        """The answers to what `data` completes, one for each command, up to one with which it leaves."""
         self._rest += data
         answers = []
-        while (line := self._next()) is not None:
+        while not self._left and (line := self._next()) is not None:
             answers.append(self._answer(line))
+            self._left = _leaves(answers[-1])
         return answers
 
     def check(self) -> None:
@@ -390,6 +392,12 @@ class ScriptedRelay:
 
 def _parts(answer: Answer) -> Say:
     return answer if isinstance(answer, Say) else Say(answer)
+
+
+def _leaves(answer: Answer) -> bool:
+    """Whether nothing is heard behind it."""
+    parts = _parts(answer)
+    return CLOSE in parts or HANG in parts or _beginning(answer).startswith("421")
 
 
 def _beginning(answer: Answer) -> str:

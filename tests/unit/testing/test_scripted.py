@@ -44,6 +44,15 @@ def test_a_refused_message_is_not_taken():
     assert (script.messages, script.taken) == ([b""], [])
 
 
+@pytest.mark.parametrize("last", [CLOSE, HANG, "421 bye", Say("250 ok", CLOSE)])
+def test_who_has_left_hears_nothing_until_the_next_connection(last):
+    script = Script({"NOOP": [last, "250 ok"]})
+    assert script.feed(b"NOOP\r\nNOOP\r\n") == [last]
+    assert script.feed(b"NOOP\r\n") == []
+    script.greet()
+    assert script.feed(b"NOOP\r\n") == ["250 ok"]
+
+
 CHUNKING = ("PIPELINING", "CHUNKING")
 OPENING = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
 
