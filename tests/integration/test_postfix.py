@@ -218,7 +218,7 @@ def test_a_window_by_bdat_arrives_but_for_the_recipient_who_is_refused(
 
 
 def test_one_connection_takes_hundreds_by_bdat(bench: Callable[..., Bench], mx: Postfix) -> None:
-    """Before each comes RSET, which Postfix counts as junk (smtpd_junk_command_limit) until it takes a mail."""
+    """Before each comes RSET, which Postfix counts (smtpd_junk_command_limit) until it takes a mail."""
     one = bench(chunking="yes")
     ids = one.mailer.send_many([Message(to=f"n{number}@example.com", text="hi") for number in range(150)])
     for batch in dict.fromkeys(id.partition(".")[0] for id in ids):
