@@ -4,9 +4,9 @@
 says `chunking=yes`, with the same interface and the same first rule: bytes in, events out, no socket, no
 clock. The other rules:
 
-1. A body is written blind, before anything is known of its MAIL and RCPT. So that the relay can't take it for
-   the transaction of another message, each message begins with RSET (ADR 0020). It has 3 answers, and one
-   more for each recipient.
+1. A body is written blind, before anything is known of its MAIL and RCPT. Behind a BDAT that failed RSET is a
+   must (RFC 3030 2), or the relay may take the next body for the recipients of that message. So each message
+   begins with RSET; it has 3 answers, and one more for each recipient.
 2. The driver is asked before each message (state BODY), and may send what is `waiting` before the next.
 3. An answer is believed once the whole flight is answered and nothing is left unread. If a reply comes that
    nobody waits for, is garbled, or is of a kind that its command can't have, all of the flight is in doubt.
