@@ -439,7 +439,7 @@ def _follows(seconds: float | None) -> tuple[str, str, str]:
         return (
             CHUNKING_NOT_BORNE,
             "by DATA",
-            "CHUNKING and left a flight in doubt by it ({}); this process sends by DATA from now on: "
+            "CHUNKING and doesn't bear it ({}); this process sends by DATA from now on: "
             "take chunking=yes out of the relay's URL",
         )
     return (

@@ -222,9 +222,8 @@ class Session:
             finished = [event for event in events if isinstance(event, Finished)]
         finally:
             if self._bearing:
+                finished = self._bearing.judge_bodies(finished) if chunked else finished
                 finished = self._bearing.judge(finished, manner)
-                if chunked:
-                    self._bearing.judge_bodies(finished)
             self._abort_unless_usable()
             self._used_at = time.monotonic()
         return finished
@@ -371,8 +370,8 @@ class Session:
             and not self.relay.lmtp
             and self._engine.extensions.chunking
             and self._engine.extensions.pipelining
-            and manner is not Manner.STEPWISE
-            and not (self._bearing and self._bearing.only_data)
+            and manner is Manner.FREELY
+            and (self._bearing is None or self._bearing.bears_bodies)
             and time.monotonic() - self._used_at < FRESH
         )
 

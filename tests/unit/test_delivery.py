@@ -158,7 +158,7 @@ def test_a_relay_that_leaves_a_flight_of_bodies_in_doubt_gets_no_other_and_is_to
     assert event.reply == "dot: not a reply: 'what?'"
     [logged] = [record.getMessage() for record in caplog.records if "CHUNKING" in record.getMessage()]
     assert logged == (
-        f"the relay {event.relay} offers CHUNKING and left a flight in doubt by it (dot: not a reply: "
+        f"the relay {event.relay} offers CHUNKING and doesn't bear it (dot: not a reply: "
         "'what?'); this process sends by DATA from now on: take chunking=yes out of the relay's URL"
     )
 

@@ -563,3 +563,11 @@ def test_answers_that_came_while_a_write_was_stuck_are_heard(deaf):
     assert outcomes[0] == ACCEPTED
     assert outcomes[1] == (Stage.MAIL, How.TIMED_OUT)
     assert outcomes[2:] == [(Stage.MAIL, How.UNTOUCHED)] * 2
+
+
+def test_a_relay_that_offers_bdat_and_does_not_know_it_loses_no_mail():
+    bearing = Bearing()
+    with ScriptedRelay({"BDAT": "502 5.5.1 not implemented"}, CHUNKING) as relay:
+        assert told(chunking(relay, bearing=bearing).deliver([envelope()])) == [(Stage.MAIL, How.UNTOUCHED)]
+        assert told(chunking(relay, bearing=bearing).deliver([envelope()])) == [ACCEPTED]
+    assert [verb for verb in verbs(relay) if verb in {"BDAT", "DATA"}] == ["BDAT", "DATA"]
