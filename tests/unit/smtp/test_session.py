@@ -390,7 +390,7 @@ def test_after_a_flight_that_came_out_of_step_mail_goes_by_data():
     assert verbs(relay)[-3:] == ["MAIL", "RCPT", "DATA"]
 
 
-def test_a_connection_that_was_idle_for_long_is_tried_by_data(monkeypatch):
+def test_a_connection_that_was_idle_for_long_is_tried_by_data():
     """It may be dead without our knowing, and a body that was written blind would be in doubt."""
     with ScriptedRelay(extensions=CHUNKING) as relay:
         session = chunking(relay)
