@@ -222,11 +222,9 @@ def _html(html: str, inline: Sequence[Attachment], token: str, attach: _Attach) 
 
 
 def _alternative(other: Alternative) -> _Part:
-    named = "charset=" in other.content_type.lower()
-    content_type = other.content_type if named else f'{other.content_type}; charset="utf-8"'
     encoding, body = _encode_text(_canonical(other.content.encode(other.charset)))
     return _Part(
-        f"{words_header('Content-Type', content_type)}Content-Transfer-Encoding: {encoding}\r\n", body
+        f"{words_header('Content-Type', other.media_type)}Content-Transfer-Encoding: {encoding}\r\n", body
     )
 
 

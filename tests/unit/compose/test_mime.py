@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from email.mime.image import MIMEImage
 from email.mime.text import MIMEText
 
 import pytest
@@ -238,6 +239,26 @@ def test_an_alternative_may_have_another_charset():
         composed(Message(to="a@b", alternatives=[other])).content, policy=policy.default
     )
     assert (found.get_content_charset(), found.get_content()) == ("iso-2022-jp", "日本語\r\n")
+
+
+def test_another_parameter_is_no_charset():
+    other = Alternative(content="é", content_type="text/x-a; x-charset=latin-1")
+    assert (
+        b'text/x-a; x-charset=latin-1; charset="utf-8"\r\n'
+        in composed(Message(to="a@b", alternatives=[other])).content
+    )
+
+
+def test_an_image_that_email_has_made_is_inline_if_it_has_an_id():
+    image = MIMEImage(b"x", "png")
+    image["Content-ID"] = "<logo>"
+    shown = Message(to="a@b", html='<img src="cid:logo">', attachments=[image])
+    assert structure(shown) == "multipart/related(text/html, image/png)"
+    assert composed(shown).content.count(b"Content-ID: <logo>\r\n") == 1
+    del image["Content-ID"]
+    assert (
+        structure(Message(to="a@b", html="x", attachments=[image])) == "multipart/mixed(text/html, image/png)"
+    )
 
 
 def test_a_part_that_email_has_made_is_attached_as_it_is():
