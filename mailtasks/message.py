@@ -77,7 +77,7 @@ _OWN_HEADERS: Final = {
     "reply-to": "use `reply_to`",
     "subject": "use `subject`",
     "return-path": "use `envelope_sender`",
-    "date": "it is set when the message is accepted",
+    "date": "it is set when the message is accepted, or to `send_at`",
     "message-id": "it is made from the message's id when it is accepted",
     "mime-version": "it is set when the message is composed",
 }
@@ -286,7 +286,7 @@ class Message:
         headers: further headers, each with a value or a list of values; those that mailtasks sets itself
             are refused, and what has a syntax is held to it (`mailtasks/fields.py`).
         priority: "urgent", "normal" or "bulk".
-        send_at: not before this moment (aware, before 2100); None: now.
+        send_at: not before this moment (aware, before 2100), which its Date then shows; None: now.
         expires_after: a timedelta or seconds, at most 3650 days, from accept or `send_at` on; then it
             isn't tried any more; None: the setting `max_age`.
         dsn_notify: when servers behind the relay should tell `envelope_sender` what became of the mail: some
