@@ -208,12 +208,16 @@ def _bodies(message: Message, inline: Sequence[Attachment], token: str, attach: 
     """RFC 2046 5.1.4: the plainest first, and last the one that a reader should prefer."""
     if message.html is None and not message.alternatives:
         return _text("plain", message.text or "")
-    before = [_alternative(it) for it in message.alternatives if it.content_type.startswith(_BEFORE_HTML)]
-    after = [_alternative(it) for it in message.alternatives if not it.content_type.startswith(_BEFORE_HTML)]
+    before = [_alternative(it) for it in message.alternatives if _stands_before_html(it)]
+    after = [_alternative(it) for it in message.alternatives if not _stands_before_html(it)]
     text = [] if message.text is None else [_text("plain", message.text)]
     html = [] if message.html is None else [_html(message.html, inline, token, attach)]
     forms = [*text, *before, *html, *after]
     return forms[0] if len(forms) == 1 else _multipart("alternative", forms, token)
+
+
+def _stands_before_html(other: Alternative) -> bool:
+    return other.content_type.lower().startswith(_BEFORE_HTML)
 
 
 def _html(html: str, inline: Sequence[Attachment], token: str, attach: _Attach) -> _Part:

@@ -215,7 +215,7 @@ INVITATION = "BEGIN:VCALENDAR\r\nMETHOD:request\r\nSUMMARY:Grüße\r\nEND:VCALEN
 def test_the_last_alternative_is_the_one_to_prefer():
     others = [
         Alternative.calendar(INVITATION),
-        Alternative(content="<html amp4email>", content_type="text/x-amp-html"),
+        Alternative(content="<html amp4email>", content_type="Text/X-AMP-HTML"),
     ]
     assert structure(Message(to="a@b", text="x", html="x", alternatives=others)) == (
         "multipart/alternative(text/plain, text/x-amp-html, text/html, text/calendar)"

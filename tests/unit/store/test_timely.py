@@ -90,7 +90,7 @@ def test_what_is_stored_too_late_is_not_left_there(folder: Slow, tmp_path: Path)
 
 
 def test_one_that_hangs_holds_up_no_other(folder: Slow) -> None:
-    store = TimelyBlobs(folder, 0.05)
+    store = TimelyBlobs(folder, 1)
     store.put(OTHER, b"other")
     folder.gate.clear()
     with pytest.raises(BlobStoreError):
