@@ -40,9 +40,10 @@ from mailtasks.pieces import Blob, Content, base64_lines, joined, pieces_of, siz
 from mailtasks.ready import Head
 
 _READABLE_GROWTH: Final = 2  # quoted-printable that more than doubles a text (CJK, Cyrillic) can't be read
-# RFC 5322 2.1.1 asks for 78; "From " at a line's start is changed by mbox stores.
-_SEVEN_BIT: Final = re.compile(rb"(?:(?!From )[\t -~]{0,78}\r\n)+")
-_IDENTITY: Final = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)+")  # RFC 2045 2.7 and 2.8
+# RFC 5322 2.1.1 asks for 78; "From " at a line's start is changed by mbox stores. Possessive (`++`), so that
+# nothing is remembered of each line.
+_SEVEN_BIT: Final = re.compile(rb"(?:(?!From )[\t -~]{0,78}\r\n)++")
+_IDENTITY: Final = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)++")  # RFC 2045 2.7 and 2.8
 
 _BEFORE_HTML: Final = ("text/x-amp-html", "text/watch-html", "text/enriched", "text/markdown")
 """Alternatives for the few readers that know them: others would show the last part, which should be HTML."""
@@ -276,7 +277,9 @@ def _encode_text(body: bytes) -> tuple[str, bytes]:
 
 def _canonical(octets: bytes) -> bytes:
     """Lines that end in CRLF, the last one too, whatever they ended in (RFC 2046 4.1.1)."""
-    return b"\r\n".join([*octets.splitlines(), b""]) or b"\r\n"
+    # Not by splitting: a hundred bytes for each line is too much for a text of millions of lines.
+    lines = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return (lines if lines.endswith(b"\n") else lines + b"\n").replace(b"\n", b"\r\n")
 
 
 def quoted_printable(body: bytes) -> bytes:

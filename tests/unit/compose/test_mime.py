@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -288,6 +289,21 @@ def test_a_long_line_arrives(length):
     content = composed(Message(to="a@b", text="x" * length)).content
     assert max(map(len, content.split(b"\r\n"))) <= 78
     assert message_from_bytes(content, policy=policy.default).get_content() == "x" * length + "\r\n"
+
+
+@pytest.mark.parametrize("kind", ["text", "message"])
+def test_many_lines_cost_little_more_than_their_size(kind):
+    lines = "\n" * 200_000
+    inner = Attachment(filename="a.eml", content=b"Subject: x\n" + lines.encode())
+    message = Message(to="a@b", text=lines) if kind == "text" else Message(to="a@b", attachments=[inner])
+    tracemalloc.start()
+    try:
+        content = composed(message).content
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(content) > 400_000
+    assert peak < 10 * len(content)
 
 
 def test_too_large_says_both_sizes():
