@@ -90,6 +90,7 @@ class Session:
         relay: where it leads.
         opened_at: when it became ready, monotonic.
         messages: how many envelopes it was given so far.
+        rested: it has been idle; the relay may have closed it meanwhile. Set by whoever lets it idle.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Session:
         self.relay = relay
         self.opened_at = time.monotonic()
         self.messages = 0
+        self.rested = False
         self._engine = engine
         self._transport = transport
         self._timeouts = timeouts
@@ -192,7 +194,7 @@ class Session:
         if not self.usable:
             return [(_GONE,) * len(envelope.recipients) for envelope in envelopes]
         outcomes: list[tuple[Outcome, ...]] = [()] * len(envelopes)
-        self._heard = not self.messages
+        self._heard = not (self.messages or self.rested)
         self.messages += len(envelopes)
         for event in self._deliver(envelopes, may_begin):
             outcomes[event.index] = event.outcomes

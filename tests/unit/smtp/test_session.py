@@ -237,6 +237,13 @@ def test_a_connection_that_died_while_idle_says_nothing_about_the_mail():
         assert told(session.deliver([envelope(1), envelope(2)])) == [(Stage.MAIL, How.UNTOUCHED)] * 2
 
 
+def test_neither_does_one_that_was_opened_ahead_and_died_unused():
+    with ScriptedRelay({"MAIL": CLOSE}) as relay:
+        session = connect(relay)
+        session.rested = True
+        assert told(session.deliver([envelope()])) == [(Stage.MAIL, How.UNTOUCHED)]
+
+
 def test_a_relay_that_spoke_or_went_while_idle_is_not_alive(wait_until):
     with ScriptedRelay() as relay:
         said, gone = connect(relay), None
