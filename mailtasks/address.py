@@ -41,6 +41,8 @@ _NAMED: Final = re.compile(r'("(?:[^"\\]|\\.)*" *|[^"<>,;@]*)<(.*)>')
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # controls; surrogates aren't text
 _NEEDS_QUOTES: Final = re.compile(r'[()<>\[\]:;@\\,."]|  |=\?')  # RFC 5322 3.2.3 specials; RFC 2047 5
 _SEVERAL: Final = "give several addresses as a list (on the command line: each with a --to of its own)"
+_JOINERS: Final = re.compile("[\u200c\u200d]")  # in Persian and in Indic names; IDNA 2008 says where
+_STAND_IN: Final = "example.com"  # for a domain that the library wouldn't take
 _RESERVED: Final = frozenset(email_validator.SPECIAL_USE_DOMAIN_NAMES)
 
 
@@ -188,6 +190,9 @@ def _name(written: str) -> str:
 
 def _checked(bare: str, text: str) -> str:
     """The wire form of an address that may be quoted, international or a literal."""
+    local, at, domain = bare.rpartition("@")
+    if at and (wire := _domain_with_joiners(domain)):
+        return _checked_beside(local, wire, text)
     # The library refuses special-use domains and has no switch for it but a global one.
     stand_in = ".com" if bare.rpartition(".")[2].rpartition("@")[2].lower() in _RESERVED else ""
     try:
@@ -210,6 +215,29 @@ def _checked(bare: str, text: str) -> str:
         reason = f"{octets} octets stand before the @, and RFC 5321 allows {MAX_LOCAL_OCTETS}"
         raise AddressError(_refusal(text, reason))
     return f"{valid.local_part}@{valid.ascii_domain.removesuffix(stand_in)}"
+
+
+def _domain_with_joiners(domain: str) -> str:
+    """A-labels of a domain that holds a joiner where RFC 5892 A.1 and A.2 allow one; "" for any other.
+
+    The library refuses every joiner as unsafe, in A-labels too.
+    """
+    if domain.isascii() and "xn--" not in domain.lower():
+        return ""
+    try:
+        wire = idna.encode(domain, uts46=True).decode()
+        return wire if _JOINERS.search(idna.decode(wire)) and not wire.endswith(".") else ""
+    except UnicodeError:  # of which idna.IDNAError is one
+        return ""
+
+
+def _checked_beside(local: str, domain: str, text: str) -> str:
+    """The wire form of an address whose domain is known to be right."""
+    plain = _checked(f"{local}@{_STAND_IN}", text).removesuffix(_STAND_IN)
+    octets = len(f"{plain}{domain}".encode())
+    if octets > MAX_OCTETS:
+        raise AddressError(_refusal(text, f"it has {octets} octets, and RFC 5321 allows {MAX_OCTETS}"))
+    return plain + domain
 
 
 def _refusal(text: str, reason: str) -> str:

@@ -1,4 +1,4 @@
-"""Large attachments, there and back: a producer brings them, a worker fetches them, the pump clears away.
+"""Large attachments, there and back: a producer brings, a worker fetches, the collector clears away.
 
 An attachment of `blob_threshold` bytes or more isn't part of a batch's bodies. It is stored once, by its
 content, wherever the setting `blobs` says. The order is what makes it safe: asked for, stored, said to be
@@ -21,10 +21,11 @@ from mailtasks.pieces import Blob, base64_blocks
 from mailtasks.settings import IN_REDIS, Settings
 from mailtasks.status import BlobStatus
 from mailtasks.store.blob_index import BlobIndex, Need, new_place
-from mailtasks.store.blobs import BlobStore, Missing, RedisBlobs, open_store
+from mailtasks.store.blobs import BlobStore, Missing, RedisBlobs
 from mailtasks.store.connection import Client
 from mailtasks.store.keys import Keys
 from mailtasks.store.records import NewBatch
+from mailtasks.store.timely import open_timely
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Blobs:
         Raises:
             SettingsError: what it needs isn't installed.
         """
-        return open_store(self._settings.blobs, self._redis, self._keys)
+        return open_timely(self._settings.blobs, self._redis, self._keys, self._settings.timeout_blobs)
 
     # A producer
 
@@ -174,10 +175,10 @@ class Blobs:
             raise BlobLost(f"the attachment {blob.name!r} was changed in {store.where}")
         return encoded
 
-    # The pump
+    # The collector
 
     def collect(self, stopped: Callable[[], bool] = lambda: False) -> int:
-        """Delete what nothing needs any more. To be called at every tick of every pump.
+        """Delete what nothing needs any more. To be called again and again, in every worker.
 
         Returns:
             How many places were emptied.

@@ -1,9 +1,10 @@
-"""What a worker runs beside its tasks: the pump, and the beginning and end of what its threads share."""
+"""What a worker runs beside its tasks: pump, collector, the beginning and end of what its threads share."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -33,7 +34,7 @@ OPENED_AT_MOST: Final = 1000
 """Batches that one look lets through a gate where no rate holds any more."""
 
 GATE_INTERVAL: Final = 0.25  # seconds between looks at the rate's gate, so that a second's tokens come evenly
-_STOP_TIMEOUT: Final = 20.0  # seconds; a pump that waits for a Redis that hangs is left behind
+_STOP_TIMEOUT: Final = 20.0  # seconds; a thread that waits for a Redis or a store that hangs is left behind
 
 
 def install(app: Celery) -> None:
@@ -42,7 +43,10 @@ def install(app: Celery) -> None:
 
 
 class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
-    """Hints what is due: retries, sends planned for now, lost hints, claims of dead workers. Sweeps, too."""
+    """Hints what is due: retries, sends planned for now, lost hints, claims of dead workers. Sweeps, too.
+
+    Attachments are collected in a thread beside it, so that a store that hangs holds up no mail.
+    """
 
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012  (Celery's own way to say it)
 
@@ -52,12 +56,12 @@ class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no ty
         except SettingsError as error:
             refuse(str(error))
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._stopgap: Stopgap | None = None
         super().__init__(parent, **options)
 
     def start(self, parent: Any) -> None:
-        """Tell the installation who and how many we are, and start the pump's thread."""
+        """Tell the installation who and how many we are, and start the two threads."""
         installation, threads = installation_of(parent.app), max(1, int(parent.concurrency or 1))
         installation.begin(owner=parent.hostname, threads=threads)
         self._stopgap = Stopgap(
@@ -68,8 +72,13 @@ class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no ty
         )
         installation.publisher.on_refused = self._stopgap.take
         pump = _Pumping(installation, self._stopped, self._stopgap, partial(_is_connected, parent))
-        self._thread = threading.Thread(target=pump.run, name="mailtasks-pump", daemon=True)
-        self._thread.start()
+        collector = _Collecting(installation, self._stopped)
+        self._threads = [
+            threading.Thread(target=pump.run, name="mailtasks-pump", daemon=True),
+            threading.Thread(target=collector.run, name="mailtasks-collector", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, parent: Any) -> None:
         """The worker is shutting down, its threads are still at work: begin no more dots, look no more."""
@@ -77,8 +86,9 @@ class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no ty
         self._stopped.set()
         if self._stopgap:
             self._stopgap.stop()
-        if self._thread:
-            self._thread.join(_STOP_TIMEOUT)
+        deadline = time.monotonic() + _STOP_TIMEOUT
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     terminate = stop
 
@@ -125,7 +135,6 @@ class _Pumping:
         self._app = installation.app
         self._publisher = installation.publisher
         self._ledger = installation.mailer.ledger
-        self._blobs = installation.mailer.blobs
         self._limiter = installation.limiter
         self._interval = installation.settings.pump_interval
         self._stopped = stopped
@@ -143,7 +152,7 @@ class _Pumping:
     def _tick(self) -> bool:
         """Whether all went well. What one act stumbles over, a rate or a record, stops no other."""
         well = True
-        for act in (self._open_rate_gates, self._look, self._ledger.sweep_on, self._collect):
+        for act in (self._open_rate_gates, self._look, self._ledger.sweep_on):
             try:
                 act()
             except StoreUnavailable:
@@ -179,9 +188,6 @@ class _Pumping:
         mine = taken(self._app)
         share = self._stopgap.room() // max(1, len(mine))
         return {priority: share if priority in mine else 0 for priority in PRIORITIES}
-
-    def _collect(self) -> None:
-        self._blobs.collect(self._stopped.is_set)
 
     def _patience(self, priority: Priority) -> float:
         try:
@@ -222,3 +228,21 @@ class _Pumping:
         if not self._away:
             log.warning("the pump can't look: %s", error)
         self._away = True
+
+
+class _Collecting:
+    """The collector's loop: deletes the attachments that nothing needs any more."""
+
+    def __init__(self, installation: Installation, stopped: threading.Event) -> None:
+        self._blobs = installation.mailer.blobs
+        self._interval = installation.settings.pump_interval
+        self._stopped = stopped
+
+    def run(self) -> None:
+        while not self._stopped.wait(self._interval):
+            try:
+                self._blobs.collect(self._stopped.is_set)
+            except StoreUnavailable:
+                pass  # the pump says so
+            except Exception:  # a thread that dies would leave everything lying; whatever it is, it is logged
+                log.exception("the collector of attachments stumbled, and goes on")

@@ -73,10 +73,11 @@ _OWN_HEADERS: Final = {
     "to": "use `to`",
     "cc": "use `cc`",
     "bcc": "use `bcc`",
+    "resent-bcc": "use `bcc`",
     "reply-to": "use `reply_to`",
     "subject": "use `subject`",
     "return-path": "use `envelope_sender`",
-    "date": "it is set when the message is accepted",
+    "date": "it is set when the message is accepted, or to `send_at`",
     "message-id": "it is made from the message's id when it is accepted",
     "mime-version": "it is set when the message is composed",
 }
@@ -105,6 +106,11 @@ class Alternative:
             raise MessageError(
                 f"an alternative has the content_type {excerpt(self.content_type)}: "
                 "give one such as 'text/calendar; method=REQUEST'"
+            )
+        if self.content_type.lower().startswith(("multipart/", "message/")):
+            raise MessageError(
+                f"an alternative has the content_type {excerpt(self.content_type)}, and is a text: "
+                "attach messages and parts, or give the whole message as raw"
             )
         try:
             encoded = "\r\n".encode(self.charset), self.content.encode(self.charset)
@@ -136,6 +142,12 @@ class Alternative:
         """The charset that it is sent in."""
         named = _CHARSET.search(self.content_type)
         return named[1] if named else "utf-8"
+
+    @property
+    def media_type(self) -> str:
+        """The type it is sent as, which names the charset."""
+        named = _CHARSET.search(self.content_type)
+        return self.content_type if named else f'{self.content_type}; charset="utf-8"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +235,7 @@ class Attachment:
             filename=part.get_filename() or filename or "part",
             content=ready.flattened(part, "the attached part"),
             content_type=part.get_content_type(),
+            cid=_content_id(part),
             is_part=True,
         )
 
@@ -238,7 +251,8 @@ class Attachment:
         """The type it is sent as: the given one, or the one that this machine's table has for its name."""
         if self.content_type:
             return self.content_type
-        guessed, compressed = mimetypes.guess_type(self.filename)
+        # A name is no URL, though it may look like one: "data:TYPE,x" would be taken for a type.
+        guessed, compressed = mimetypes.guess_type(f"./{self.filename}")
         return _UNTYPED if compressed or not guessed else guessed
 
     def _check_pattern(self, name: str, pattern: re.Pattern[str], remedy: str) -> None:
@@ -272,7 +286,7 @@ class Message:
         headers: further headers, each with a value or a list of values; those that mailtasks sets itself
             are refused, and what has a syntax is held to it (`mailtasks/fields.py`).
         priority: "urgent", "normal" or "bulk".
-        send_at: not before this moment (aware, before 2100); None: now.
+        send_at: not before this moment (aware, before 2100), which its Date then shows; None: now.
         expires_after: a timedelta or seconds, at most 3650 days, from accept or `send_at` on; then it
             isn't tried any more; None: the setting `max_age`.
         dsn_notify: when servers behind the relay should tell `envelope_sender` what became of the mail: some
@@ -506,7 +520,7 @@ def _listed(name: str, given: Iterable[_Item]) -> tuple[_Item, ...]:
 
 
 def _envelope_sender(given: str | None) -> str | None:
-    return _address("envelope_sender", given).address if given else given
+    return given if given is None or given == "" else _address("envelope_sender", given).address
 
 
 def _alternatives(given: Sequence[Alternative]) -> tuple[Alternative, ...]:
@@ -517,10 +531,25 @@ def _alternatives(given: Sequence[Alternative]) -> tuple[Alternative, ...]:
     return alternatives
 
 
+def _content_id(part: EmailObject[Any, Any]) -> str | None:
+    """The cid of an image that `email` has made; None, if it has none that an HTML could name."""
+    written = str(part.get("Content-ID", "")).strip().removeprefix("<").removesuffix(">")
+    return written if len(written) < 256 and _CONTENT_ID.fullmatch(written) else None
+
+
 def _attachments(
     given: Sequence[Attachment | str | os.PathLike[str] | EmailObject[Any, Any]],
 ) -> tuple[Attachment, ...]:
-    return tuple(_attachment(file) for file in _listed("attachments", given))
+    attachments = tuple(_attachment(file) for file in _listed("attachments", given))
+    named: dict[str, str] = {}
+    for file in attachments:
+        if file.cid and file.cid in named:
+            raise AttachmentError(
+                f"the attachments {excerpt(named[file.cid])} and {excerpt(file.filename)} both have the cid "
+                f"{excerpt(file.cid)}: give each its own, since the HTML can show only one by it"
+            )
+        named |= {file.cid: file.filename} if file.cid else {}
+    return attachments
 
 
 def _attachment(file: Attachment | str | os.PathLike[str] | EmailObject[Any, Any]) -> Attachment:
@@ -530,7 +559,14 @@ def _attachment(file: Attachment | str | os.PathLike[str] | EmailObject[Any, Any
 
 
 def _headers(given: Mapping[str, str | Sequence[str]]) -> Mapping[str, str | tuple[str, ...]]:
-    return {name: _header(name, value) for name, value in _demand_mapping("headers", given).items()}
+    headers = {name: _header(name, value) for name, value in _demand_mapping("headers", given).items()}
+    known: dict[str, str] = {}
+    for name in headers:
+        if known.setdefault(name.lower(), name) != name:
+            raise MessageError(
+                f"headers: {known[name.lower()]} and {name} are one header: give one, with a list of values"
+            )
+    return headers
 
 
 def _header(name: str, given: str | Sequence[str]) -> str | tuple[str, ...]:

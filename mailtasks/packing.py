@@ -21,7 +21,7 @@ from mailtasks import address
 from mailtasks.address import excerpt
 from mailtasks.compose.mime import blob_digest, compose, given_size
 from mailtasks.errors import IdempotencyConflict, MessageError, MessageTooLarge
-from mailtasks.message import Message
+from mailtasks.message import MOMENTS, Message
 from mailtasks.pieces import Content, blobs_in, size_of
 from mailtasks.ready import Head
 from mailtasks.settings import IN_REDIS, Settings
@@ -189,6 +189,8 @@ def _blobs(messages: Sequence[Message], bodies: Sequence[Content], settings: Set
 def _composed(message: Message, id: str, settings: Settings) -> tuple[MessageRecord, Content]:
     """What is kept of a message, and its bytes. Message-ID and Date are fixed here, over all retries.
 
+    Of a mail that is planned for later the Date is when it may go: readers sort by it, and filters distrust
+    old ones.
     A ready-made message has a subject, and may have a sender and a Message-ID, of its own.
     """
     head = None if message.raw is None else Head.of(message.raw)
@@ -203,7 +205,7 @@ def _composed(message: Message, id: str, settings: Settings) -> tuple[MessageRec
         message,
         sender=author,
         message_id=message_id,
-        date=datetime.now(UTC),
+        date=max(datetime.now(UTC), message.send_at or MOMENTS[0]),
         size_limit=settings.size_limit,
         blob_threshold=settings.blob_threshold,
     )

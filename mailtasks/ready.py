@@ -29,6 +29,10 @@ from mailtasks.errors import AddressError, MessageError
 LONGEST_LINE: Final = 998
 """Octets, without CRLF (RFC 5322 2.1.1). Relays break longer ones, or refuse them."""
 
+LONGEST_HEAD: Final = 262_144
+"""Octets: room for thousands of recipients who are seen. In longer ones a subject takes many seconds to
+decode, and who passes mail on doesn't choose its head."""
+
 _TOO_LONG: Final = re.compile(rb"(?:\A|\n)[^\n]{%d}" % (LONGEST_LINE + len("\r") + 1))
 _FIELD: Final = re.compile(rb"([!-9;-~]+)[ \t]*:(.*\r\n(?:[ \t].*\r\n)*)")
 _END_OF_HEAD: Final = re.compile(rb"\A\r\n|\r\n\r\n")
@@ -62,11 +66,16 @@ class Head:
             what: it is, in an error's sentence.
 
         Raises:
-            MessageError: it has none, or a line of it is no header.
+            MessageError: it has none, it is too long, or a line of it is no header.
         """
         end = _END_OF_HEAD.search(content)
         # Without an empty line the whole is a head; a message may have no body (RFC 5322 3.5).
         head = content if end is None else content[: end.start() and end.start() + len("\r\n")]
+        if len(head) > LONGEST_HEAD:
+            raise MessageError(
+                f"the head of {what} has {len(head):,} octets: give at most {LONGEST_HEAD:,}; "
+                "who needn't be seen gets the mail by `bcc` as well"
+            )
         return cls(tuple(_fields(head, what)), head.isascii())
 
     def values(self, name: str) -> list[str]:

@@ -257,6 +257,9 @@ class Settings:
         180, "How long one block of a body may take to send (RFC 5321 4.5.3.2.5)."
     )
     timeout_dot: float = _seconds(600, "How long the answer to the final dot may take (RFC 5321 4.5.3.2.6).")
+    timeout_blobs: float = _seconds(
+        60, "How long a folder or object store may take to store an attachment, or to give 4 MB of it."
+    )
 
     redis_timeout: float = _seconds(
         5, "How long Redis may take to answer, so that send() fails within a stated time."

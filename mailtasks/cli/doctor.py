@@ -41,11 +41,12 @@ from mailtasks.settings import IN_REDIS, Settings, redis_py_url
 from mailtasks.smtp.session import ConnectFailed, Session, Timeouts
 from mailtasks.smtp.transport import tls_context
 from mailtasks.state import State
-from mailtasks.store.blobs import open_store, probe
+from mailtasks.store.blobs import probe
 from mailtasks.store.books import Books
 from mailtasks.store.connection import connect
 from mailtasks.store.keys import Keys
 from mailtasks.store.sentinel import NOT_FOUND
+from mailtasks.store.timely import open_timely
 from mailtasks.supervisor import OWN_APP
 
 OLDEST_REDIS: Final = (6, 2)
@@ -445,7 +446,7 @@ def blob_finding(settings: Settings) -> Finding:
     )
     with closing(client):
         try:
-            store = open_store(settings.blobs, client, Keys(settings.namespace))
+            store = open_timely(settings.blobs, client, Keys(settings.namespace), settings.timeout_blobs)
             if store.kind == IN_REDIS:
                 return Finding("attachments", Level.OK, f"in Redis, at most {_mib(settings.blob_cap)}")
             probe(store)

@@ -40,9 +40,10 @@ from mailtasks.pieces import Blob, Content, base64_lines, joined, pieces_of, siz
 from mailtasks.ready import Head
 
 _READABLE_GROWTH: Final = 2  # quoted-printable that more than doubles a text (CJK, Cyrillic) can't be read
-# RFC 5322 2.1.1 asks for 78; "From " at a line's start is changed by mbox stores.
-_SEVEN_BIT: Final = re.compile(rb"(?:(?!From )[\t -~]{0,78}\r\n)+")
-_IDENTITY: Final = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)+")  # RFC 2045 2.7 and 2.8
+# RFC 5322 2.1.1 asks for 78; "From " at a line's start is changed by mbox stores. Possessive (`++`), so that
+# nothing is remembered of each line.
+_SEVEN_BIT: Final = re.compile(rb"(?:(?!From )[\t -~]{0,78}\r\n)++")
+_IDENTITY: Final = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)++")  # RFC 2045 2.7 and 2.8
 
 _BEFORE_HTML: Final = ("text/x-amp-html", "text/watch-html", "text/enriched", "text/markdown")
 """Alternatives for the few readers that know them: others would show the last part, which should be HTML."""
@@ -208,12 +209,16 @@ def _bodies(message: Message, inline: Sequence[Attachment], token: str, attach: 
     """RFC 2046 5.1.4: the plainest first, and last the one that a reader should prefer."""
     if message.html is None and not message.alternatives:
         return _text("plain", message.text or "")
-    before = [_alternative(it) for it in message.alternatives if it.content_type.startswith(_BEFORE_HTML)]
-    after = [_alternative(it) for it in message.alternatives if not it.content_type.startswith(_BEFORE_HTML)]
+    before = [_alternative(it) for it in message.alternatives if _stands_before_html(it)]
+    after = [_alternative(it) for it in message.alternatives if not _stands_before_html(it)]
     text = [] if message.text is None else [_text("plain", message.text)]
     html = [] if message.html is None else [_html(message.html, inline, token, attach)]
     forms = [*text, *before, *html, *after]
     return forms[0] if len(forms) == 1 else _multipart("alternative", forms, token)
+
+
+def _stands_before_html(other: Alternative) -> bool:
+    return other.content_type.lower().startswith(_BEFORE_HTML)
 
 
 def _html(html: str, inline: Sequence[Attachment], token: str, attach: _Attach) -> _Part:
@@ -222,11 +227,9 @@ def _html(html: str, inline: Sequence[Attachment], token: str, attach: _Attach) 
 
 
 def _alternative(other: Alternative) -> _Part:
-    named = "charset=" in other.content_type.lower()
-    content_type = other.content_type if named else f'{other.content_type}; charset="utf-8"'
     encoding, body = _encode_text(_canonical(other.content.encode(other.charset)))
     return _Part(
-        f"{words_header('Content-Type', content_type)}Content-Transfer-Encoding: {encoding}\r\n", body
+        f"{words_header('Content-Type', other.media_type)}Content-Transfer-Encoding: {encoding}\r\n", body
     )
 
 
@@ -274,7 +277,9 @@ def _encode_text(body: bytes) -> tuple[str, bytes]:
 
 def _canonical(octets: bytes) -> bytes:
     """Lines that end in CRLF, the last one too, whatever they ended in (RFC 2046 4.1.1)."""
-    return b"\r\n".join([*octets.splitlines(), b""]) or b"\r\n"
+    # Not by splitting: a hundred bytes for each line is too much for a text of millions of lines.
+    lines = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return (lines if lines.endswith(b"\n") else lines + b"\n").replace(b"\n", b"\r\n")
 
 
 def quoted_printable(body: bytes) -> bytes:

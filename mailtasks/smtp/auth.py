@@ -120,12 +120,14 @@ class Exchange:
     Attributes:
         command: the first line, without CRLF.
         reason: why the server refused, if it has said so in a challenge.
+        cancelled: whether the last answer was a cancel, behind which no challenge may come (RFC 4954 4).
     """
 
     def __init__(self, name: str, credentials: Credentials) -> None:
         mechanism = MECHANISMS[name]
         self.command = f"AUTH {name.upper()}".encode()
         self.reason = ""
+        self.cancelled = False
         self._credentials = credentials
         self._answers = list(mechanism.answers)
         self._to_refusal = mechanism.to_refusal
@@ -151,7 +153,7 @@ class Exchange:
         if self._to_refusal is not None and not self.reason:
             self.reason = read_reason(told)
             return b64encode(self._to_refusal)
-        return CANCEL
+        return self._cancel()
 
     def scrub(self, line: bytes) -> bytes:
         """A server's line without what it repeats of the login."""
@@ -173,9 +175,13 @@ class Exchange:
         try:
             said = b64encode(answer(self._credentials, challenge))
         except ValueError:
-            return CANCEL
+            return self._cancel()
         self._said.append(said)
         return said
+
+    def _cancel(self) -> bytes:
+        self.cancelled = True
+        return CANCEL
 
 
 def read_reason(told: bytes) -> str:

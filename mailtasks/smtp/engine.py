@@ -419,6 +419,8 @@ class Engine:
             self._fail(Outcome(Stage.AUTH, How.REFUSED, make_reply(code, lines), self._login.reason))
         elif code < 300:
             self._opened()
+        elif self._login.cancelled:  # else it could go on for ever
+            self._out_of_step("another challenge, though the login was cancelled")
         else:
             self._say(Command.AUTH, self._login.answer(lines[-1][4:].strip()))
 

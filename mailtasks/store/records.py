@@ -115,16 +115,16 @@ def pack(data: bytes) -> bytes:
     return _PLAIN + data
 
 
-def unpack(packed: bytes) -> bytes:
+def unpack(packed: bytes | memoryview) -> bytes:
     """What `pack` was given.
 
     Raises:
         ValueError: it isn't of `pack`'s making.
     """
-    kind, data = packed[:1], packed[1:]
+    kind, data = packed[:1], memoryview(packed)[1:]  # not copied: it may be large
     if kind not in (_PLAIN, _ZLIB):
         raise ValueError("it is missing, or packed in an unknown way")
-    return zlib.decompress(data) if kind == _ZLIB else data
+    return zlib.decompress(data) if kind == _ZLIB else bytes(data)
 
 
 def pack_body(content: Content) -> bytes:
@@ -138,7 +138,7 @@ def unpack_body(packed: bytes) -> Content:
     Raises:
         ValueError: it isn't of `pack_body`'s making.
     """
-    return _pieces_decoder.decode(unpack(packed[1:])) if packed[:1] == _PIECES else unpack(packed)
+    return _pieces_decoder.decode(unpack(memoryview(packed)[1:])) if packed[:1] == _PIECES else unpack(packed)
 
 
 _pieces_decoder = msgspec.msgpack.Decoder(tuple[bytes | Blob, ...])

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from celery import Celery
 
+from mailtasks.compose import compose
 from mailtasks.local.redis import free_port
 from mailtasks.message import Attachment, Message
 from mailtasks.publish import NORMAL_QUEUE, SEND_MAIL
@@ -85,6 +87,15 @@ def files_of(content: bytes) -> list[bytes]:
     return [part.get_content() for part in parsed.iter_attachments()]
 
 
+def made_ready(message: Message) -> Message:
+    """The same as one who has composed it himself gives it: nothing of it is stored apart."""
+    composed = compose(
+        message, sender="a@example.com", message_id="1@example.com", date=datetime.now(UTC), size_limit=10**9
+    )
+    assert isinstance(composed.content, bytes)
+    return Message(raw=composed.content)
+
+
 def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file()]
 
@@ -94,12 +105,12 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux' /proc")
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-@pytest.mark.parametrize("where", ["redis", "folder"])
+@pytest.mark.parametrize("where", ["redis", "folder", "made ready"])
 def test_a_message_of_25_mb_costs_a_worker_at_most_three_times_its_size(
     road: Make, tmp_path: Path, where: str, tls: bool, record_property: Callable[[str, object], None]
 ) -> None:
     (tmp_path / "blobs").mkdir()
-    blobs = "redis" if where == "redis" else f"file://{tmp_path}/blobs"
+    blobs = f"file://{tmp_path}/blobs" if where == "folder" else "redis"
     with catching(tmp_path, tls) as relay:
         way = road(relay, size_limit=2 * COMPOSED, blobs=blobs, timeout_dot=60, lease=30)
         worker = way.start_worker()
@@ -109,7 +120,8 @@ def test_a_message_of_25_mb_costs_a_worker_at_most_three_times_its_size(
         idle = memory(worker.pid, "VmRSS")
         forget_peak(worker.pid)
         files = [Attachment(filename=f"{n}.bin", content=os.urandom(RAW // 2)) for n in range(2)]
-        [id] = way.send(Message(to="bob@example.com", text="hi", attachments=files))
+        message = Message(to="bob@example.com", text="hi", attachments=files)
+        [id] = way.send(made_ready(message) if where == "made ready" else message)
         way.wait_for_end()
         peak = memory(worker.pid, "VmHWM")
     sent = relay.contents[-1]

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from mailtasks.message import Attachment, Message
+from mailtasks.message import Alternative, Attachment, Message
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.state import State
 from mailtasks.testing import wait_until
@@ -226,6 +226,81 @@ def test_one_connection_takes_hundreds_by_bdat(bench: Callable[..., Bench], mx: 
     assert {one.state(id) for id in ids} == {State.SENT}
     assert len({mail.recipient for mail in mx.received(150)}) == 150
     assert one.delivery.route.pool.stats()["opened"] == 1
+
+
+READY: Final = (
+    b"From: Ann <ann@example.org>\r\nTo: ann@example.com\r\nBcc: bob@example.com\r\n"
+    b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nDate: Thu, 02 Jan 2025 03:04:05 +0000\r\n"
+    b"Message-ID: <ready@example.org>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=latin-1\r\n"
+    b"Content-Transfer-Encoding: 8bit\r\n\r\nGr\xfc\xdfe\r\n.\r\n..  \r\n"
+)
+CALENDAR: Final = "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nSUMMARY:Grüße\r\nEND:VCALENDAR\r\n"
+
+
+def test_what_was_made_ready_arrives_octet_for_octet(bench: Callable[..., Bench], mx: Postfix) -> None:
+    one = bench()
+    id = one.mailer.send(Message(raw=READY))
+    one.deliver(id)
+    arrived = mx.received(2)
+    assert {mail.recipient for mail in arrived} == {"ann@example.com", "bob@example.com"}
+    assert {mail.sender for mail in arrived} == {"ann@example.org"}
+    sent = READY.replace(b"Bcc: bob@example.com\r\n", b"").replace(b"\r\n", b"\n")
+    assert [mail.raw[-len(sent) :] for mail in arrived] == [sent, sent]
+    assert one.mailer.status(id).subject == "Grüße"
+
+
+def test_an_object_of_emails_an_invitation_and_a_mail_inside_arrive(
+    bench: Callable[..., Bench], mx: Postfix
+) -> None:
+    one, made = bench(), EmailMessage()
+    made["From"], made["To"], made["Subject"] = "shop@example.com", "ann@example.com", "Größe"
+    made.set_content("Größe\n")
+    made.add_attachment(PDF, maintype="application", subtype="pdf", filename="für.pdf")
+    whole = Message(
+        to="ann@example.com",
+        subject="Tasting",
+        text="2 January\n",
+        html="<p>2 January\n",
+        alternatives=[Alternative.calendar(CALENDAR)],
+        attachments=[made],
+    )
+    for message in (made, whole):
+        one.deliver(one.mailer.send(message))
+    arrived = {str(mail.message["Subject"]): mail.message for mail in mx.received(2)}
+    [inside] = arrived["Tasting"].iter_attachments()
+    [invitation] = [part for part in arrived["Tasting"].walk() if part.get_content_type() == "text/calendar"]
+    assert (invitation["Content-Type"].params["method"], invitation.get_content()) == (
+        "REQUEST",
+        CALENDAR.replace("\r\n", "\n"),
+    )
+    for found in (arrived["Größe"], inside.get_content()):
+        assert (str(found["Subject"]), found.get_body().get_content()) == ("Größe", "Größe\n")
+        [file] = found.iter_attachments()
+        assert (file.get_filename(), file.get_content()) == ("für.pdf", PDF)
+
+
+def test_one_each_is_a_mail_for_each_that_names_nobody_else(bench: Callable[..., Bench], mx: Postfix) -> None:
+    one = bench()
+    headers = {
+        "List-Id": "Our news <news.example.com>",
+        "List-Unsubscribe": ["<https://example.com/u/1234>", "<mailto:u@example.com>"],
+        "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+        "Feedback-ID": "news:1:shop:example",
+    }
+    to = ["ann@example.com", "bob@example.com"]
+    news = Message(to=to, subject="News", text="hi\n", headers=headers, envelope_sender="bounces@example.com")
+    ids = one.mailer.send_many([news], one_each=True)
+    for batch in dict.fromkeys(id.partition(".")[0] for id in ids):
+        one.deliver(f"{batch}.0")
+    arrived = mx.received(2)
+    found = sorted((mail.recipient, str(mail.message["To"])) for mail in arrived)
+    assert found == [(each, each) for each in to]
+    assert len({str(mail.message["Message-ID"]) for mail in arrived}) == 2
+    for mail in arrived:
+        assert mail.sender == "bounces@example.com"
+        for name, value in headers.items():
+            wanted = ", ".join(value) if isinstance(value, list) else value
+            assert " ".join(str(mail.message[name]).split()) == wanted
 
 
 # --- What it refuses --------------------------------------------------------------------------------

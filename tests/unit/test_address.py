@@ -26,6 +26,10 @@ from mailtasks.errors import AddressError
         ("ann@bücher.test", "", "ann@xn--bcher-kva.test"),
         ("ann@Bücher.Example", "", "ann@xn--bcher-kva.example"),
         ("jörg@example.com", "", "jörg@example.com"),
+        ("ann@straße.example", "", "ann@xn--strae-oqa.example"),  # IDNA 2008: not strasse
+        ("ann@نامه\u200cای.com", "", "ann@xn--mgba3gch31f060k.com"),  # RFC 5892 A.1
+        ("Ann <ann@xn--mgba3gch31f060k.com>", "Ann", "ann@xn--mgba3gch31f060k.com"),
+        ("jörg@ශ්\u200dරී.test", "", "jörg@xn--10cl1a0b660p.test"),  # RFC 5892 A.2
         ('"a b@c"@example.com', "", '"a b@c"@example.com'),
         ('"plain"@example.com', "", "plain@example.com"),
         ('Ann <"a<b>"@example.com>', "Ann", '"a<b>"@example.com'),
@@ -36,6 +40,11 @@ from mailtasks.errors import AddressError
 )
 def test_takes(text, name, address):
     assert parse(text) == Address(name, address)
+
+
+def test_a_domain_with_a_joiner_has_no_period_at_its_end():
+    with pytest.raises(AddressError):
+        parse("ann@نامه\u200cای.com.")
 
 
 def test_decodes_the_name_that_formataddr_encoded():
@@ -104,6 +113,25 @@ def test_leaves_a_name_alone_that_only_looks_encoded():
         (
             "a" * 600 + "@example.com",
             f"'{'a' * 57}...' is no mail address: it has 612 characters, and RFC 5321 allows 254 octets",
+        ),
+        (
+            "ann@a\u200cb.com",
+            "'ann@a\\u200cb.com' is no mail address: The email address contains unsafe characters: "
+            "ZERO WIDTH NON-JOINER",
+        ),
+        (
+            "a" * 64 + "@نامه\u200cای." + "b." * 84 + "com",
+            f"'{'a' * 57}...' is no mail address: it has 256 octets, and RFC 5321 allows 254",
+        ),
+        (
+            "a b@نامه\u200cای.com",
+            "'a b@نامه\\u200cای.com' is no mail address: The email address contains invalid characters "
+            "before the @-sign: SPACE",
+        ),
+        (
+            "ann@אa.com",
+            "'ann@אa.com' is no mail address: The part after the @-sign is invalid (Invalid direction for "
+            "codepoint at position 2 in a right-to-left label)",
         ),
         ("a" * 1_000_000, f"'{'a' * 57}...' is no mail address: it has 1,000,000 characters"),
         (None, "'None' (NoneType) is no mail address: give a string such as 'ann@example.com'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -18,8 +19,9 @@ from celery.worker import state as worker_state
 from mailtasks import bootsteps
 from mailtasks import celery as celery_module
 from mailtasks import stopgap as stopgap_module
-from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Pump, _Pumping
+from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Pump, _Collecting, _Pumping
 from mailtasks.celery import install
+from mailtasks.errors import StoreUnavailable
 from mailtasks.installation import Installation
 from mailtasks.local.faults import Behaviour
 from mailtasks.local.redis import free_port
@@ -315,6 +317,47 @@ def test_it_sweeps(installation: Installation, caplog: pytest.LogCaptureFixture)
         stopped.set()
         thread.join()
     assert f"the sweep found batch {id}" in caplog.text
+
+
+# --- The collector ----------------------------------------------------------------------------------
+
+
+def test_the_collector_goes_on_whatever_it_stumbles_over(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped, outcomes = threading.Event(), iter([StoreUnavailable("away"), RuntimeError("a bug")])
+
+    def collect(asks: object) -> int:
+        if error := next(outcomes, None):
+            raise error
+        stopped.set()
+        return 0
+
+    monkeypatch.setattr(installation.mailer.blobs, "collect", collect)
+    _Collecting(installation, stopped).run()
+    assert caplog.text.count("the collector of attachments stumbled, and goes on") == 1
+    assert "RuntimeError: a bug" in caplog.text
+
+
+def test_a_store_that_hangs_keeps_no_pump_from_looking(
+    app: Celery, installation: Installation, sink: CatchingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, let_go = threading.Event(), threading.Event()
+
+    def collect(asks: object) -> int:
+        begun.set()
+        let_go.wait(30)
+        return 0
+
+    monkeypatch.setattr(installation.mailer.blobs, "collect", collect)
+    with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False):
+        assert begun.wait(10)
+        soon = datetime.now(UTC) + timedelta(seconds=0.3)
+        send(installation, send_at=soon)  # nobody hints it but the pump
+        try:
+            assert sink.wait_for(1)
+        finally:
+            let_go.set()
 
 
 # --- The steps --------------------------------------------------------------------------------------

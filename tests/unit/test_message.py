@@ -195,6 +195,27 @@ def test_survives_being_copied(copied):
             "envelope_sender: 'shop' is no mail address: An email address must have an @-sign",
         ),
         (
+            {"envelope_sender": False},
+            AddressError,
+            "envelope_sender: 'False' (bool) is no mail address: give a string such as 'ann@example.com'",
+        ),
+        (
+            {"headers": {"Resent-Bcc": "ann@example.com"}},
+            MessageError,
+            "headers: Resent-Bcc can't be given here: use `bcc`",
+        ),
+        (
+            {"headers": {"Sender": "ann@example.com", "sender": "bob@example.com"}},
+            MessageError,
+            "headers: Sender and sender are one header: give one, with a list of values",
+        ),
+        (
+            {"attachments": [Attachment(filename=f"{n}.png", content=b"", cid="logo") for n in range(2)]},
+            AttachmentError,
+            "the attachments '0.png' and '1.png' both have the cid 'logo': give each its own, since the HTML "
+            "can show only one by it",
+        ),
+        (
             {"to": None},
             MessageError,
             "to must be a list, not 'None' (NoneType): put a single one in brackets",
@@ -409,6 +430,12 @@ def test_an_attachment_refuses_in_one_sentence(fields, sentence):
             "text/html; charset=utf-16",
             "an alternative has the charset utf-16, which mail can't have; use utf-8",
         ),
+        (
+            "x",
+            "Message/rfc822",
+            "an alternative has the content_type 'Message/rfc822', and is a text: attach messages and parts, "
+            "or give the whole message as raw",
+        ),
     ],
 )
 def test_an_alternative_refuses_in_one_sentence(content, content_type, sentence):
@@ -460,6 +487,8 @@ def test_a_file_can_be_sent_under_another_name(tmp_path):
         ("a.pdf", None, "application/pdf"),
         ("a.pdf", 'text/plain; charset="x y"', 'text/plain; charset="x y"'),
         ("a.unheard-of", None, "application/octet-stream"),
+        ("data:text/ü,a", None, "application/octet-stream"),  # a name, and no URL
+        ("http://example.com/a.pdf", None, "application/pdf"),
         ("a.tar.gz", None, "application/octet-stream"),  # its guessed type is that of what is inside
     ],
 )

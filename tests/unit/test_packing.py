@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes, policy
 
 import pytest
 
@@ -24,6 +26,15 @@ def test_the_same_messages_with_the_same_ids_make_the_same_batches() -> None:
     first, again = pack(messages, ids, SETTINGS), pack(messages, ids, SETTINGS)
     assert [one.batch.id for one in first] == [ids[0].partition(".")[0], ids[1].partition(".")[0]]
     assert [one.batch.fingerprint for one in first] == [one.batch.fingerprint for one in again]
+
+
+@pytest.mark.parametrize("days", [-7, 0, 7])
+def test_the_date_is_when_the_mail_may_go(days: int) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    messages = [ann(send_at=now + timedelta(days=days))]
+    [packed] = pack(messages, places(messages), SETTINGS)
+    date = message_from_bytes(packed.batch.bodies[0], policy=policy.default)["Date"].datetime
+    assert timedelta(0) <= date - max(now, now + timedelta(days=days)) < timedelta(seconds=30)
 
 
 def test_what_servers_are_asked_for_is_kept_with_the_message() -> None:

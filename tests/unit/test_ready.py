@@ -93,6 +93,11 @@ def test_what_is_right_is_not_copied():
             "the Message-ID of raw is '1@x': give one such as '<1234@example.com>', or leave it out, and "
             "it is made",
         ),
+        (
+            b"X: y\r\n" * 43_691 + b"\r\n",
+            "the head of raw has 262,146 octets: give at most 262,144; "
+            "who needn't be seen gets the mail by `bcc` as well",
+        ),
         (b"From: nobody:;\r\n\r\n", "the header From of raw holds no address: give one, or leave it out"),
         ("\ud800", "raw holds a surrogate, which can't be mailed: give bytes"),
         (7, "raw must be bytes or an email.message.EmailMessage, not int"),

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from email.mime.image import MIMEImage
 from email.mime.text import MIMEText
 
 import pytest
@@ -214,7 +216,7 @@ INVITATION = "BEGIN:VCALENDAR\r\nMETHOD:request\r\nSUMMARY:Grüße\r\nEND:VCALEN
 def test_the_last_alternative_is_the_one_to_prefer():
     others = [
         Alternative.calendar(INVITATION),
-        Alternative(content="<html amp4email>", content_type="text/x-amp-html"),
+        Alternative(content="<html amp4email>", content_type="Text/X-AMP-HTML"),
     ]
     assert structure(Message(to="a@b", text="x", html="x", alternatives=others)) == (
         "multipart/alternative(text/plain, text/x-amp-html, text/html, text/calendar)"
@@ -238,6 +240,26 @@ def test_an_alternative_may_have_another_charset():
         composed(Message(to="a@b", alternatives=[other])).content, policy=policy.default
     )
     assert (found.get_content_charset(), found.get_content()) == ("iso-2022-jp", "日本語\r\n")
+
+
+def test_another_parameter_is_no_charset():
+    other = Alternative(content="é", content_type="text/x-a; x-charset=latin-1")
+    assert (
+        b'text/x-a; x-charset=latin-1; charset="utf-8"\r\n'
+        in composed(Message(to="a@b", alternatives=[other])).content
+    )
+
+
+def test_an_image_that_email_has_made_is_inline_if_it_has_an_id():
+    image = MIMEImage(b"x", "png")
+    image["Content-ID"] = "<logo>"
+    shown = Message(to="a@b", html='<img src="cid:logo">', attachments=[image])
+    assert structure(shown) == "multipart/related(text/html, image/png)"
+    assert composed(shown).content.count(b"Content-ID: <logo>\r\n") == 1
+    del image["Content-ID"]
+    assert (
+        structure(Message(to="a@b", html="x", attachments=[image])) == "multipart/mixed(text/html, image/png)"
+    )
 
 
 def test_a_part_that_email_has_made_is_attached_as_it_is():
@@ -267,6 +289,21 @@ def test_a_long_line_arrives(length):
     content = composed(Message(to="a@b", text="x" * length)).content
     assert max(map(len, content.split(b"\r\n"))) <= 78
     assert message_from_bytes(content, policy=policy.default).get_content() == "x" * length + "\r\n"
+
+
+@pytest.mark.parametrize("kind", ["text", "message"])
+def test_many_lines_cost_little_more_than_their_size(kind):
+    lines = "\n" * 200_000
+    inner = Attachment(filename="a.eml", content=b"Subject: x\n" + lines.encode())
+    message = Message(to="a@b", text=lines) if kind == "text" else Message(to="a@b", attachments=[inner])
+    tracemalloc.start()
+    try:
+        content = composed(message).content
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(content) > 400_000
+    assert peak < 10 * len(content)
 
 
 def test_too_large_says_both_sizes():

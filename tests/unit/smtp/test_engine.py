@@ -165,6 +165,23 @@ def test_a_challenge_too_many_is_cancelled():
 
 
 @pytest.mark.parametrize(
+    ("mechanism", "answers"),
+    [("PLAIN", [b"*"]), ("LOGIN", [b"YW5u", b"c2VjcmV0", b"*"]), ("XOAUTH2", [b"", b"*"])],
+)
+def test_challenges_without_end_are_no_reply(mechanism, answers):
+    token = "t" if mechanism == "XOAUTH2" else ""
+    challenges = [b"334 bW9yZQ==\r\n"] * (len(answers) + 1)
+    written, event = opening(
+        [b"220 hi\r\n", b"250-r\r\n250 AUTH %b\r\n" % mechanism.encode(), *challenges],
+        credentials=Credentials("ann", "secret", token),
+    )
+    assert written[2:] == answers
+    assert event == Failed(
+        Outcome(Stage.AUTH, How.GARBAGE, detail="another challenge, though the login was cancelled")
+    )
+
+
+@pytest.mark.parametrize(
     ("replies", "wanted", "expected"),
     [
         ([b"554 5.3.2 no\r\n"], {}, (Stage.GREETING, How.REFUSED, 554)),
