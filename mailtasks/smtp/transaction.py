@@ -134,8 +134,8 @@ class Transaction:
 
     def suit(self, server: Extensions) -> str:
         """Make it such as the server takes; returns why it can't be, or an empty string."""
-        if self.smtputf8 and not server.smtputf8:
-            return "an address or header isn't ASCII, and the relay offers no SMTPUTF8"
+        if self.smtputf8 and not server.smtputf8:  # 5.6.7: RFC 6531 3.2
+            return "5.6.7 an address or header isn't ASCII, and the relay offers no SMTPUTF8"
         if self.envelope.require_tls and not server.requiretls:  # 5.7.30: RFC 8689 4.2.1
             return "5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
         if not self.ascii and not server.eightbitmime and (why_not := self._reencode()):

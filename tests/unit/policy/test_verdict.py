@@ -39,7 +39,7 @@ def dot(code: int, enhanced: str | None = None, text: str = "no") -> Outcome:
 
 SIZE = "the message has 900 bytes; the relay takes 500 (SIZE)"
 TLS = "5.7.30 the message requires TLS all the way, and the relay offers no REQUIRETLS"
-UTF8 = "an address or header isn't ASCII, and the relay offers no SMTPUTF8"
+UTF8 = "5.6.7 an address or header isn't ASCII, and the relay offers no SMTPUTF8"
 RETRY, FREE, FAIL = (State.DEFERRED, True), (State.DEFERRED, False), (State.FAILED, True)
 KEEP, RESET, CLOSE, NONE = Connection.KEEP, Connection.RESET, Connection.CLOSE, Connection.NONE
 

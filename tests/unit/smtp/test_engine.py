@@ -435,8 +435,11 @@ def test_8bitmime_is_asked_for_where_it_is_needed():
 @pytest.mark.parametrize(
     ("envelope", "sentence"),
     [
-        (mail(smtputf8=True), "an address or header isn't ASCII, and the relay offers no SMTPUTF8"),
-        (mail("jörg@example.com"), "an address or header isn't ASCII, and the relay offers no SMTPUTF8"),
+        (mail(smtputf8=True), "5.6.7 an address or header isn't ASCII, and the relay offers no SMTPUTF8"),
+        (
+            mail("jörg@example.com"),
+            "5.6.7 an address or header isn't ASCII, and the relay offers no SMTPUTF8",
+        ),
         (
             mail(content="é".encode()),
             "the message isn't ASCII, the relay offers no 8BITMIME, and it can't be encoded anew",
