@@ -98,9 +98,9 @@ def parse(text: str) -> Address:
 def plain(text: str) -> str | None:
     """The wire form of an ASCII dot-atom at an ASCII host; None for whatever else it may be: ask `parse`."""
     match = _PLAIN.fullmatch(text) if len(text) <= MAX_OCTETS else None
-    if not match or len(match[1]) > MAX_LOCAL_OCTETS:
+    if not match or match.end(1) > MAX_LOCAL_OCTETS:
         return None
-    return f"{match[1]}@{match[2].lower()}"
+    return text if text.islower() else f"{match[1]}@{match[2].lower()}"  # most are, and needn't be made anew
 
 
 def mailbox(address: str) -> str:

@@ -28,11 +28,13 @@ from mailtasks.errors import InputError
 from mailtasks.people.row import Person, Reason, Rejected
 
 _FILE: Final = "the temporary file that remembers addresses"
-_LATEST: Final = 16_384  # addresses in the dict, which take less than 3 MB there
+_LATEST: Final = 1 << 15  # addresses in the dict, which take less than 5 MB there
 _BUCKETS: Final = 1 << 10
+_LAST_BUCKET: Final = _BUCKETS - 1
 _ROOM: Final = 1 << 22  # octets for each bucket: 262,144 addresses
 _ENTRY: Final = 16  # octets: the hash, then the line
 _WORDS: Final = 1 << 20  # of 64 bits, in the filter: 8 MB
+_LAST_WORD: Final = _WORDS - 1
 _MARKS: Final = tuple(1 << (it & 63) | 1 << (it >> 6) | 1 << (it * 37 >> 3 & 63) for it in range(1 << 12))
 """What a hash sets in its word: three bits, or fewer."""
 
@@ -56,27 +58,25 @@ class Once:
     def of(self, rows: Iterable[Person | Rejected]) -> Iterator[Person | Rejected]:
         """The same rows, those with a repeated address as `Rejected`."""
         for row in rows:
-            if isinstance(row, Person):
-                before = self.line_before(row.email, row.line)
-                if before is not None:
-                    what = f"{row.email} stands in line {before} already, and is mailed once"
-                    yield Rejected(row.line, Reason.REPEATED, what)
-                    continue
-            yield row
+            if isinstance(row, Person) and (before := self.line_before(row.email, row.line)) is not None:
+                what = f"{row.email} stands in line {before} already, and is mailed once"
+                yield Rejected(row.line, Reason.REPEATED, what)
+            else:
+                yield row
 
     def line_before(self, email: str, line: int) -> int | None:
         """Where the address stood first; None if this is the first time, which is then remembered."""
         key = self._hash(mailbox(email))
-        before = self._latest.get(key)
-        if before is not None:
-            return before
-        word, mark = key & _WORDS - 1, _MARKS[key >> 20 & 4095]
+        latest = self._latest
+        if key in latest:
+            return latest[key]
+        word, mark = key & _LAST_WORD, _MARKS[key >> 20 & 4095]
         marks = self._filter[word]
         if marks & mark == mark and (before := self._filed(key)) is not None:
             return before
         self._filter[word] = marks | mark
-        self._latest[key] = line
-        if len(self._latest) >= _LATEST:
+        latest[key] = line
+        if len(latest) >= _LATEST:
             self._file_away()
         return None
 
@@ -93,23 +93,23 @@ class Once:
 
     def _filed(self, key: int) -> int | None:
         """The line that the file has for a hash."""
-        number = key >> 32 & _BUCKETS - 1
+        number = key >> 32 & _LAST_BUCKET
         if not self._file or not self._used[number]:
             return None
         bucket = os.pread(self._file.fileno(), self._used[number], number * _ROOM)
-        wanted = key.to_bytes(8, sys.byteorder, signed=True)
+        wanted = array("q", [key]).tobytes()
         at = bucket.find(wanted)
-        while at % _ENTRY and at > 0:  # among other octets, by chance
+        while at > 0 and at % _ENTRY:  # among other octets, by chance
             at = bucket.find(wanted, at + 1)
-        return None if at < 0 else int.from_bytes(bucket[at + 8 : at + _ENTRY], sys.byteorder)
+        return None if at < 0 else array("q", bucket[at + 8 : at + _ENTRY])[0]
 
     def _file_away(self) -> None:
         """Write the latest addresses to their buckets."""
         buckets: list[list[int]] = [[] for _ in range(_BUCKETS)]
-        for key, line in self._latest.items():
-            buckets[key >> 32 & _BUCKETS - 1] += key, line
+        for entry in self._latest.items():
+            buckets[entry[0] >> 32 & _LAST_BUCKET] += entry
         try:
-            self._file = self._file or TemporaryFile(buffering=0)  # noqa: SIM115 - close() does
+            self._file = self._file or TemporaryFile(buffering=0)  # noqa: SIM115 - close() closes it
             for number, entries in enumerate(buckets):
                 self._append(number, array("q", entries).tobytes())
         except OSError as error:

@@ -55,6 +55,7 @@ class Table:
 
     def __init__(self, text: Text, unusable: Unusable) -> None:
         self._name = text.name
+        self._text = text
         self._lines = iter(text)
         self._record: list[str] = []  # the lines of the row that is being read
         self._line = 0  # how many came before it
@@ -78,22 +79,22 @@ class Table:
     def _people(self) -> Iterator[Person | Rejected]:
         """The rows up to one that can't be read. What is done here slows down every row."""
         names, where, width = self._names, self._where, len(self._names) + 1
-        dropped, record = self._dropped, self._record
+        dropped, record, text = self._dropped, self._record, self._text
         for row in self._reader():
             line = self._line + 1
             self._line += len(record)
-            nul = "\0" in (record[0] if len(record) == 1 else "".join(record))
+            nul = text.nul and "\0" in "".join(record)
             record.clear()
             if len(row) != width or nul:
                 if row:
                     yield self._refused(line, row)
                 continue
-            text = row.pop(where)
-            email = plain(text)
-            fields: dict[str, Any] = dict(zip(names, row, strict=True))
+            address = row.pop(where)
+            email = plain(address)
+            fields: dict[str, Any] = dict(zip(names, row))  # noqa: B905 - being strict takes time
             if dropped:
                 fields = {name: fields[name] for name in fields if name not in dropped}
-            yield Person(line, email, fields) if email else addressed(line, text, fields)
+            yield Person(line, email, fields) if email else addressed(line, address, fields)
 
     def _reader(self) -> Iterator[list[str]]:
         return csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
@@ -165,8 +166,8 @@ class Table:
             header = self._first_row()
         except _TooLarge:
             raise self._wrong_header(f"has more than {LONGEST:,} characters") from None
-        except csv.Error:
-            raise self._wrong_header("has a quote too many, or one that isn't closed") from None
+        except csv.Error as error:
+            raise self._wrong_header(f"can't be read as CSV ({error})") from None
         if len(header) > MOST_COLUMNS:
             raise self._wrong_header(f"names {len(header):,} columns, and {MOST_COLUMNS:,} are the most")
         return [name.strip() for name in header]
@@ -219,7 +220,15 @@ _MOVES: Final = {
     _State.QUOTED: {'"': _State.QUOTE},
     _State.QUOTE: {'"': _State.QUOTED, "delimiter": _State.START, "end": _State.END},
 }
-"""What a character does; one that isn't named leads to `FIELD`, or in quotes to nowhere."""
+"""What a character does. One that isn't named leads to `FIELD`; in quotes it is skipped."""
+
+_SKIPPED: Final = {
+    _State.START: r'(?:(?:[^"D\r\n][^D\r\n]*+)?+D)*+',  # whole fields without quotes
+    _State.FIELD: r"[^D\r\n]*+",
+    _State.QUOTED: r'(?:[^"]++|"")*+',
+    _State.QUOTE: "",
+}
+"""What changes no state, D being the delimiter: all of it is passed over at once, as there may be much."""
 
 
 class _Scan:
@@ -233,7 +242,7 @@ class _Scan:
         self.opened = 0
         self._state = _State.START
         self._kinds = {'"': '"', delimiter: "delimiter", "\r": "end", "\n": "end"}
-        self._tokens = re.compile(rf'["{delimiter}\r\n]|[^"{delimiter}\r\n]+')
+        self._skipped = {state: re.compile(it.replace("D", delimiter)) for state, it in _SKIPPED.items()}
 
     @property
     def quoted(self) -> bool:
@@ -242,15 +251,22 @@ class _Scan:
 
     def feed(self, text: str, line: int) -> bool:
         """Whether the row ends with this piece, which is (of) one line."""
-        for token in self._tokens.finditer(text):
+        at = self._after(text, 0)
+        while at < len(text):
             before = self._state
-            other = before if before is _State.QUOTED else _State.FIELD
-            self._state = _MOVES[before].get(self._kinds.get(token[0], ""), other)
-            if self._state is _State.QUOTED and before is _State.START:
-                self.opened = line
+            self._state = _MOVES[before].get(self._kinds.get(text[at], ""), _State.FIELD)
             if self._state is _State.END:
                 return True
+            if self._state is _State.QUOTED and before is _State.START:
+                self.opened = line
+            at = self._after(text, at + 1)
         return False
+
+    def _after(self, text: str, at: int) -> int:
+        """Where the next character stands that may change the state."""
+        skipped = self._skipped[self._state].match(text, at)
+        assert skipped  # it may be nothing
+        return skipped.end()
 
 
 def _delimiter(head: str) -> str:

@@ -22,9 +22,7 @@ from mailtasks.errors import InputError
 from mailtasks.people.octets import Octets
 from mailtasks.people.row import LONGEST
 
-EMPTY: Final = (
-    "is empty; its first line should name the columns, one of them `email`, or be an object of JSON"
-)
+EMPTY: Final = "is empty; its first line should name the columns, one of them `email`, or be a JSON object"
 _MARKS: Final = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _BINARY: Final = {
     b"PK\x03\x04": "a ZIP archive or a workbook (XLSX, ODS)",
@@ -48,6 +46,7 @@ class Text:
         name: of the file, for errors.
         head: the text that is known before the first line is read.
         ended: how many lines were given whole, that is, with their ends.
+        nul: whether a NUL was in what was read so far, so that one looks where.
 
     Raises:
         InputError: if the head can't be decoded, is empty or binary, or there was an error after it.
@@ -56,8 +55,9 @@ class Text:
     def __init__(self, octets: Octets, encoding: str | None = None) -> None:
         self.name = octets.name
         self.ended = 0
+        self.nul = False
         self._octets = octets
-        self.encoding = encoding or _marked(octets.head)
+        self.encoding = _marked(octets.head) if encoding is None else encoding
         self._decoder = _decoder(self.encoding, self.name)
         self._refuse_binary()
         self.head, wrong = self._decoded(octets.head, octets.size, final=octets.complete)
@@ -68,6 +68,7 @@ class Text:
         rest = ""
         try:
             for text in self._texts():
+                self.nul = self.nul or "\0" in text
                 lines = list(StringIO(rest + text, newline=""))
                 rest = _cut_off(lines)
                 yield from lines
@@ -99,12 +100,18 @@ class Text:
             text.encode()  # which refuses surrogates
         except UnicodeDecodeError as error:
             at = error.start - len(state[0])  # in the piece; negative if in what was left of an earlier one
-            self._decoder.setstate(state)
-            text = self._decoder.decode(piece[: max(at, 0)])
+            text = self._decoded_again(piece[: max(at, 0)], state)
             return text, self._undecodable(error.object[error.start], end - len(piece) + at)
         except UnicodeError as error:
             return "", InputError(self.name, f"isn't {self.encoding} ({error}); {self._advice()}")
         return text, None
+
+    def _decoded_again(self, piece: bytes, state: tuple[bytes, int]) -> str:
+        self._decoder.setstate(state)
+        try:
+            return self._decoder.decode(piece)
+        except UnicodeError:  # UTF-16 without a byte order mark, of which so much is asked for the first time
+            return ""
 
     def _undecodable(self, byte: int, at: int) -> InputError:
         what = f"the byte 0x{byte:02x} (number {at + 1:,} of the file) isn't {self.encoding.upper()}"
