@@ -33,7 +33,7 @@ _BINARY: Final = {
     b"BZh": "compressed by bzip2",
     b"\xfd7zXZ\0": "compressed by xz",
 }
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # in a text file's first line there is none
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1f]")  # in a text file's first line there is none
 _EXPORT: Final = "save it as CSV (UTF-8) or as JSON Lines, plain or compressed by gzip or zstd"
 
 _UTF_16: Final = " (if it is UTF-16 without a byte order mark, say so: utf-16-le)"
@@ -127,10 +127,10 @@ class Text:
 
     def _refuse_head(self, wrong: InputError | None) -> None:
         first = next(StringIO(self.head, newline=""), "")
-        control = _CONTROL.search(first)
-        if control or (wrong and b"\0" in self._octets.head):
+        binary = _CONTROL.search(first) or (wrong and b"\0" in self._octets.head)
+        if binary and not self._octets.failure:
             raise InputError(self.name, f"is no text, but something binary; {_EXPORT}{_UTF_16}", 1)
-        failure = wrong or self._octets.failure
+        failure = self._octets.failure or wrong
         if failure:
             failure.line = _line_ends(self.head) + 1
             raise failure

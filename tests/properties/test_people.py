@@ -51,13 +51,15 @@ def tables(draw):
 @given(
     tables(),
     st.sampled_from(",;\t"),
-    st.sampled_from(["\r\n", "\n", "\r"]),
-    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    # Before Python 3.13 the writer quotes no line ends but its own kind.
+    st.sampled_from(
+        [("\r\n", csv.QUOTE_MINIMAL), ("\r\n", csv.QUOTE_ALL), ("\n", csv.QUOTE_ALL), ("\r", csv.QUOTE_ALL)]
+    ),
     packings,
     cuts,
 )
-def test_what_csv_writes_is_read(table, delimiter, end, quoting, packed, sizes):
-    header, rows = table
+def test_what_csv_writes_is_read(table, delimiter, style, packed, sizes):
+    (header, rows), (end, quoting) = table, style
     written = io.StringIO(newline="")
     writer = csv.writer(written, delimiter=delimiter, lineterminator=end, quoting=quoting)
     writer.writerow(["email", *header])
@@ -155,7 +157,12 @@ def test_nothing_but_rows_and_the_named_error_comes_of_any_octets(beginning, res
     given, error = read_all(octets, sizes, encoding)
     assert all(isinstance(row, Person | Rejected) for row in given)
     assert "\n" not in error
-    assert (given, error) == read_all(octets, [len(octets) + 1], encoding)
+    others, other = read_all(octets, [len(octets) + 1], encoding)
+    if "damaged" in error:  # how much was decompressed before that depends on the cut
+        assert given[: len(others)] == others[: len(given)]
+        assert "damaged" in other
+    else:
+        assert (given, error) == (others, other)
 
 
 @given(texts)
@@ -171,16 +178,16 @@ def test_lines_are_told_in_order_and_each_row_is_what_the_csv_module_reads(text)
     assert not error
     people = {row.email: row for row in given if isinstance(row, Person)}
     assert len(given) == len(by_csv)
-    assert set(people) == {
-        row[0].strip() for row in by_csv if len(row) == 2 and _good(row[0]) and "\0" not in row[1]
-    }
+    good = [row[0] for row in by_csv if len(row) == 2 and "\0" not in "".join(row)]
+    assert set(people) == set(map(wire, good)) - {""}
 
 
-def _good(text: str) -> bool:
+def wire(text: str) -> str:
+    """The address, or nothing if it is none."""
     try:
-        return bool(parse(text))
+        return parse(text).address
     except AddressError:
-        return False
+        return ""
 
 
 @given(tables(), st.data())
