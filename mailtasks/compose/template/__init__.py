@@ -1,9 +1,9 @@
 """Templates: one description of a mail, and a mail of each recipient's own.
 
 Read them as a template travels: `record` (what the user describes, and what is sent to a worker), `sources`
-(files and what they include), `checks` (what is wrong, with file and line), `html_text` and `css` (the text of
-the HTML, styles inlined; `markup` keeps Jinja2's constructs through both), `sandbox` (where it runs, and its
-limits), `roads` (to an encoded body) and `compiled` (to the whole message).
+(files and what they include), `checks` (what is wrong, with file and line), `html_text` and `css` (the text
+of the HTML, styles inlined; `markup` keeps Jinja2's constructs through both), `sandbox` (where it runs, and
+its limits), `roads` (to an encoded body) and `compiled` (to the whole message).
 """
 
 from mailtasks.compose.template.compiled import CompiledTemplate, Rendered

@@ -174,7 +174,7 @@ class CompiledTemplate:
     def _line(self, address: Address, header: Header, fields: Mapping[str, Any], budget: Budget) -> str:
         """A header's text, which is one line and not empty."""
         text = _guarded(address, header.source.where, header.renderer.text, fields, budget)
-        told = line_trouble(text) or _broken(header.names, fields, text)
+        told = _broken(header.names, fields, text) or _unfit(text)
         if told:
             raise RenderError(address.address, f"{header.source.where} {told}")
         return text
@@ -187,7 +187,7 @@ class CompiledTemplate:
             raise RenderError(address.address, str(error)) from None
 
 
-def line_trouble(text: str) -> str:
+def _unfit(text: str) -> str:
     """What is wrong with a header's text, behind the words that say which; "": nothing."""
     if _SURROGATES.search(text):
         return "renders to a surrogate, which can't be mailed: see to the encoding of the fields"
@@ -198,11 +198,11 @@ def line_trouble(text: str) -> str:
 
 def _broken(names: frozenset[str], fields: Mapping[str, Any], text: str) -> str:
     """What is said of a header that isn't one line."""
-    found = _LINE_ENDS.search(text)
-    if not found:
+    if not _LINE_ENDS.search(text):
         return ""
     for name in sorted(names):
-        if name in fields and _LINE_ENDS.search(str(fields[name])):
+        found = _LINE_ENDS.search(str(fields[name])) if name in fields else None
+        if found:
             return (
                 f"would be broken by the field {name!r}, which holds {found[0]!r}: "
                 f"{excerpt(str(fields[name]))}; remove line breaks and NUL from it"
@@ -303,7 +303,7 @@ def static_line(header: Header) -> str:
     try:
         with within(Limits()) as budget:
             text = header.renderer.text({}, budget)
-        told = line_trouble(text) or _broken(frozenset(), {}, text)
+        told = _broken(frozenset(), {}, text) or _unfit(text)
     except Exception as error:  # a template may divide by zero without a field
         where, line = _origin(error) or (header.source.where, None)
         raise TemplateError(where, line, _told(error)) from error

@@ -1,8 +1,8 @@
 """A template as it is described, and as it travels: `Template` and `TemplateRecord`.
 
-A `Template` names files. Loading it reads them, and all that they include; finds what is wrong; makes the text
-of the HTML, and inlines styles, where that is asked for. The `TemplateRecord` holds it all, so that a worker
-that has none of the files compiles the very same.
+A `Template` names files. Loading it reads them, and all that they include; finds what is wrong; makes the
+text of the HTML, and inlines styles, where that is asked for. The `TemplateRecord` holds it all, so that a
+worker that has none of the files compiles the very same.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def _replaced(child: Any) -> list[Any]:
         step = _filter(nodes.Const("", lineno=child.lineno), STEP)
         return [nodes.ExprStmt(step, lineno=child.lineno), child]
     if isinstance(child, nodes.Concat):
-        return [_filter(nodes.List(child.nodes, "load", lineno=child.lineno), JOINED)]
+        return [_filter(nodes.List(child.nodes, lineno=child.lineno), JOINED)]
     return [child]
 
 
