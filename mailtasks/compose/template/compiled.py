@@ -24,7 +24,7 @@ from mailtasks.address import Address, excerpt, parse
 from mailtasks.compose.headers import address_header, given_header, text_header
 from mailtasks.compose.mime import Part as MimePart
 from mailtasks.compose.mime import attachment_part, date_header, from_header, multipart, token_of
-from mailtasks.compose.template.roads import Body, Renderer
+from mailtasks.compose.template.roads import Body, Renderer, values_of
 from mailtasks.compose.template.sandbox import Budget, LimitReached, Limits, within
 from mailtasks.compose.template.sources import Source
 from mailtasks.errors import MailtasksError, MessageError, MessageTooLarge, RenderError, TemplateError, place
@@ -130,11 +130,12 @@ class CompiledTemplate:
             MessageTooLarge: with both sizes.
         """
         address = to if isinstance(to, Address) else parse(to)
+        values = values_of(fields)
         with within(self._limits) as budget:
-            subject = self._line(address, self._subject, fields, budget)
-            headers = [self._header(address, header, fields, budget) for header in self._headers]
+            subject = self._line(address, self._subject, values, budget)
+            headers = [self._header(address, header, values, budget) for header in self._headers]
             bodies = {
-                name: _guarded(address, name, body.render, fields, budget) for name, body in self._bodies
+                name: _guarded(address, name, body.render, values, budget) for name, body in self._bodies
             }
         part, layout = self._laid_out(attachments, message_id)
         head = "".join(
@@ -171,16 +172,16 @@ class CompiledTemplate:
         part = multipart("mixed", [self._root, *self._files, *own], token_of(message_id))
         return part, _layout(part.body)
 
-    def _line(self, address: Address, header: Header, fields: Mapping[str, Any], budget: Budget) -> str:
+    def _line(self, address: Address, header: Header, values: dict[str, Any], budget: Budget) -> str:
         """A header's text, which is one line and not empty."""
-        text = _guarded(address, header.source.where, header.renderer.text, fields, budget)
-        told = _broken(header.names, fields, text) or _unfit(text)
+        text = _guarded(address, header.source.where, header.renderer.text, values, budget)
+        told = _broken(header.names, values, text) or _unfit(text)
         if told:
             raise RenderError(address.address, f"{header.source.where} {told}")
         return text
 
-    def _header(self, address: Address, header: Header, fields: Mapping[str, Any], budget: Budget) -> str:
-        text = self._line(address, header, fields, budget)
+    def _header(self, address: Address, header: Header, values: dict[str, Any], budget: Budget) -> str:
+        text = self._line(address, header, values, budget)
         try:
             return checked_header(header, text)
         except MessageError as error:
@@ -216,13 +217,13 @@ def _broken(names: frozenset[str], fields: Mapping[str, Any], text: str) -> str:
 def _guarded(
     address: Address,
     part: str,
-    render: Callable[[Mapping[str, Any], Budget], _Result],
-    fields: Mapping[str, Any],
+    render: Callable[[dict[str, Any], Budget], _Result],
+    values: dict[str, Any],
     budget: Budget,
 ) -> _Result:
     """What is rendered; whatever goes wrong is told as this recipient's error."""
     try:
-        return render(fields, budget)
+        return render(values, budget)
     except MailtasksError:
         raise
     except Exception as error:  # the fields are anything, and so is what a template does with them
@@ -302,7 +303,7 @@ def static_line(header: Header) -> str:
     """
     try:
         with within(Limits()) as budget:
-            text = header.renderer.text({}, budget)
+            text = header.renderer.text(values_of({}), budget)
         told = _broken(frozenset(), {}, text) or _unfit(text)
     except Exception as error:  # a template may divide by zero without a field
         where, line = _origin(error) or (header.source.where, None)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, TypeAlias, cast
 
 from jinja2 import BaseLoader, Environment, TemplateNotFound, nodes
@@ -52,6 +53,7 @@ _LOOKING_NAMES: Final = frozenset(["self", "super"])
 _READABLE_GROWTH: Final = 2  # as for a message that isn't made from a template
 _WIDTH: Final = 76
 _SOFT: Final = "=\r\n"
+_CHUNKS_A_LOOK: Final = 100  # at how much was rendered
 _LINE_ENDS: Final = re.compile(r"\r\n?")
 
 # What is its own quoted-printable, in one line that has room for the soft break's "=".
@@ -74,9 +76,9 @@ class Renderer:
         environment = _environment(part, _prepared, _plain_value, html=html, from_html=from_html)
         self._template = _compiled(environment, part)
 
-    def text(self, fields: Mapping[str, Any], budget: Budget) -> str:
-        """The text with these fields."""
-        return _rendered(self._template, fields, budget)
+    def text(self, values: dict[str, Any], budget: Budget) -> str:
+        """The text with these values, as `values_of` has them."""
+        return _rendered(self._template, values, budget)
 
 
 class Body:
@@ -106,13 +108,18 @@ class Body:
         environment.code_generator_class = _Generator
         self._template = _compiled(environment, part)
 
-    def render(self, fields: Mapping[str, Any], budget: Budget) -> bytes:
-        """The encoded body with these fields, in lines that end in CRLF."""
+    def render(self, values: dict[str, Any], budget: Budget) -> bytes:
+        """The encoded body with these values, as `values_of` has them, in lines that end in CRLF."""
         if not self.fast:
-            return self._encode(canonical(self._renderer.text(fields, budget).encode()))
-        body = _rendered(self._template, fields, budget)
+            return self._encode(canonical(self._renderer.text(values, budget).encode()))
+        body = _rendered(self._template, values, budget)
         # A soft break can't be the last; and a text without a line is an empty one.
         return (body if body.endswith("\r\n") and not body.endswith(_SOFT) else body + "\r\n").encode("ascii")
+
+
+def values_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a template's names may stand for, for all parts of one mail."""
+    return {**_GLOBALS, **fields}
 
 
 def encoded(text: str) -> str:
@@ -131,17 +138,25 @@ def encoded(text: str) -> str:
 
 # Values
 
+_GLOBALS: Final = dict(
+    Sandbox(html=False).globals
+)  # those of Jinja2 that the sandbox leaves: `range` and such
+
 
 def _text_value(value: Any) -> str:
-    if type(value) is str and _PLAIN.fullmatch(value):
-        return value + _SOFT
-    return encoded(_LINE_ENDS.sub("\n", str(_printable(value))))
+    text = value if type(value) is str else str(_printable(value))
+    if _PLAIN.fullmatch(text):
+        return text + _SOFT
+    return encoded(_LINE_ENDS.sub("\n", text))
 
 
 def _html_value(value: Any) -> str:
     if type(value) is str and _PLAIN_IN_HTML.fullmatch(value):
         return value + _SOFT
-    return encoded(_LINE_ENDS.sub("\n", escape(_printable(value))))
+    text = "".join([escape(_printable(value))])  # a plain string again, whose methods escape nothing
+    if _PLAIN.fullmatch(text):
+        return text + _SOFT
+    return encoded(_LINE_ENDS.sub("\n", text))
 
 
 def _plain_value(value: Any) -> Any:
@@ -291,13 +306,10 @@ def _compiled(environment: Sandbox, part: Part) -> JinjaTemplate:
     return environment.get_template(part.entry)
 
 
-def _rendered(template: JinjaTemplate, fields: Mapping[str, Any], budget: Budget) -> str:
-    chunks: list[str] = []
-    left = budget.characters
-    for chunk in template.root_render_func(template.new_context(dict(fields))):
-        left -= len(chunk)
-        if left < 0:
-            break
-        chunks.append(chunk)
-    budget.spend(budget.characters - left)
-    return "".join(chunks)
+def _rendered(template: JinjaTemplate, values: dict[str, Any], budget: Budget) -> str:
+    rendered: list[str] = []
+    chunks = template.root_render_func(template.new_context(values, shared=True))
+    while some := list(islice(chunks, _CHUNKS_A_LOOK)):
+        budget.spend(sum(map(len, some)))
+        rendered += some
+    return "".join(rendered)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
@@ -94,7 +93,7 @@ class Budget:
         self._given = limits
         self.steps = limits.steps
         self.characters = limits.characters
-        self.until = thread_time() + limits.seconds
+        self.until: float | None = None  # known when it is first looked at: most renderings end before
 
     def step(self) -> None:
         """Take a step.
@@ -107,7 +106,13 @@ class Budget:
             raise LimitReached(
                 f"it takes more than {self._given.steps:,} steps (turns of loops, calls, includes)"
             )
-        if self.steps % _STEPS_A_LOOK == 0 and thread_time() > self.until:
+        if self.steps % _STEPS_A_LOOK == 0:
+            self._look()
+
+    def _look(self) -> None:
+        now = thread_time()
+        self.until = self.until or now + self._given.seconds
+        if now > self.until:
             raise LimitReached(f"it takes more than {self._given.seconds:g} s")
 
     def spend(self, characters: int) -> None:
@@ -124,15 +129,20 @@ class Budget:
 _current: Final[ContextVar[Budget]] = ContextVar("budget of the rendering")
 
 
-@contextmanager
-def within(limits: Limits) -> Iterator[Budget]:
+class within:
     """Render within these limits, in this thread."""
-    budget = Budget(limits)
-    token = _current.set(budget)
-    try:
-        yield budget
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_budget", "_token")
+
+    def __init__(self, limits: Limits) -> None:
+        self._budget = Budget(limits)
+
+    def __enter__(self) -> Budget:
+        self._token = _current.set(self._budget)
+        return self._budget
+
+    def __exit__(self, *raised: object) -> None:
+        _current.reset(self._token)
 
 
 def current() -> Budget:
