@@ -168,9 +168,8 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(results))
     else:
-        print(
-            f"{'µs a message':<14}{'mailtasks':>10}{'bodies':>8}{'email':>10}{'ratio':>8}{'plain':>10}{'ratio':>8}"
-        )
+        columns = [("mailtasks", 10), ("bodies", 8), ("email", 10), ("ratio", 8), ("plain", 10), ("ratio", 8)]
+        print(f"{'µs a message':<14}" + "".join(f"{name:>{width}}" for name, width in columns))
         for case, found in results.items():
             ours, others = found["mailtasks"], [found["email"], found["plain"]]
             print(

@@ -13,10 +13,11 @@ from difflib import get_close_matches
 from typing import Final
 
 from jinja2 import Environment, nodes
+from jinja2.exceptions import TemplateSyntaxError
 from jinja2.meta import find_undeclared_variables
 
 from mailtasks.compose.template.sandbox import Sandbox
-from mailtasks.compose.template.sources import Part, Source, parse
+from mailtasks.compose.template.sources import Part, Source, parse, syntax_error
 from mailtasks.errors import TemplateError
 
 _ASKED_FILTERS: Final = frozenset(["default", "d"])
@@ -56,8 +57,17 @@ def check_part(environment: Environment, part: Part, fields: Iterable[str] | Non
 
 def names_in(part: Part) -> frozenset[str]:
     """The names that a part asks for, fields or not."""
-    trees = [parse(Sandbox(html=False), source) for source in part.sources.values()]
-    return frozenset(name for tree in trees for name in find_undeclared_variables(tree))
+    environment = Sandbox(html=False)
+    return frozenset(
+        name for source in part.sources.values() for name in _undeclared(source, parse(environment, source))
+    )
+
+
+def _undeclared(source: Source, tree: nodes.Template) -> set[str]:
+    try:
+        return find_undeclared_variables(tree)
+    except TemplateSyntaxError as error:  # as for two blocks of one name
+        raise syntax_error(source, error) from None
 
 
 def _check_tree(environment: Environment, source: Source, tree: nodes.Template) -> None:
@@ -128,7 +138,7 @@ def _assigned(trees: Iterable[nodes.Template]) -> frozenset[str]:
 
 
 def _check_names(source: Source, tree: nodes.Template, given: frozenset[str], fields: list[str]) -> None:
-    unknown = find_undeclared_variables(tree) - given
+    unknown = _undeclared(source, tree) - given
     if not unknown:
         return
     name, line = min(

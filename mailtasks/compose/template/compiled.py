@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, TypeAlias, TypeVar
 
 from jinja2 import Template as JinjaTemplate
@@ -25,7 +26,7 @@ from mailtasks.compose.headers import address_header, given_header, text_header
 from mailtasks.compose.mime import Part as MimePart
 from mailtasks.compose.mime import attachment_part, date_header, from_header, multipart, token_of
 from mailtasks.compose.template.roads import Body, Renderer, values_of
-from mailtasks.compose.template.sandbox import Budget, LimitReached, Limits, within
+from mailtasks.compose.template.sandbox import Budget, LimitReached, Limits, Refused, within
 from mailtasks.compose.template.sources import Source
 from mailtasks.errors import MailtasksError, MessageError, MessageTooLarge, RenderError, TemplateError, place
 from mailtasks.message import Attachment
@@ -76,7 +77,7 @@ class CompiledTemplate:
         self,
         *,
         digest: str,
-        subject: Header,
+        subject: Header | str,
         bodies: Mapping[str, Body],
         headers: Sequence[Header],
         fixed_headers: str,
@@ -132,7 +133,8 @@ class CompiledTemplate:
         address = to if isinstance(to, Address) else parse(to)
         values = values_of(fields)
         with within(self._limits) as budget:
-            subject = self._line(address, self._subject, values, budget)
+            given = self._subject
+            subject = given if isinstance(given, str) else self._line(address, given, values, budget)
             headers = [self._header(address, header, values, budget) for header in self._headers]
             bodies = {
                 name: _guarded(address, name, body.render, values, budget) for name, body in self._bodies
@@ -143,7 +145,7 @@ class CompiledTemplate:
                 date_header(date.astimezone(UTC).replace(microsecond=0)),
                 self._from,
                 address_header("To", [address]),
-                text_header("Subject", subject),
+                _subject_line(subject),
                 f"Message-ID: <{message_id.strip('<>')}>\r\n",
                 *headers,
                 self._fixed,
@@ -151,15 +153,9 @@ class CompiledTemplate:
                 "\r\n",
             ]
         )
-        content = joined(
-            head.encode(), *[bodies[it] if isinstance(it, str) else _content(it) for it in layout]
-        )
-        size = size_of(content)
-        if size_limit is not None and size > size_limit:
-            raise MessageTooLarge(
-                f"the mail to {address.address} has {size:,} bytes; the size limit is {size_limit:,}: make "
-                "the template or its attachments smaller, or raise `size_limit`"
-            )
+        body = [bodies[piece] if isinstance(piece, str) else _content(piece) for piece in layout]
+        content = joined(head.encode(), *body)
+        _check_size(address, size_of(content), size_limit)
         return Rendered(content, not head.isascii(), subject)
 
     def _laid_out(self, attachments: Sequence[Attachment], message_id: str) -> tuple[MimePart, _Layout]:
@@ -188,6 +184,11 @@ class CompiledTemplate:
             raise RenderError(address.address, str(error)) from None
 
 
+@lru_cache(maxsize=1024)  # many recipients share a first name, or the whole subject
+def _subject_line(subject: str) -> str:
+    return text_header("Subject", subject)
+
+
 def _unfit(text: str) -> str:
     """What is wrong with a header's text, behind the words that say which; "": nothing."""
     if _SURROGATES.search(text):
@@ -195,6 +196,14 @@ def _unfit(text: str) -> str:
     if not text.strip():
         return "renders to nothing; give it a text for every case"
     return ""
+
+
+def _check_size(address: Address, size: int, limit: int | None) -> None:
+    if limit is not None and size > limit:
+        raise MessageTooLarge(
+            f"the mail to {address.address} has {size:,} bytes; the size limit is {limit:,}: make the "
+            "template or its attachments smaller, or raise `size_limit`"
+        )
 
 
 def _broken(names: frozenset[str], fields: Mapping[str, Any], text: str) -> str:
@@ -237,7 +246,11 @@ def _told(error: Exception) -> str:
         return "the template calls or includes itself for ever; end it by a condition"
     if isinstance(error, LimitReached):
         return f"{error}; let it do less, or raise the limit"
-    if isinstance(error, UndefinedError | SecurityError):
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, SecurityError):
+        return f"{str(error).rstrip('.')}; leave it out of the template"
+    if isinstance(error, UndefinedError):
         return f"{error}; give the field, or leave it out of the template"
     if isinstance(error, UnicodeEncodeError):
         return "a field holds a surrogate, which can't be mailed: decode it with its real charset"

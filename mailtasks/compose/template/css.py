@@ -21,6 +21,7 @@ from mailtasks.errors import TemplateError
 
 _COMMENT: Final = re.compile("<!--(\ufdd0[0-9]+\ufdd1)-->")
 _EMPTY: Final = re.compile('(\ufdd1)=""')  # a construct among the attributes is none of them
+_UNQUOTED: Final = re.compile("=[^\\s\"'<>\ufdd0]+\ufdd0([0-9]+)\ufdd1")
 _DOCUMENT: Final = re.compile(r"(?i)<(?:!doctype|html|head|body)\b")
 _STYLE: Final = re.compile(r"(?is)<style\b[^>]*>(.*?)</style\s*>")
 _RAW: Final = re.compile(r"(?is)<(style|script|title|textarea|noscript)\b[^>]*>(?!.*</\1\s*>)")
@@ -58,10 +59,25 @@ def _static(rules: str) -> str:
 def _inlined(source: Source, inliner: Any, rules: str) -> str:
     masked = Masked.of(source.text)
     html = masked.html(_marked)
+    for number in _UNQUOTED.findall(html):
+        if masked.at(number).keyword:  # quotes will be set around the value, and half of them be conditional
+            raise TemplateError(
+                source.where,
+                None,
+                f"its styles can't be inlined, since {masked.at(number).text} ends a value without quotes; "
+                "put the value in quotes",
+            )
     try:
         changed = inliner.inline(html) if _DOCUMENT.search(html) else inliner.inline_fragment(html, rules)
     except ValueError as error:  # the library's own error is one
-        raise TemplateError(source.where, None, f"its style sheet can't be read: {error}; mend it") from None
+        raise TemplateError(
+            source.where,
+            None,
+            f"its styles can't be read: {error}; mend its style sheet, or the style attribute that is one "
+            "expression",
+        ) from None
+    if "<tbody" not in html:  # a parser adds it to any table, and there may be a loop around what it adds
+        changed = changed.replace("<tbody>", "").replace("</tbody>", "")
     _check_kept(source, masked, html, changed)
     return masked.restored(_EMPTY.sub(r"\1", _COMMENT.sub(r"\1", changed)))
 

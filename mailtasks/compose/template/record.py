@@ -104,15 +104,13 @@ class TemplateRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
         if self.html is not None:
             bodies["html"] = Body(self.html, html=True)
         subject = _header("Subject", self.subject)
-        if not subject.names:
-            static_line(subject)
         headers = [_header(name, part) for name, part in self.headers.items()]
         fixed = [_fixed(header) for header in headers if not header.names]
         if self.reply_to:
             fixed.insert(0, address_header("Reply-To", map(parse, self.reply_to)))
         return CompiledTemplate(
             digest=self.digest,
-            subject=subject,
+            subject=subject if subject.names else static_line(subject),
             bodies=bodies,
             headers=[header for header in headers if header.names],
             fixed_headers="".join(fixed),

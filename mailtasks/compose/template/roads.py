@@ -32,7 +32,7 @@ from markupsafe import escape
 
 from mailtasks.compose.mime import canonical, quoted_printable
 from mailtasks.compose.template.html_text import text_of
-from mailtasks.compose.template.sandbox import COUNTED, JOINED, STEP, Budget, Sandbox, current
+from mailtasks.compose.template.sandbox import COUNTED, JOINED, STEP, Budget, Refused, Sandbox, current
 from mailtasks.compose.template.sources import Part, parse, syntax_error, too_deep
 from mailtasks.pieces import base64_lines
 
@@ -168,7 +168,7 @@ def _plain_value(value: Any) -> Any:
 
 def _printable(value: Any) -> Any:
     if value is None:
-        raise ValueError(
+        raise Refused(
             "a value is None, which would stand there as a word; give one, or write {{ name or 'friend' }}"
         )
     return value

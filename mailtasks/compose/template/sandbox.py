@@ -65,6 +65,13 @@ _GROWING_METHODS: Final = frozenset(
 _ABSENT: Final = ("lipsum",)  # globals of Jinja2 that no mail wants, and that can be asked for any length
 
 
+_LONGEST_RANGE: Final = 100_000  # that of Jinja2's own sandbox
+
+
+class Refused(Exception):
+    """Something that may not be rendered. Its text says what, and what to do."""
+
+
 class LimitReached(Exception):
     """A rendering has taken more than it may. Its text says of what."""
 
@@ -79,7 +86,7 @@ class Limits:
         seconds: of the processor, so that a busy machine refuses nobody's mail.
     """
 
-    steps: int = 1_000_000
+    steps: int = 100_000
     characters: int = 10_000_000
     seconds: float = 10.0
 
@@ -163,6 +170,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(autoescape=html, undefined=StrictUndefined, cache_size=-1, **options)
         for name in _ABSENT:
             del self.globals[name]
+        self.globals["range"] = _range
         self.filters |= {name: _bounded(self.filters[name]) for name in _GROWING_FILTERS}
         self.filters |= {COUNTED: _counted, STEP: _step, JOINED: _joined}
 
@@ -185,6 +193,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(result, str):
             budget.spend(len(result))
         return result
+
+
+def _range(*numbers: int) -> range:
+    found = range(*numbers)
+    if len(found) > _LONGEST_RANGE:
+        raise LimitReached(f"range() would yield more than {_LONGEST_RANGE:,} numbers")
+    return found
 
 
 @pass_context  # so that Jinja2 never computes it when it compiles

@@ -85,7 +85,7 @@ def read_part(what: str, given: Given, folder: Given | None, loader: BaseLoader 
         entry = _name(given, folder, loader)
         found = read(entry)
         if found is None:
-            raise TemplateError(what, None, f"{excerpt(str(given))} isn't there; check the path")
+            raise TemplateError(what, None, f"{str(given)!r} isn't there; check the path")
         source = found
     return Part(entry, _closure(entry, source, read))
 
@@ -107,7 +107,9 @@ def parse(environment: Environment, source: Source) -> nodes.Template:
 def syntax_error(source: Source, error: TemplateSyntaxError) -> TemplateError:
     """What Jinja2 says of a source, in one sentence."""
     told = " ".join((error.message or "it is no template").split()).rstrip(".")
-    return TemplateError(source.where, error.lineno, f"{told[:1].lower()}{told[1:]}; mend the template there")
+    told = told.replace("Jinja was looking for the following tags:", "Expected")
+    sentence = "; ".join([f"{part[:1].lower()}{part[1:]}" for part in re.split(r"\. (?=[A-Z])", told)])
+    return TemplateError(source.where, error.lineno, f"{sentence}; mend the template there")
 
 
 def too_deep(source: Source) -> TemplateError:
