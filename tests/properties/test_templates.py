@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 
 from mailtasks.address import parse
 from mailtasks.compose.template import CompiledTemplate, Template, TemplateRecord
-from mailtasks.compose.template.html_text import text_template
+from mailtasks.compose.template.css import with_styles_inlined
+from mailtasks.compose.template.html_text import text_of, text_template
 from mailtasks.compose.template.roads import encoded
+from mailtasks.compose.template.sources import read_part
 from mailtasks.errors import RenderError, TemplateError
 from tests.properties.test_compose import (
     attachments,
@@ -310,3 +312,53 @@ def test_a_text_is_made_of_any_html_or_refused(html):
     tree = jinja2.Environment().parse
     assert names(tree(text_template(html))) <= names(tree(html)) | {"item"}
     assert record.text is not None
+
+
+WORDS = ["{{ name }}", "text", " two  words ", "&lt;&amp;", "&#123;{ name }}", ""]
+INLINE = [
+    *(
+        "<b>{}</b>",
+        "{}<br>",
+        "<a href='https://x.example/?{{{{ name }}}}'>{}</a>",
+        "<!-- {{{{ name }}}} -->{}",
+    ),
+    *('<i title="{{{{ name }}}}">{}</i>', "{} "),
+]
+PHRASES = ["<p>{}</p>", "<h2>{}</h2>", "<pre> {}\n </pre>"]  # which hold no blocks
+BLOCKS = [
+    *("<div class=a>{}</div>", "<ul><li>{}</li><li>x</li></ul>", "<ol><li>{}</li></ol>"),
+    "<table><tr><td>{}</td><td>y</td></tr></table>",
+]
+
+
+def filled(shape: str, inner: str, after: str) -> str:
+    return shape.format(inner) + after
+
+
+words = st.sampled_from(WORDS)
+phrases = st.builds(filled, st.sampled_from(INLINE), words, words) | words
+blocks = st.recursive(
+    st.builds(filled, st.sampled_from(PHRASES), phrases, phrases),
+    lambda inner: st.builds(filled, st.sampled_from(BLOCKS), inner, inner),
+    max_leaves=8,
+)
+shaped = st.recursive(
+    words,
+    lambda inner: st.builds(filled, st.sampled_from(INLINE + PHRASES + BLOCKS), inner, inner),
+    max_leaves=8,
+)
+
+
+@given(shaped)
+def test_the_text_of_the_template_is_the_text_of_the_mail(html):
+    given = {"name": "Ann"}
+    assert plain(text_template(html), given, html=False).strip("\n") == text_of(plain(html, given, html=True))
+
+
+@given(blocks, st.booleans())
+def test_styles_change_no_text(html, flag):
+    source = f"<style>.a{{color:red}}</style>{{% if flag %}}{html}{{% endif %}}{html}"
+    part = with_styles_inlined(read_part("html", source, None, None))
+    given = {"name": "Ann", "flag": flag}
+    assert text_of(plain(part.main.text, given, html=True)) == text_of(plain(source, given, html=True))
+    assert part.main.text.count("color: red") == source.count("class=a")

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mailtasks.compose.template.markup import MARK, Masked
 from mailtasks.compose.template.sources import Part, Source
 from mailtasks.errors import TemplateError
+
+if TYPE_CHECKING:
+    from css_inline import CSSInliner
 
 _COMMENT: Final = re.compile("<!--(\ufdd0[0-9]+\ufdd1)-->")
 _EMPTY: Final = re.compile('(\ufdd1)=""')  # a construct among the attributes is none of them
@@ -35,20 +37,20 @@ def with_styles_inlined(part: Part) -> Part:
     Raises:
         TemplateError: css-inline isn't installed, or a source can't be written anew without a loss.
     """
-    library = _library(part)
     sheets = [css for source in part.sources.values() for css in _STYLE.findall(source.text)]
     rules = _static("\n".join(sheets))
-    inliner = library.CSSInliner(keep_style_tags=True, load_remote_stylesheets=False, extra_css=rules)
+    inliner = _inliner(part, rules)
     return part.changed(lambda source: _inlined(source, inliner, rules))
 
 
-def _library(part: Part) -> Any:
+def _inliner(part: Part, rules: str) -> CSSInliner:
     try:
-        return import_module("css_inline")
+        from css_inline import CSSInliner
     except ImportError:
         raise TemplateError(
             part.main.where, None, "inline_css needs css-inline: pip install mailtasks[css], or leave it out"
         ) from None
+    return CSSInliner(keep_style_tags=True, load_remote_stylesheets=False, extra_css=rules)
 
 
 def _static(rules: str) -> str:
@@ -56,7 +58,7 @@ def _static(rules: str) -> str:
     return MARK.sub("", Masked.of(rules).html())
 
 
-def _inlined(source: Source, inliner: Any, rules: str) -> str:
+def _inlined(source: Source, inliner: CSSInliner, rules: str) -> str:
     masked = Masked.of(source.text)
     html = masked.html(_marked)
     for number in _UNQUOTED.findall(html):

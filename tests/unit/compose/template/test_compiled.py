@@ -208,8 +208,8 @@ def test_smtputf8_is_asked_for_where_an_address_needs_it():
         (
             {"text": "\n\n{{ name + 1 }}"},
             {},
-            'text, line 3: TypeError: can only concatenate str (not "int") to str; see whether the field is of '
-            "the kind that the template expects",
+            'text, line 3: TypeError: can only concatenate str (not "int") to str; see whether the field is '
+            "of the kind that the template expects",
         ),
     ],
 )
