@@ -29,8 +29,8 @@ from time import process_time
 import jinja2
 
 from mailtasks.compose.template import Limits, Template
+from mailtasks.compose.template.budget import within
 from mailtasks.compose.template.roads import Body, values_of
-from mailtasks.compose.template.sandbox import within
 from mailtasks.compose.template.sources import read_part
 
 SENDER = "News <news@example.com>"

@@ -25,8 +25,8 @@ from mailtasks.address import Address, excerpt, parse
 from mailtasks.compose.headers import address_header, given_header, text_header
 from mailtasks.compose.mime import Part as MimePart
 from mailtasks.compose.mime import attachment_part, date_header, from_header, multipart, token_of
+from mailtasks.compose.template.budget import Budget, LimitReached, Limits, Refused, within
 from mailtasks.compose.template.roads import Body, Renderer, values_of
-from mailtasks.compose.template.sandbox import Budget, LimitReached, Limits, Refused, within
 from mailtasks.compose.template.sources import Source
 from mailtasks.errors import MailtasksError, MessageError, MessageTooLarge, RenderError, TemplateError, place
 from mailtasks.message import Attachment

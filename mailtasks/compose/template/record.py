@@ -20,12 +20,13 @@ from jinja2 import BaseLoader
 
 from mailtasks.address import parse
 from mailtasks.compose.headers import address_header
+from mailtasks.compose.template.budget import Limits
 from mailtasks.compose.template.checks import check_part, names_in
 from mailtasks.compose.template.compiled import CompiledTemplate, Header, checked_header, static_line
 from mailtasks.compose.template.css import with_styles_inlined
 from mailtasks.compose.template.html_text import text_template
 from mailtasks.compose.template.roads import Body, Renderer
-from mailtasks.compose.template.sandbox import Limits, Sandbox
+from mailtasks.compose.template.sandbox import Sandbox
 from mailtasks.compose.template.sources import Given, Part, Source, read_part
 from mailtasks.compose.template.sources import parse as parse_source
 from mailtasks.errors import MessageError, TemplateError

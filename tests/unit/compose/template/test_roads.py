@@ -6,8 +6,8 @@ from quopri import decodestring
 import jinja2
 import pytest
 
+from mailtasks.compose.template.budget import Limits, Refused, within
 from mailtasks.compose.template.roads import Body, Renderer, encoded, values_of
-from mailtasks.compose.template.sandbox import Limits, Refused, within
 from mailtasks.compose.template.sources import read_part
 from mailtasks.errors import TemplateError
 
