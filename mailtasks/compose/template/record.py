@@ -158,7 +158,8 @@ class Template:
     """A mail for many: what is alike for all of them, and where their fields come.
 
     A string is a Jinja2 template itself. A path names a file: of `folder`, else anywhere, and then what it
-    includes is looked for beside it; or, with a `loader`, it is a name that this knows.
+    includes is looked for beside it; or, with a `loader`, it is a name that this knows. Values are escaped in
+    HTML and nowhere else. One that is None can't be printed.
 
     Attributes:
         subject: one line.
@@ -189,7 +190,7 @@ class Template:
     inline_css: bool = False
 
     def load(self, fields: Iterable[str] | None = None) -> TemplateRecord:
-        """Read everything, and look at it.
+        """Read everything, and look at it: what compiling would find is found here.
 
         Args:
             fields: the names that mails will be rendered with; None: they aren't known yet.
@@ -199,6 +200,8 @@ class Template:
             AddressError, AttachmentError, MessageError: the sender, a file or the name of a header is.
         """
         given = None if fields is None else frozenset(fields)
+        if not self.sender:
+            raise TemplateError("the template", None, "it has no sender; give one")
         checked = self._checked()
         subject = _in_one_line(self._part("subject", self.subject))
         headers = {name: _in_one_line(self._part(name, value)) for name, value in self.headers.items()}
@@ -220,7 +223,9 @@ class Template:
             attachment_fields=tuple(self.attachment_fields),
         )
         record.check(given)  # before the HTML is changed, so that its lines are those of the files
-        return self._finished(record)
+        finished = self._finished(record)
+        finished.compile()
+        return finished
 
     def compile(
         self, fields: Iterable[str], *, blob_threshold: int | None = None, limits: Limits = _LIMITS

@@ -24,7 +24,7 @@ def template(**given) -> Template:
 
 def refused(error=TemplateError, **given) -> str:
     with pytest.raises(MailtasksError) as raised:
-        template(**given).compile(FIELDS)
+        template(**given).load(FIELDS)
     assert type(raised.value) is error
     return str(raised.value)
 
@@ -106,6 +106,7 @@ def test_a_loader_and_strings_go_together():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        ({"sender": None}, "the template: it has no sender; give one"),
         ({"text": None}, "the template: it has no body; give text, html or both"),
         ({"text": 5}, "text: it must be a string or a path, not int"),
         ({"subject": None}, "subject: it must be a string or a path, not NoneType"),
