@@ -1,13 +1,13 @@
-"""What BDAT (RFC 3030) would bring: mails a second of our SMTP as it is, beside a prototype that chunks.
+"""What BDAT (RFC 3030) brings: mails a second of our SMTP with `chunking=yes` in the URL, and without.
 
-With CHUNKING, MAIL, RCPT and BDAT LAST of a whole window go out in one flight, and all of it is answered in
-one round trip; with DATA it is one round trip a message, since a body waits for 354. Both sides run in one
-process over the same pool and loop, in turn, against the same small server, on loopback and through a proxy
-that adds a round-trip delay. A round is a pair; the ratio is the median of the pairs'.
+By BDAT a whole window goes out in one flight, and all of it is answered in one round trip; by DATA it is one
+round trip a message, since a body waits for 354. Both sides run in one process, in turn, against the same
+small server, on loopback and through a proxy that adds a round-trip delay. A round is a pair; the ratio is
+the median of the pairs'.
 
     python -m benchmarks.chunking [--json]
 
-The prototype knows only flights that go well. Why mailtasks doesn't chunk is told in docs/adr/0020.
+Why BDAT isn't the default is told in docs/adr/0020.
 """
 
 from __future__ import annotations
@@ -16,58 +16,16 @@ import argparse
 import asyncio
 import contextlib
 import json
-import re
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 
 from benchmarks.engine import CONTENT, Load, pool_for, running_proxy, with_pool
-from mailtasks.reply import How, Outcome, Stage
-from mailtasks.smtp import Envelope, Session, Timeouts
-from mailtasks.smtp.engine import Event, Finished
-from mailtasks.smtp.grammar import make_reply
-from mailtasks.smtp.loop import Dialogue
-from mailtasks.smtp.transaction import Transaction
 
-
-class ChunkingSession(Session):
-    """A session that writes a window in one flight."""
-
-    def _converse(
-        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool], *, stepwise: bool
-    ) -> Dialogue[list[Event]]:
-        transactions = [Transaction(index, envelope) for index, envelope in enumerate(envelopes)]
-        pieces: list[bytes] = []
-        for each in transactions:
-            may_begin(each.index)
-            *opening, _ = each.lines(self._engine.extensions)
-            pieces += [*opening, b"BDAT %d LAST\r\n" % len(each.body), each.body]
-        yield from self._transport.send(b"".join(pieces), self._timeouts.block)
-        expected = sum(2 + len(envelope.recipients) for envelope in envelopes)
-        answers = b""
-        while answers.count(b"\n") < expected:
-            answers += yield from self._transport.receive(time.monotonic() + self._timeouts.dot)
-        return [*_finished(transactions, answers)]
-
-
-def _finished(transactions: Sequence[Transaction], answers: bytes) -> Iterator[Finished]:
-    position = 0
-    for each in transactions:
-        well = _well(len(each.outcomes))(answers, position)
-        assert well, "the prototype knows only flights that go well"
-        reply = make_reply(int(well[1][:3]), (well[1],))
-        outcome = Outcome(Stage.DOT, How.ACCEPTED, reply, dot_begun=True)
-        yield Finished(each.index, (outcome,) * len(each.outcomes))
-        position = well.end()
-
-
-@lru_cache
-def _well(recipients: int) -> Callable[[bytes, int], re.Match[bytes] | None]:
-    return re.compile(rb"(?:2\d\d [^\r\n]*\r\n){%d}(2\d\d [^\r\n]*\r\n)" % (1 + recipients)).match
+DATA, BDAT = "", "?chunking=yes"
+"""The two sides: options of the relay's URL."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +41,13 @@ class Row:
     ratio: float
 
 
-def send(kind: type[Session], load: Load) -> float:
-    """Mails a second by sessions of this kind."""
-    pool = pool_for(load)
-    pool._connect = lambda: kind.connect(pool.relay, timeouts=Timeouts(), loop=pool._loop)
-    return with_pool(pool, load)
-
-
 def compare(where: str, load: Load, rounds: int) -> Row:
     """Pairs of runs, the order changed each time; the first pair warms up and isn't counted."""
     pairs = []
     for number in range(rounds + 1):
-        kinds = (Session, ChunkingSession) if number % 2 else (ChunkingSession, Session)
-        rates = {kind: send(kind, load) for kind in kinds}
-        pairs.append((rates[Session], rates[ChunkingSession]))
+        sides = (DATA, BDAT) if number % 2 else (BDAT, DATA)
+        rates = {side: with_pool(pool_for(load, side), load) for side in sides}
+        pairs.append((rates[DATA], rates[BDAT]))
     data, bdat = zip(*pairs[1:], strict=True)
     ratio = statistics.median(theirs / ours for ours, theirs in pairs[1:])
     return Row(

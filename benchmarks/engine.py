@@ -89,10 +89,10 @@ def with_mailtasks(load: Load) -> float:
     return with_pool(pool_for(load), load)
 
 
-def pool_for(load: Load) -> Pool:
-    """As a worker would have it; no connection is renewed in the middle."""
+def pool_for(load: Load, options: str = "") -> Pool:
+    """As a worker would have it, but no connection is renewed in the middle; with options of the URL."""
     return Pool(
-        Relay.parse(f"smtp://127.0.0.1:{load.port}"),
+        Relay.parse(f"smtp://127.0.0.1:{load.port}{options}"),
         size=load.threads,
         max_messages=10**9,
         lifetime=300,

@@ -1,4 +1,4 @@
-"""What a worker runs beside its tasks: the pump, and the end of what its threads share."""
+"""What a worker runs beside its tasks: the pump, and the beginning and end of what its threads share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from celery import Celery, bootsteps
-from celery.signals import worker_shutdown
+from celery.signals import worker_ready, worker_shutdown
 
 from mailtasks.errors import SettingsError, StoreError, StoreUnavailable
 from mailtasks.guard import refuse
@@ -96,6 +96,13 @@ def _ignore(result: Any) -> None:
 def _is_connected(worker: Any) -> bool:
     """Whether it takes tasks from the broker, as far as is known."""
     return bool(getattr(getattr(worker, "consumer", None), "connected", True))
+
+
+@worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types
+def _warm(sender: Any, **_: Any) -> None:
+    """It takes tasks now. An urgent mail may come to any worker that takes from its queue."""
+    if is_installed(sender.app) and Priority.URGENT in taken(sender.app):
+        installation_of(sender.app).keep_warm()
 
 
 @worker_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types

@@ -27,7 +27,7 @@ from typing import Final
 from mailtasks.blob_cache import BlobCache, Encoded, NoRoom
 from mailtasks.blobs import BlobLost, Blobs
 from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailable
-from mailtasks.event import PIPELINING_NOT_BORNE, RelayEvent
+from mailtasks.event import CHUNKING_NOT_BORNE, PIPELINING_NOT_BORNE, RelayEvent
 from mailtasks.keeper import Keeper
 from mailtasks.logs import log_attempt
 from mailtasks.message import PRIORITIES, Priority
@@ -421,21 +421,33 @@ class Delivery:
     def _findings(self) -> Iterator[RelayEvent]:
         """What was found out about the relay as a whole."""
         for finding in self.route.pool.bearing.news():
-            log.warning(
-                "the relay %s offers PIPELINING and doesn't bear it (%s); for %g minutes it is spoken to "
-                "step by step, which takes four or five round trips a message instead of one",
-                self.route.relay,
-                finding.detail,
-                finding.seconds / 60,
-            )
+            case, action, follows = _follows(finding.seconds)
+            log.warning("the relay %s offers %s", self.route.relay, follows.format(finding.detail))
             yield RelayEvent(
                 relay=self.route.relay,
                 domain="",
-                case=PIPELINING_NOT_BORNE,
-                action="step by step",
+                case=case,
+                action=action,
                 reply=finding.detail[:_WORDS_KEPT],
                 worker=self.owner,
             )
+
+
+def _follows(seconds: float | None) -> tuple[str, str, str]:
+    """Case, action and sentence of what was found out about a relay."""
+    if seconds is None:
+        return (
+            CHUNKING_NOT_BORNE,
+            "by DATA",
+            "CHUNKING and doesn't bear it ({}); this process sends by DATA from now on: "
+            "take chunking=yes out of the relay's URL",
+        )
+    return (
+        PIPELINING_NOT_BORNE,
+        "step by step",
+        f"PIPELINING and doesn't bear it ({{}}); for {seconds / 60:g} minutes it is spoken to step by step, "
+        "which takes four or five round trips a message instead of one",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 PIPELINING_NOT_BORNE: Final = "pipelining_not_borne"
-"""The case of what is no row of the reply table: see `mailtasks.smtp.bearing`."""
+CHUNKING_NOT_BORNE: Final = "chunking_not_borne"
+"""The cases of what is no row of the reply table: see `mailtasks.smtp.bearing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class RelayEvent:
 
     relay: str  # host:port
     domain: str  # the recipient's; "" if it concerns the relay as a whole
-    case: str  # a row of the reply table (mailtasks.policy.verdict.Case), or the one above
+    case: str  # a row of the reply table (mailtasks.policy.verdict.Case), or one of those above
     action: str  # what should follow (mailtasks.policy.verdict.Destination)
     reply: str  # the relay's words, or what happened instead
     worker: str

@@ -81,13 +81,13 @@ class Installation:
         """What this process delivers with, opened by the first task. The policy is that task's."""
         with self._lock:
             if self._delivery is None:
-                self._route = open_route(self.settings, self.threads)
+                route = self._opened_route()
                 self._keeper = Keeper(self.mailer.ledger)
                 self._delivery = Delivery(
                     ledger=self.mailer.ledger,
                     events=self.mailer.events,
                     publisher=self.publisher,
-                    route=self._route,
+                    route=route,
                     keeper=self._keeper,
                     settings=self.settings,
                     owner=self.owner,
@@ -97,6 +97,17 @@ class Installation:
                 )
             self._delivery.retry_policy = retry_policy
             return self._delivery
+
+    def keep_warm(self) -> None:
+        """Have connections to the relay open before the first mail, as the settings say; for a worker."""
+        with self._lock:
+            if self.settings.pool_warm and not self._stopping.is_set():
+                self._opened_route().keep_warm()
+
+    def _opened_route(self) -> Route:
+        """Under the lock."""
+        self._route = self._route or open_route(self.settings, self.threads)
+        return self._route
 
     def begin_stopping(self) -> None:
         """No dot is begun any more; what is claimed and not begun is given back, at once."""

@@ -216,6 +216,12 @@ class Relay:
         read.hello,
         "What a worker calls itself in EHLO; goes before the setting `hello_name`.",
     )
+    chunking: Literal["yes", "no"] = _option(
+        "yes or no",
+        read.yes_or_no,
+        "Whether mail goes by BDAT where CHUNKING and PIPELINING are offered; for a relay that you know.",
+        default="no",
+    )
 
     @staticmethod
     def parse(url: str) -> Relay:
@@ -335,6 +341,10 @@ CONTRADICTIONS: Final[Sequence[tuple[Callable[[Relay], bool], str]]] = (
     (
         lambda relay: relay.lmtp and relay.port == 25,
         "it speaks LMTP on port 25, which is SMTP's alone (RFC 2033 5)",
+    ),
+    (
+        lambda relay: relay.lmtp and relay.chunking == "yes",
+        "it speaks LMTP and says chunking=yes, which is for SMTP (leave it out)",
     ),
     (
         lambda relay: _family(relay.host) not in {None, _family(relay.local or relay.host)},

@@ -40,6 +40,13 @@ def tls(given: str) -> str:
     return given
 
 
+def yes_or_no(given: str) -> str:
+    """Whether something is wanted."""
+    if given not in {"yes", "no"}:
+        raise ValueError("is neither yes nor no")
+    return given
+
+
 def auth(given: str) -> str:
     """The name of a mechanism."""
     if given not in MECHANISMS:

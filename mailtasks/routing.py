@@ -51,6 +51,13 @@ class Route:
         with self._lock:
             self._pause = 0.0
 
+    def keep_warm(self) -> None:
+        """Keep as many connections open as the settings say, but open none while the relay is left alone.
+
+        What becomes of that says nothing about whether the relay is worth trying.
+        """
+        self.pool.keep_warm(lambda: self.closed() is None)
+
 
 def open_route(settings: Settings, threads: int) -> Route:
     """The route to the relay that the settings name.
@@ -76,6 +83,7 @@ def open_route(settings: Settings, threads: int) -> Route:
         max_messages=settings.connection_messages,
         lifetime=settings.connection_lifetime,
         idle=settings.connection_idle,
+        warm=settings.pool_warm,
         timeouts=timeouts,
         hello_name=settings.hello_name,
     )

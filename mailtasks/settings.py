@@ -231,6 +231,12 @@ class Settings:
     pool_size: int = _count(
         0, "Connections a process and relay; 0: as many as threads.", unit="connections", minimum=0
     )
+    pool_warm: int = _count(
+        0,
+        "Connections a process that takes urgent mail keeps open, though nothing is to be sent; 0: none.",
+        unit="connections",
+        minimum=0,
+    )
     connection_messages: int = _count(
         1000, "How many messages go over one connection before it is renewed.", unit="messages"
     )

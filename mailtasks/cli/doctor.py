@@ -572,7 +572,7 @@ def relay_findings(relay: Relay, hello_name: str | None, timeout: float) -> Iter
     yield Finding("relay", Level.OK, f"{relay.name} ready in {took:.0f} ms, {_who(relay)}")
     yield judge_secrecy(relay)
     with suppress(OSError, smtplib.SMTPException):
-        yield from _reception_findings(_receive(relay, timeout))
+        yield from _reception_findings(relay, _receive(relay, timeout))
 
 
 def _timeouts(seconds: float) -> Timeouts:
@@ -615,10 +615,12 @@ def judge_secrecy(relay: Relay) -> Finding:
     )
 
 
-def _reception_findings(reception: Reception) -> Iterator[Finding]:
+def _reception_findings(relay: Relay, reception: Reception) -> Iterator[Finding]:
     if reception.certificate_ends is not None:
         yield judge_certificate(reception.certificate_ends, time.time())
     yield judge_pipelining(reception.extensions)
+    if relay.chunking == "yes":
+        yield judge_chunking(reception.extensions)
 
 
 def judge_certificate(ends: float, now: float) -> Finding:
@@ -636,6 +638,15 @@ def judge_pipelining(extensions: frozenset[str]) -> Finding:
         return Finding("relay: pipelining", Level.OK, "offered")
     advice = "nothing is wrong, but a relay with PIPELINING (RFC 2920) takes mail several times as fast"
     return Finding("relay: pipelining", Level.WARN, "not offered", advice)
+
+
+def judge_chunking(extensions: frozenset[str]) -> Finding:
+    """Whether mail goes by BDAT, as the relay's URL wants it."""
+    missing = [each.upper() for each in ("chunking", "pipelining") if each not in extensions]
+    if not missing:
+        return Finding("relay: chunking", Level.OK, "offered: mail goes by BDAT")
+    found = f"mail goes by DATA: {' and '.join(missing)} not offered"
+    return Finding("relay: chunking", Level.WARN, found, "take chunking=yes out of the relay's URL")
 
 
 def _receive(relay: Relay, timeout: float) -> Reception:

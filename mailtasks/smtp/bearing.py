@@ -12,6 +12,8 @@ answer with nonsense, hang up or fall silent. The rules:
    is spoken to step by step for `FIRST_TERM`, and tried again; for twice as long each further time, up to
    `LONGEST_TERM`.
 4. No mail pays for it: what was in a flight that made suspicious is untouched, and given back.
+5. A flight with bodies in it (BDAT) that ends in confusion or silence may leave mail in doubt. That isn't
+   tried a second time: from then on this process writes a body only behind a 354.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Final
 
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.engine import Finished
-from mailtasks.smtp.transaction import Written
+from mailtasks.smtp.transaction import WITH_BODY, Written
 
 FIRST_TERM: Final = 3600.0  # seconds
 LONGEST_TERM: Final = 86400.0
@@ -33,6 +35,8 @@ LATELY: Final = 600.0  # seconds for which a flight that went well speaks for th
 
 _DOT: Final = Stage.DOT  # looked up for every message
 _BROKEN: Final = frozenset({How.GARBAGE, How.LOST, How.TIMED_OUT})
+_DOUBTFUL: Final = frozenset({How.GARBAGE, How.TIMED_OUT})
+"""What comes of it with bodies in the flight; a connection that was lost proves nothing."""
 _BEFORE_DOT: Final = frozenset({Stage.MAIL, Stage.RCPT, Stage.DATA})
 _LOST_COUNT: Final = frozenset({500, 502, 503})
 """Not understood, or out of sequence (RFC 5321 4.2.1): what comes of commands that were lost or cut."""
@@ -59,10 +63,12 @@ class _Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A relay doesn't bear PIPELINING."""
+    """A relay doesn't bear PIPELINING, or (without a time) CHUNKING."""
 
     detail: str  # what happened
-    seconds: float  # for so long it is spoken to step by step
+    seconds: (
+        float | None
+    )  # for so long it is spoken to step by step; None: this process sends by DATA from now on
 
 
 class Bearing:
@@ -81,6 +87,12 @@ class Bearing:
         self._proven_until = 0.0
         self._term = FIRST_TERM
         self._news: list[Finding] = []
+        self._only_data = False  # a flight with bodies in it went wrong: this process writes no other
+
+    @property
+    def bears_bodies(self) -> bool:
+        """Bodies may be written blind (BDAT)."""
+        return self._phase is _Phase.TRUSTED and not self._only_data
 
     @property
     def doubted(self) -> bool:
@@ -121,12 +133,28 @@ class Bearing:
         borne = {well[0].written, well[-1].written} if well else set()
         with self._lock:
             self._spoken_for.update(dict.fromkeys(borne, self._clock() + LATELY))
-            spoilt = next((each for each in others if trouble(each)), None)
+            spoilt = next((each for each in others if each.written is not WITH_BODY and trouble(each)), None)
             if spoilt and spoilt.written is not Written.STEPWISE:
                 return self._judge_trouble(finished, spoilt, manner)
             if self._phase is not _Phase.TRUSTED:
                 self._judge_success(manner, borne)
             return finished
+
+    def judge_bodies(self, finished: Sequence[Finished]) -> Sequence[Finished]:
+        """Learn from what came of a dialogue by BDAT, before `judge` learns from what of it went by DATA.
+
+        Returns:
+            the same, with what was spoilt and is in no doubt untouched.
+        """
+        spoilt = {each.index: why for each in finished if (why := _trouble_with_bodies(each))}
+        if spoilt:
+            with self._lock:
+                self._news += [] if self._only_data else [Finding(next(iter(spoilt.values())), None)]
+                self._only_data = True
+        return [
+            _untouched(each, spoilt[each.index]) if each.index in spoilt and trouble(each) else each
+            for each in finished
+        ]
 
     def _learn_from_steps(self, finished: Sequence[Finished]) -> None:
         with self._lock:
@@ -174,6 +202,14 @@ def trouble(finished: Finished) -> str:
     if any(outcome.dot_begun for outcome in finished.outcomes):
         return ""
     return next((str(outcome) for outcome in finished.outcomes if _confused(outcome)), "")
+
+
+def _trouble_with_bodies(finished: Finished) -> str:
+    """What looks as if the relay had lost count; a connection that was only lost proves nothing."""
+    if finished.written is not WITH_BODY:
+        return ""
+    confused = (it for it in finished.outcomes if it.how in _DOUBTFUL or _confused(it))
+    return next((str(it) for it in confused if it.how is not How.LOST), "")
 
 
 def _confused(outcome: Outcome) -> bool:

@@ -114,7 +114,7 @@ _ACCEPTED: Final = How.ACCEPTED
 
 _UNOPENED: Final = frozenset({State.OPENING, State.HANDSHAKE})
 
-_USELESS: Final = frozenset({*range(500, 505), 530, 534, 535, 538})
+USELESS: Final = frozenset({*range(500, 505), 530, 534, 535, 538})
 """The server didn't understand (RFC 5321 4.2.1), or wants another login (RFC 4954 6): if that ended a
 transaction, a new connection is wiser."""
 
@@ -146,7 +146,7 @@ class Failed:
 class Finished:
     """A transaction is over."""
 
-    index: int  # in what was given to `begin`
+    index: int  # of the envelope: as `begin` counts
     outcomes: tuple[Outcome, ...]  # one a recipient, in order
     written: Written = STEPWISE  # how its commands went out
 
@@ -166,6 +166,8 @@ class Engine:
         self.state = State.OPENING
         self.answered = 0
         """Grows with every answer that is read: there is progress."""
+        self.reset_due = False
+        """The server may still hold a transaction of ours: the next one begins with RSET."""
         self.extensions = Extensions()
         self._opening = opening
         self._secured = opening.secure
@@ -182,7 +184,6 @@ class Engine:
         self._over: list[Transaction] = []  # over, but not yet in step again
         self._behind_dot = b""  # what was written with the latest dot, from its line on
         self._flight: _Flight | None = None  # in flight as a whole, not taken apart into `_in_flight`
-        self._reset = False  # the server may still hold a transaction of ours
         self._pipelining = False  # flights are written
         self._leave = False  # begin nothing more on this connection
 
@@ -235,15 +236,16 @@ class Engine:
         self._say(Command.EHLO, self._hello(Command.EHLO))
         self._in_step()
 
-    def begin(self, envelopes: Iterable[Envelope], stepwise: bool = False) -> None:
-        """Start with transactions, numbered from 0. Only in state IDLE.
+    def begin(self, envelopes: Iterable[Envelope], stepwise: bool = False, first: int = 0) -> None:
+        """Start with transactions. Only in state IDLE.
 
         Args:
             stepwise: write each command when the one before is answered, even if PIPELINING is offered.
+            first: the number of the first of them.
         """
         self._become(State.TALKING)
         self._pipelining = self.extensions.pipelining and not stepwise
-        self._pending.extend(enumerate(envelopes))
+        self._pending.extend(enumerate(envelopes, first))
         self._go_on()
 
     @property
@@ -445,7 +447,7 @@ class Engine:
 
     def _on_data(self, transaction: Transaction, _: int, code: int, lines: Sequence[bytes]) -> None:
         if code >= 400:
-            self._reset = True  # the next one begins with RSET: MAIL may still stand
+            self.reset_due = True  # MAIL may still stand
             self._conclude(transaction, Outcome(Stage.DATA, How.REFUSED, make_reply(code, lines)))
 
     def _on_dot(self, transaction: Transaction, _: int, code: int, lines: Sequence[bytes]) -> None:
@@ -526,7 +528,7 @@ class Engine:
         """End a transaction that needs no body: before DATA, or behind a 354."""
         if self._script:
             self._script.clear()
-            self._reset = True
+            self.reset_due = True
             self._conclude(transaction, None)
             self._in_step()
         elif transaction.accepted:
@@ -547,7 +549,7 @@ class Engine:
             transaction.decide(final)
         self._over.append(transaction)
         self._leave |= any(
-            known and known.reply and known.reply.code in _USELESS for known in transaction.outcomes
+            known and known.reply and known.reply.code in USELESS for known in transaction.outcomes
         )
 
     def _settle(self) -> None:
@@ -570,8 +572,8 @@ class Engine:
         """Write its commands; without PIPELINING, or where a reset is due, the first one only."""
         self._current = transaction
         lines = transaction.lines(self.extensions)
-        if self._reset:
-            self._reset = False
+        if self.reset_due:
+            self.reset_due = False
             self._script.append((b"RSET\r\n", (Command.RSET, transaction, 0)))
         if self._script or not self._pipelining:
             self._script += zip(lines, _awaited(transaction), strict=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Final, Self, TypeVar
 
 from mailtasks.errors import RelayUnavailable
@@ -20,6 +21,7 @@ from mailtasks.relay import Relay
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.smtp.auth import Credentials
 from mailtasks.smtp.bearing import Bearing, Manner
+from mailtasks.smtp.chunking import Chunking, suits
 from mailtasks.smtp.engine import Engine, Event, Failed, Finished, Opening, State
 from mailtasks.smtp.envelope import Envelope
 from mailtasks.smtp.loop import Dialogue, Interrupted, Loop
@@ -68,7 +70,12 @@ _GONE: Final = Outcome(Stage.MAIL, How.UNTOUCHED, detail="the connection was clo
 LONG: Final = 65536
 """Bytes of a body that may take a while to write, so that the dot behind it is thought over again."""
 
+FRESH: Final = 30.0
+"""Seconds after which an idle connection may have been forgotten on its way, without a word to us. By DATA
+that shows before there is a body; so BDAT isn't used then."""
+
 _BUSY: Final = frozenset({State.TALKING, State.BODY})
+_STOPPED: Final = "the worker stops, or has lost its lease"
 
 
 class ConnectFailed(RelayUnavailable):
@@ -90,6 +97,7 @@ class Session:
         relay: where it leads.
         opened_at: when it became ready, monotonic.
         messages: how many envelopes it was given so far.
+        rested: it has been idle; the relay may have closed it meanwhile. Set by whoever lets it idle.
     """
 
     def __init__(
@@ -104,6 +112,7 @@ class Session:
         self.relay = relay
         self.opened_at = time.monotonic()
         self.messages = 0
+        self.rested = False
         self._engine = engine
         self._transport = transport
         self._timeouts = timeouts
@@ -112,6 +121,7 @@ class Session:
         self._held_back = 0  # bytes of the engine's that the transport hasn't been given yet
         self._silent_since_tls = False  # True from the handshake to the first byte behind it
         self._heard = True  # since `deliver` began; False only on a connection that was idle before
+        self._used_at = self.opened_at  # ready, or the end of the last `deliver`; monotonic
 
     @classmethod
     def connect(
@@ -179,10 +189,14 @@ class Session:
     ) -> list[tuple[Outcome, ...]]:
         """Send each envelope in a transaction of its own; pipelined, if the relay offers that.
 
+        By BDAT if the relay's URL says `chunking=yes`, it offers CHUNKING and PIPELINING, and nothing speaks
+        against it; else by DATA.
+
         Args:
             envelopes: what to send, in order.
             may_begin: asked right before the body and dot of an envelope are written, and once more between
-                the two if the body is long. False: nothing is begun any more, what isn't decided is
+                the two if the body is long; by BDAT, right before the envelope is. False: nothing is begun
+                any more, what isn't decided is
                 UNTOUCHED, and the connection is closed.
 
         Returns:
@@ -192,7 +206,7 @@ class Session:
         if not self.usable:
             return [(_GONE,) * len(envelope.recipients) for envelope in envelopes]
         outcomes: list[tuple[Outcome, ...]] = [()] * len(envelopes)
-        self._heard = not self.messages
+        self._heard = not (self.messages or self.rested)
         self.messages += len(envelopes)
         for event in self._deliver(envelopes, may_begin):
             outcomes[event.index] = event.outcomes
@@ -201,13 +215,19 @@ class Session:
     def _deliver(self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]) -> Sequence[Finished]:
         manner = self._bearing.begin(len(envelopes)) if self._bearing else Manner.FREELY
         finished: Sequence[Finished] = ()
+        chunked = self._may_chunk(manner)
         try:
-            events = self._hold(self._converse(envelopes, may_begin, stepwise=manner is Manner.STEPWISE))
+            if chunked:
+                events = self._hold(self._converse_by_bdat(envelopes, may_begin))
+            else:
+                events = self._hold(self._converse(envelopes, may_begin, stepwise=manner is Manner.STEPWISE))
             finished = [event for event in events if isinstance(event, Finished)]
         finally:
             if self._bearing:
+                finished = self._bearing.judge_bodies(finished) if chunked else finished
                 finished = self._bearing.judge(finished, manner)
             self._abort_unless_usable()
+            self._used_at = time.monotonic()
         return finished
 
     def close(self, seconds: float | None = None) -> None:
@@ -258,10 +278,15 @@ class Session:
         self._silent_since_tls = True
 
     def _converse(
-        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool], *, stepwise: bool
+        self,
+        envelopes: Sequence[Envelope],
+        may_begin: Callable[[int], bool],
+        *,
+        stepwise: bool = False,
+        first: int = 0,
     ) -> Dialogue[list[Event]]:
         engine = self._engine
-        engine.begin(envelopes, stepwise)
+        engine.begin(envelopes, stepwise, first)
         may_end = _always
         while (state := engine.state) in _BUSY:
             if state is State.TALKING:
@@ -279,13 +304,13 @@ class Session:
             pieces = self._engine.pieces_to_send()
             if pieces:
                 yield from self._write(pieces, may_end)
-            yield from self._read_answer()
+            yield from self._read_answer(self._engine)
         except Interrupted:
-            self._break_off(How.UNTOUCHED, "the worker stops, or has lost its lease")
+            self._break_off(How.UNTOUCHED, _STOPPED)
         except TimeoutError:
             self._break_off(How.TIMED_OUT, f"{self.relay.name} didn't answer in time")
         except OSError as error:
-            error = (yield from self._hear_last_words()) or error
+            error = (yield from self._hear_last_words(self._engine)) or error
             if self._silent_since_tls:
                 # With TLS 1.3 a relay refuses our certificate, or misses it, after our part of the handshake.
                 raise _failed(self.relay, Stage.TLS, _right_after_tls(self.relay, error)) from error
@@ -304,9 +329,8 @@ class Session:
             self._held_back, pieces = 0, [ending]
         yield from self._transport.send(b"".join(pieces), self._timeouts.block)
 
-    def _read_answer(self) -> Dialogue[None]:
+    def _read_answer(self, engine: Engine | Chunking) -> Dialogue[None]:
         """Read until the next answer is whole; its time doesn't start again with each byte."""
-        engine = self._engine
         answered = engine.answered
         deadline = time.monotonic() + self._timeouts.of(engine.stage)
         while engine.answered == answered and engine.state is not State.CLOSED:
@@ -322,11 +346,11 @@ class Session:
             self._heard = True
             self._silent_since_tls = False
 
-    def _hear_last_words(self) -> Dialogue[ssl.SSLError | None]:
+    def _hear_last_words(self, engine: Engine | Chunking) -> Dialogue[ssl.SSLError | None]:
         """A relay that hangs up while we write has often said why: in a reply, or in an alert of TLS."""
         try:
             while data := (yield from self._transport.receive(time.monotonic())):
-                self._engine.receive(data)
+                engine.receive(data)
                 self._silent_since_tls = False
         except ssl.SSLError as error:
             return error
@@ -339,6 +363,68 @@ class Session:
         stale = how is How.LOST and not self._heard
         unsent = self._transport.unsent + self._held_back
         self._engine.break_off(How.UNTOUCHED if stale else how, detail, unsent)
+
+    # By BDAT
+
+    def _may_chunk(self, manner: Manner) -> bool:
+        return (
+            self.relay.chunking == "yes"
+            and not self.relay.lmtp
+            and self._engine.extensions.chunking
+            and self._engine.extensions.pipelining
+            and manner is Manner.FREELY
+            and (self._bearing is None or self._bearing.bears_bodies)
+            and time.monotonic() - self._used_at < FRESH
+        )
+
+    def _converse_by_bdat(
+        self, envelopes: Sequence[Envelope], may_begin: Callable[[int], bool]
+    ) -> Dialogue[list[Event]]:
+        """In runs: what is too large for BDAT goes by DATA, in its place."""
+        events: list[Event] = []
+        for small, members in groupby(enumerate(envelopes), lambda each: suits(each[1])):
+            run = list(members)
+            if not self.usable:
+                events += [Finished(index, (_GONE,) * len(each.recipients)) for index, each in run]
+            elif small:
+                events += yield from self._chunk(run, may_begin)
+            else:
+                large = [envelope for _, envelope in run]
+                events += yield from self._converse(large, may_begin, first=run[0][0])
+        return events
+
+    def _chunk(
+        self, numbered: Sequence[tuple[int, Envelope]], may_begin: Callable[[int], bool]
+    ) -> Dialogue[list[Finished]]:
+        chunking = Chunking(self._engine.extensions, numbered)
+        try:
+            while (state := chunking.state) in _BUSY:
+                if state is State.TALKING or chunking.waiting > LONG:
+                    yield from self._exchange_chunks(chunking)
+                elif may_begin(chunking.body_index):
+                    chunking.write_body()
+                else:
+                    chunking.abort()
+        finally:
+            self._engine.reset_due |= chunking.reset_due
+            if chunking.state is not State.IDLE:
+                self._engine.break_off(How.LOST, "a flight by BDAT ended it")
+        return chunking.events()
+
+    def _exchange_chunks(self, chunking: Chunking) -> Dialogue[None]:
+        """Write what is waiting. Then, unless the flight goes on, read until an answer has come."""
+        try:
+            yield from self._transport.send(chunking.data_to_send(), self._timeouts.block)
+            if chunking.state is State.TALKING:
+                yield from self._read_answer(chunking)
+        except OSError as error:
+            chunking.cut_off(self._transport.unsent)
+            yield from self._hear_last_words(chunking)
+            if isinstance(error, Interrupted):
+                return chunking.break_off(How.UNTOUCHED, _STOPPED)
+            stale = not self._heard and not isinstance(error, TimeoutError)
+            how = How.UNTOUCHED if stale else _HOW_FAILED.get(type(error), How.LOST)
+            chunking.break_off(how, explain(error, self.relay))
 
 
 def _with_token(relay: Relay, tokens: Tokens, dial: Callable[[str], Dialled]) -> Dialled:

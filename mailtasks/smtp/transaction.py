@@ -18,6 +18,7 @@ class Extensions:
 
     offered: dict[str, tuple[str, ...]] = field(default_factory=dict)  # keyword to parameters, in capitals
     pipelining: bool = False  # RFC 2920
+    chunking: bool = False  # RFC 3030
     eightbitmime: bool = False  # RFC 6152
     smtputf8: bool = False  # RFC 6531
     dsn: bool = False  # RFC 3461
@@ -41,6 +42,7 @@ class Extensions:
         return cls(
             offered,
             pipelining="PIPELINING" in offered,
+            chunking="CHUNKING" in offered,
             eightbitmime="8BITMIME" in offered,
             smtputf8="SMTPUTF8" in offered,
             dsn="DSN" in offered,
@@ -62,6 +64,7 @@ class Written(Enum):
     STEPWISE = "step by step"  # or not at all
     IN_FLIGHT = "in one flight"
     BEHIND_DOT = "behind the dot of the one before"
+    WITH_BODY = "in one flight with the body"
 
     __hash__ = object.__hash__
 
@@ -70,6 +73,7 @@ class Written(Enum):
 STEPWISE: Final = Written.STEPWISE
 IN_FLIGHT: Final = Written.IN_FLIGHT
 BEHIND_DOT: Final = Written.BEHIND_DOT
+WITH_BODY: Final = Written.WITH_BODY
 
 
 class Transaction:

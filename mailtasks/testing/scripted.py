@@ -29,11 +29,15 @@ An answer is text, or one of these, or several of them in `Say`:
 `CLOSE`                                 the connection is closed; `Say("250 ok", CLOSE)`: after an answer
 ======================================= ================================================================
 
+With CHUNKING among its extensions it takes BDAT too (RFC 3030): a chunk is read as a whole, then answered,
+whatever the answer is; `BDAT` names the answer in replies and in steps.
+
 `Script` is the same without a socket: bytes in, answers out.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections import Counter
@@ -82,6 +86,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "RCPT": "250 2.1.5 recipient ok",
     "DATA": "354 go on",
     "DOT": "250 2.0.0 taken",
+    "BDAT": "250 2.0.0 taken",
     "RSET": "250 2.0.0 reset",
     "NOOP": "250 2.0.0 ok",
     "STARTTLS": "454 4.7.0 not now",
@@ -99,7 +104,14 @@ BETWEEN_STEPS: Final = frozenset({"CONNECT", "EHLO", "HELO", "RSET", "NOOP", "QU
 _OUT_OF_ORDER: Final[Mapping[str, str]] = {
     "RCPT": "503 5.5.1 no sender was accepted",
     "DATA": "503 5.5.1 no recipient was accepted",
+    "BDAT": "503 5.5.1 no recipient was accepted",
 }
+
+
+_NEEDED: Final[Mapping[str, str]] = {"RCPT": "MAIL", "DATA": "RCPT", "BDAT": "RCPT"}
+"""What must have been accepted before, in the same transaction."""
+
+_BDAT: Final = re.compile(rb"BDAT ([0-9]{1,9})( LAST)?", re.IGNORECASE).fullmatch
 
 
 class ScriptNotFollowed(AssertionError):
@@ -120,7 +132,7 @@ class Script:
 
     Attributes:
         commands: the lines that came, without CRLF.
-        messages: the bodies that came, dots unstuffed.
+        messages: the bodies that came, dots unstuffed; by BDAT once the last chunk was there.
         taken: those of them to whose end it said 2xx.
         bare: whether a CR or LF came without the other.
     """
@@ -145,22 +157,27 @@ class Script:
         self._failure = ""
         self._said: Counter[str] = Counter()
         self._rest = b""
+        self._left = False  # it hung up, or said 421, or nothing for ever
         self._body = False
+        self._chunking = "CHUNKING" in extensions
+        self._chunk = b""  # behind the BDAT that is being answered
+        self._chunks: list[bytes] = []  # of the present transaction
         self._challenged = False
         self._accepted = {"MAIL": 0, "RCPT": 0}  # in the present transaction
 
     def greet(self) -> Answer:
         """The answer to connecting. What an earlier connection left unfinished is forgotten."""
-        self._rest, self._body, self._challenged = b"", False, False
+        self._rest, self._body, self._challenged, self._left = b"", False, False, False
         self._forget_transaction()
         return self._say("CONNECT")
 
     def feed(self, data: bytes) -> list[Answer]:
-        """The answers to what `data` completes, one for each command."""
+        """The answers to what `data` completes, one for each command, up to one with which it leaves."""
         self._rest += data
         answers = []
-        while (line := self._next()) is not None:
+        while not self._left and (line := self._next()) is not None:
             answers.append(self._answer(line))
+            self._left = _leaves(answers[-1])
         return answers
 
     def check(self) -> None:
@@ -176,15 +193,20 @@ class Script:
             raise ScriptNotFollowed(f"{self._place()} never came; {last}")
 
     def _next(self) -> bytes | None:
-        """The next command or body, or None while it isn't complete."""
+        """The next command or body, or None while it isn't complete; a BDAT is with its chunk."""
         if self._body and self._rest.startswith(b".\r\n"):
             self._rest = self._rest[3:]
             return b""
         whole, end, rest = self._rest.partition(b"\r\n.\r\n" if self._body else b"\r\n")
-        if not end:
+        size = self._size_of_chunk(whole)
+        if not end or len(rest) < size:
             return None
-        self._rest = rest
+        self._chunk, self._rest = rest[:size], rest[size:]
         return whole + b"\r\n" if self._body else whole
+
+    def _size_of_chunk(self, line: bytes) -> int:
+        bdat = None if self._body or not self._chunking else _BDAT(line)
+        return int(bdat[1]) if bdat else 0
 
     def _answer(self, line: bytes) -> Answer:
         joined = line.replace(b"\r\n", b"")
@@ -193,6 +215,8 @@ class Script:
             return self._take_body(line)
         self.commands.append(line.decode(errors="replace"))
         verb = line[:8].split(b" ")[0].decode(errors="replace").upper()
+        if verb == "BDAT" and self._chunking and not self._challenged:
+            return self._take_chunk(line)
         return self._say("ANSWER" if self._challenged else verb, self.commands[-1])
 
     def _take_body(self, stuffed: bytes) -> Answer:
@@ -202,6 +226,19 @@ class Script:
         verdict = self._say("DOT")
         if _beginning(verdict).startswith("2"):
             self.taken.append(self.messages[-1])
+        return verdict
+
+    def _take_chunk(self, line: bytes) -> Answer:
+        bdat = _BDAT(line)
+        if not bdat:
+            return "501 5.5.4 BDAT size [LAST]"
+        self._chunks.append(self._chunk)
+        body = b"".join(self._chunks)
+        verdict = self._say("BDAT", self.commands[-1])
+        if bdat[2]:
+            self.messages.append(body)
+            self.taken += [body] if _beginning(verdict).startswith("2") else []
+            self._forget_transaction()
         return verdict
 
     def _say(self, verb: str, line: str = "") -> Answer:
@@ -226,10 +263,11 @@ class Script:
                 return CLOSE
         if verb in self._named:
             return self._from_list(verb, self._named[verb])
-        missing = {"RCPT": "MAIL", "DATA": "RCPT"}.get(verb)
+        missing = _NEEDED.get(verb)
         if missing and not self._accepted[missing]:
             return _OUT_OF_ORDER[verb]
-        return self._usual.get(verb, "500 5.5.1 what?")
+        known = verb != "BDAT" or self._chunking
+        return self._usual.get(verb, "500 5.5.1 what?") if known else "500 5.5.1 what?"
 
     def _from_list(self, verb: str, answers: Answer | Sequence[Answer]) -> Answer:
         number = self._said[verb]
@@ -240,6 +278,7 @@ class Script:
 
     def _forget_transaction(self) -> None:
         self._accepted = dict.fromkeys(self._accepted, 0)
+        self._chunks = []
 
     def _place(self) -> str:
         return f"step {self._step + 1} of {len(self._steps)} (expected {self._steps[self._step][0]!r})"
@@ -353,6 +392,12 @@ class ScriptedRelay:
 
 def _parts(answer: Answer) -> Say:
     return answer if isinstance(answer, Say) else Say(answer)
+
+
+def _leaves(answer: Answer) -> bool:
+    """Whether nothing is heard behind it."""
+    parts = _parts(answer)
+    return CLOSE in parts or HANG in parts or _beginning(answer).startswith("421")
 
 
 def _beginning(answer: Answer) -> str:

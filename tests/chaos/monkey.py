@@ -81,6 +81,7 @@ AT_WORK: Final = 5.0  # seconds until a worker holds something, if there is anyt
 FINISH: Final = 3.0  # leases for what is being sent when everything is paused
 ELSE: Final = 1.0  # seconds that any other mischief takes, about
 LOOK: Final = 0.05  # seconds between two looks at the ledger
+SLOW: Final = 0.25  # seconds for an answer, above which Redis stood still for as long
 
 
 class Monkey:
@@ -183,11 +184,13 @@ class Monkey:
         """
         lease, last = self.stage.lease, began
         due = began + lease  # or sooner, by what has passed since it was renewed: half a lease at most
-        while (now := time.time()) < began + most and self.stage.held(worker.owner):
+        while (asked := time.time()) < began + most and self.stage.held(worker.owner):
+            last = time.time()
+            # While Redis answers nobody (a disk that is busy), nobody can take anything up.
+            due += last - asked if last - asked > SLOW else 0
             # Had it ended in the quiet after Redis stood still, it holds for a lease more: see look.lua.
-            if now < due + BUSY and (quiet := self.stage.quiet()) > due - lease / 2:
+            if last < due + BUSY and (quiet := self.stage.quiet()) > due - lease / 2:
                 due = max(due, quiet + lease)
-            last = now
             time.sleep(LOOK)
         return last - began, due - began
 

@@ -20,6 +20,7 @@ from mailtasks.testing.scripted import DEFAULTS, Answer
 from tests.bench import Bench
 
 OFFERED: Final = {"pipelining": ("PIPELINING", "8BITMIME"), "stepwise": ("8BITMIME",)}
+CHUNKING: Final = ("PIPELINING", "8BITMIME", "CHUNKING")
 USUAL: Final = {**DEFAULTS, "EHLO": "250-relay.test\n250-8BITMIME\n250 PIPELINING"}
 OPENING: Final = ("CONNECT", "EHLO")
 SESSION: Final = ("MAIL", "RCPT", "DATA", "DOT")
@@ -63,6 +64,17 @@ def test_in_mid_session(evil: str, verb: str, way: str, redis_url: str) -> None:
     assert list(states).count(State.SENT) >= 2
 
 
+@pytest.mark.parametrize("verb", ["RSET", "MAIL", "RCPT", "BDAT"])
+@pytest.mark.parametrize("evil", EVIL)
+def test_in_a_flight_of_bodies(evil: str, verb: str, redis_url: str) -> None:
+    usual = DEFAULTS[verb]
+    replies = {verb: [*[usual] * WARM, usual, EVIL[evil](usual), usual]}
+    with ScriptedRelay(replies, CHUNKING) as relay:
+        states = deliver(redis_url, relay, warm=WARM, options="?chunking=yes")
+        assert relay.connections <= FEW, "tried in a circle"
+    assert_books_agree(states, relay.script)
+
+
 @pytest.mark.parametrize("verb", OPENING)
 @pytest.mark.parametrize("evil", EVIL)
 def test_while_the_connection_is_opened(evil: str, verb: str, redis_url: str) -> None:
@@ -100,11 +112,13 @@ def crumbs(said: str) -> Say:
     return Say(*chain.from_iterable((bytes([byte]), Pause(0)) for byte in line))
 
 
-def deliver(redis_url: str, relay: ScriptedRelay, timeout: float = 0.3, warm: int = 0) -> list[State]:
+def deliver(
+    redis_url: str, relay: ScriptedRelay, timeout: float = 0.3, warm: int = 0, options: str = ""
+) -> list[State]:
     """Four mails of one batch, after so many others; what became of each."""
     stages = ("timeout_greeting", "timeout_command", "timeout_data", "timeout_dot")
     settings = {"doubt_normal": "hold", **dict.fromkeys(stages, timeout)}
-    bench = Bench(redis_url, relay.url, RetryPolicy(), **settings)
+    bench = Bench(redis_url, relay.url + options, RetryPolicy(), **settings)
     try:
         if warm:
             before = [Message(to=f"warm{n}@example.com", text="hi") for n in range(warm)]

@@ -14,6 +14,7 @@ import pytest
 from mailtasks.message import Attachment, Message
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.state import State
+from mailtasks.testing import wait_until
 from tests.bench import Bench
 from tests.servers import dovecot, postfix
 from tests.servers.dovecot import USERS, Dovecot
@@ -119,8 +120,14 @@ DEFAULTS: Final = {"to": "ann@example.com", "subject": "Hello"}
 
 
 @pytest.fixture(
-    params=[{}, {"tls": "required", "login": LOGIN}, {"tls": "implicit", "login": LOGIN}],
-    ids=["plain", "starttls", "implicit"],
+    params=[
+        {},
+        {"tls": "required", "login": LOGIN},
+        {"tls": "implicit", "login": LOGIN},
+        {"chunking": "yes"},
+        {"tls": "implicit", "login": LOGIN, "chunking": "yes"},
+    ],
+    ids=["plain", "starttls", "implicit", "chunking", "chunking, implicit"],
 )
 def way(request: pytest.FixtureRequest) -> dict[str, str]:
     chosen: dict[str, str] = request.param
@@ -183,6 +190,42 @@ def _lines(text: str | None) -> str | None:
 def _unquoted(asked: Message) -> set[str]:
     """As Postfix writes Delivered-To."""
     return {asked.recipients[0].replace('"', "").casefold()}
+
+
+def test_a_window_by_bdat_arrives_but_for_the_recipient_who_is_refused(
+    bench: Callable[..., Bench], mx: Postfix
+) -> None:
+    one = bench(chunking="yes")
+    to = ["ann@example.com", "ghost@example.com", "bob@example.com", "grey@example.com", "cy@example.com"]
+    several = Message(to=["dan@example.com", "full@example.com", "eve@example.com"], text="hi\n")
+    ids = one.mailer.send_many([*(Message(to=each, text=f"for {each}\n") for each in to), several])
+    one.deliver(ids[0])
+    told = {it.address: (it.state, it.attempts) for id in ids for it in one.mailer.status(id).recipients}
+    sent = {*to, *several.to} - REFUSALS.keys()
+    assert told == dict.fromkeys(sent, (State.SENT, 1)) | {
+        "ghost@example.com": (State.FAILED, 1),
+        "grey@example.com": (State.DEFERRED, 1),
+        "full@example.com": (State.FAILED, 1),
+    }
+    arrived = mx.received(5)
+    assert {mail.recipient for mail in arrived} == sent
+    for mail in arrived:
+        text = "hi\n" if mail.recipient in several.to else f"for {mail.recipient}\n"
+        assert _text(mail.message, "plain") == text
+    assert one.delivery.route.pool.stats()["opened"] == 1
+    one.delivery.route.pool.close()
+    wait_until(lambda: " rcpt=5/8 bdat=4/6 " in mx.log(), what="what it counted")
+
+
+def test_one_connection_takes_hundreds_by_bdat(bench: Callable[..., Bench], mx: Postfix) -> None:
+    """Before each comes RSET, which Postfix counts (smtpd_junk_command_limit) until it takes a mail."""
+    one = bench(chunking="yes")
+    ids = one.mailer.send_many([Message(to=f"n{number}@example.com", text="hi") for number in range(150)])
+    for batch in dict.fromkeys(id.partition(".")[0] for id in ids):
+        one.deliver(f"{batch}.0")
+    assert {one.state(id) for id in ids} == {State.SENT}
+    assert len({mail.recipient for mail in mx.received(150)}) == 150
+    assert one.delivery.route.pool.stats()["opened"] == 1
 
 
 # --- What it refuses --------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Final
 
 import pytest
 import trustme
@@ -33,13 +34,42 @@ from mailtasks.message import Attachment, Message
 from mailtasks.publish import producing_app
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.testing import LocalRedis, program, wait_until
+from mailtasks.testing import CatchingServer, LocalRedis, program, wait_until
+from mailtasks.testing.proxy import Proxy
 
 Make = Callable[..., Any]
 
 
 def to(*recipients: str, **more: Any) -> Message:
     return Message(to=list(recipients), subject="hello", text="hi", **more)
+
+
+# --- Connections kept warm ---------------------------------------------------------------------------
+
+FAR: Final = 0.4
+"""Seconds of a round trip: two for a mail, two more for a connection."""
+
+
+def test_the_first_urgent_mail_finds_a_connection_and_one_that_dies_is_replaced(
+    road: Make, sink: CatchingServer
+) -> None:
+    with Proxy("127.0.0.1", sink.port, round_trip=FAR) as proxy:
+        sink_far_away = SimpleNamespace(url=f"smtp://127.0.0.1:{proxy.port}", accepted=sink.accepted)
+        way = road(sink_far_away, pool_warm=1, pool_size=1)
+        way.start_worker()
+        for connections in (1, 2):
+            wait_until(lambda connections=connections: sink.connections == connections)
+            time.sleep(2 * FAR)  # greeting and EHLO are on their way, and only the worker sees them come
+            [id] = way.send(to("ann@example.com", priority="urgent"))
+            way.wait_for_end()
+            assert way.mailer.status(id).attempts == 1
+            assert sink.connections == connections
+            proxy.cut()
+        took = [int(ms) / 1000 for ms in re.findall(r" ms=(\d+)", way.said())]
+        assert len(took) == 2
+        assert max(took) < 3.9 * FAR
+        way.workers[0].stop()
+        wait_until(lambda: sink.open_connections == 0)
 
 
 # --- One mail ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from mailtasks.local.redis import free_port
 from mailtasks.relay import Relay
 from mailtasks.reply import How, Stage
 from mailtasks.smtp import ConnectFailed, Envelope, Pool, Session, Timeouts
+from mailtasks.smtp.loop import LATE
 from mailtasks.testing import program
 from mailtasks.testing.proxy import Proxy
 from mailtasks.testing.scripted import ScriptedRelay
@@ -275,9 +276,10 @@ def test_far_away_a_message_costs_one_round_trip():
         assert 0.55 < time.monotonic() - start < 1.0  # six, where one command at a time takes twenty
 
 
-def pool_to(port, size):
+def pool_to(port, size, **options):
     relay = Relay.parse(f"smtp://127.0.0.1:{port}")
-    return Pool(relay, size=size, max_messages=100, lifetime=300, idle=20, timeouts=PATIENT)
+    given = {"max_messages": 100, "lifetime": 300, "idle": 20, "timeouts": PATIENT} | options
+    return Pool(relay, size=size, **given)
 
 
 def test_a_pool_notices_that_its_relay_restarted():
@@ -295,6 +297,67 @@ def test_a_pool_notices_that_its_relay_restarted():
         again.stop()
     assert len(box.mail) == 1
     assert pool.stats()["found_dead"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "counter"),
+    [({"max_messages": 1}, "worn"), ({"lifetime": 0}, "worn"), ({"idle": 0.05}, "idled"), ({}, "")],
+    ids=["enough messages", "too old", "idle for too long", "the pool is closed"],
+)
+def test_whatever_ends_a_connection_it_ends_with_quit(options, counter, wait_until):
+    with ScriptedRelay() as relay:
+        pool = pool_to(relay.port, 2, **options)
+        with pool.lend(5) as session:
+            assert sent(session, envelope())
+        if not counter:
+            pool.close()
+        wait_until(lambda: pool.stats()["slots"] == 0)
+        pool.close()
+        assert [line for line in relay.script.commands if line == "QUIT"] == ["QUIT"]
+        assert relay.script.commands[-1] == "QUIT"
+    assert not counter or pool.stats()[counter] == 1
+
+
+def test_a_pool_that_is_kept_warm_replaces_what_the_relay_closes(wait_until):
+    with ScriptedRelay() as relay:
+        pool = pool_to(relay.port, 2, warm=1)
+        pool.keep_warm()
+        wait_until(lambda: relay.connections == 1)
+        wait_until(lambda: pool.stats()["idle"])
+        relay.say("421 4.4.2 idle for too long")
+        wait_until(lambda: relay.connections == 2)
+        wait_until(lambda: pool.stats()["idle"])
+        with pool.lend(5) as session:
+            assert sent(session, envelope())
+        pool.close()
+    assert relay.connections == 2
+    assert (pool.stats()["found_dead"], pool.stats()["warmed"]) == (1, 2)
+
+
+@pytest.mark.parametrize("verb", ["CONNECT", "EHLO"])
+def test_an_interruption_ends_what_is_dialled_ahead(verb, wait_until, caplog):
+    with ScriptedRelay({verb: "hang"}) as relay:
+        pool = pool_to(relay.port, 1, warm=1)
+        pool.keep_warm()
+        wait_until(lambda: relay.connections)
+        wait_until(lambda: pool._loop._talks)
+        began = time.monotonic()
+        pool.interrupt()
+        pool._warmer.join(5)
+        assert time.monotonic() - began < 2 * LATE
+        pool.close()
+    assert (pool.stats()["slots"], pool.stats()["failed"], caplog.records) == (0, 1, [])
+
+
+def test_what_is_dialled_ahead_in_vain_holds_up_nobody_who_finds_room(wait_until):
+    with ScriptedRelay({"CONNECT": ["hang", "220 ready"]}) as relay:
+        pool = pool_to(relay.port, 2, warm=1)
+        pool.keep_warm()
+        wait_until(lambda: relay.connections)
+        with pool.lend(5) as session:
+            assert sent(session, envelope())
+        pool.interrupt()
+        pool.close()
 
 
 # Postfix's sink

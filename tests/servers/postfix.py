@@ -144,11 +144,11 @@ class Postfix(SystemServer):
         self.port, self.tls_port = free_port(), free_port()
         self.ca = self.folder / "ca.pem"
 
-    def url(self, *, tls: str = "none", login: str = "") -> str:
-        """For `tls` as in a relay's URL; `login` is `user:password`."""
+    def url(self, *, tls: str = "none", login: str = "", chunking: str = "no") -> str:
+        """For `tls` and `chunking` as in a relay's URL; `login` is `user:password`."""
         scheme, port = ("smtps", self.tls_port) if tls == "implicit" else ("smtp", self.port)
-        options = {"none": "", "required": f"?tls=required&ca={self.ca}", "implicit": f"?ca={self.ca}"}[tls]
-        return f"{scheme}://{login}{'@' if login else ''}{HOST}:{port}{options}"
+        options = {"none": "", "required": f"&tls=required&ca={self.ca}", "implicit": f"&ca={self.ca}"}[tls]
+        return f"{scheme}://{login}{'@' if login else ''}{HOST}:{port}?chunking={chunking}{options}"
 
     def received(self, number: int, timeout: float = 20) -> list[Received]:
         """All that has arrived since `empty`, once there are at least so many."""

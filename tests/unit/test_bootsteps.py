@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from celery import bootsteps as celery_bootsteps
 from celery.contrib.testing.worker import start_worker
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_ready
 from celery.worker import WorkController
 from celery.worker import state as worker_state
 
@@ -25,7 +25,7 @@ from mailtasks.local.faults import Behaviour
 from mailtasks.local.redis import free_port
 from mailtasks.message import PRIORITIES, Message, Priority
 from mailtasks.policy.backoff import RetryPolicy
-from mailtasks.publish import BULK_QUEUE, DELIVER, Publisher, configuration, producing_app
+from mailtasks.publish import BULK_QUEUE, DELIVER, Publisher, configuration, producing_app, queue_name
 from mailtasks.reply import Stage
 from mailtasks.settings import Settings
 from mailtasks.state import State
@@ -336,6 +336,33 @@ def stop_as_sigterm_does(worker: WorkController) -> None:
     worker_state.should_stop = 0
     wait_until(lambda: worker.blueprint.state == celery_bootsteps.TERMINATE, what="the worker's end")
     worker_state.should_stop = None
+
+
+class Ready:
+    """As much of a consumer as the signal's receivers look at."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+
+@pytest.mark.parametrize(("queues", "kept"), [(PRIORITIES, True), ((Priority.BULK,), False)])
+def test_a_worker_that_takes_urgent_mail_is_warm_once_it_is_ready(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, queues: Sequence[Priority], kept: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(app.mailtasks, "keep_warm", lambda: asked.append(True))
+    app.amqp.queues.select([queue_name(priority) for priority in queues])
+    worker_ready.send(sender=Ready(app))
+    assert asked == [True] * kept
+
+
+def test_a_worker_of_an_app_that_was_not_installed_is_left_alone() -> None:
+    [(_, answer)] = [
+        (receiver, answer)
+        for receiver, answer in worker_ready.send(sender=Ready(Celery(set_as_current=False)))
+        if receiver is bootsteps._warm
+    ]
+    assert answer is None
 
 
 def test_a_worker_in_this_process(app: Celery, installation: Installation, sink: CatchingServer) -> None:

@@ -140,6 +140,29 @@ def test_a_relay_that_does_not_bear_pipelining_costs_no_mail_and_is_told_of_once
     )
 
 
+def test_a_relay_that_leaves_a_flight_of_bodies_in_doubt_gets_no_other_and_is_told_of(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    offered = ("PIPELINING", "CHUNKING")
+    with ScriptedRelay({"BDAT": ["250 ok", "what?"]}, offered) as relay:
+        one = bench(relay=f"{relay.url}?chunking=yes", doubt_normal="hold", window_normal=8)
+        ids = one.mailer.send_many([Message(to=f"{n}@example.com", text="hi") for n in range(2)])
+        one.deliver(ids[0])
+        later = one.send("later@example.com")
+        one.deliver(later)
+        states = [one.state(id) for id in [*ids, later]]
+    assert states == [State.IN_DOUBT, State.IN_DOUBT, State.SENT]
+    assert [line for line in relay.script.commands if line.startswith(("BDAT", "DATA"))][2:] == ["DATA"]
+    [(_, event)] = one.mailer.events.latest()
+    assert (event.case, event.action) == ("chunking_not_borne", "by DATA")
+    assert event.reply == "dot: not a reply: 'what?'"
+    [logged] = [record.getMessage() for record in caplog.records if "CHUNKING" in record.getMessage()]
+    assert logged == (
+        f"the relay {event.relay} offers CHUNKING and doesn't bear it (dot: not a reply: "
+        "'what?'); this process sends by DATA from now on: take chunking=yes out of the relay's URL"
+    )
+
+
 class OneAtATime(Script):
     """Offers PIPELINING, and refuses what comes in one piece."""
 

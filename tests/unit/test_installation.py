@@ -13,7 +13,7 @@ from mailtasks.message import Message, Priority
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.settings import Settings
 from mailtasks.state import State
-from mailtasks.testing import CatchingServer
+from mailtasks.testing import CatchingServer, wait_until
 
 
 @pytest.fixture
@@ -124,6 +124,36 @@ def test_stopping_reaches_the_delivery(installation: Installation, sink: Catchin
     delivery.deliver(id.partition(".")[0], Priority.NORMAL)
     assert installation.mailer.status(id).state is State.QUEUED
     assert sink.messages == []
+
+
+def test_what_is_kept_warm_is_what_the_first_task_gets(redis_url: str, sink: CatchingServer) -> None:
+    installation = warm_installation(redis_url, sink)
+    installation.keep_warm()
+    wait_until(lambda: sink.open_connections == 1)
+    delivery = installation.delivery(RetryPolicy())
+    wait_until(lambda: delivery.route.pool.stats()["idle"] == 1)
+    id = installation.mailer.send(Message(to="ann@example.com", text="hi"))
+    assert delivery.deliver(id.partition(".")[0], Priority.NORMAL).counts == {State.SENT: 1}
+    assert sink.connections == 1
+    installation.close()
+    wait_until(lambda: sink.open_connections == 0)
+
+
+def test_a_worker_that_stops_before_it_is_ready_opens_nothing(redis_url: str, sink: CatchingServer) -> None:
+    installation = warm_installation(redis_url, sink)
+    installation.begin_stopping()
+    installation.keep_warm()
+    assert installation._route is None
+
+
+def test_without_the_setting_nothing_is_kept_warm(installation: Installation) -> None:
+    installation.keep_warm()
+    assert installation._route is None
+
+
+def warm_installation(redis_url: str, sink: CatchingServer) -> Installation:
+    settings = Settings(broker_url=redis_url, relay=sink.url, default_from="shop@example.com", pool_warm=1)
+    return Installation(Celery("shop", broker=redis_url, set_as_current=False), settings)
 
 
 def test_closing_what_was_never_opened() -> None:

@@ -6,7 +6,7 @@ import trustme
 from mailtasks.errors import SettingsError
 from mailtasks.relay import OPTIONS, Relay, either, is_loopback, mask_url
 
-OPTIONS_NAMED = "tls, ca, cert, key, auth, token, token_command, token_timeout, local and hello"
+OPTIONS_NAMED = "tls, ca, cert, key, auth, token, token_command, token_timeout, local, hello and chunking"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,10 @@ def test_a_file_without_a_certificate_is_told_when_the_url_is_read(tmp_path):
         ("smtp://ann:pw@h?auth=cram-md5", {"auth": "cram-md5", "password": "pw"}),
         ("smtp://h?local=10.0.0.5&hello=me.example", {"local": "10.0.0.5", "hello": "me.example"}),
         ("smtp://[2001:db8::1]?local=2001:db8::2", {"local": "2001:db8::2"}),
+        ("smtp://h?chunking=yes", {"chunking": "yes"}),
+        ("smtp://h?chunking=no", {"chunking": "no"}),
+        ("smtp://h", {"chunking": "no"}),
+        ("lmtp://h?chunking=no", {"chunking": "no"}),
     ],
 )
 def test_options(url, expected):
@@ -136,6 +140,7 @@ def test_the_command_of_a_token_is_not_shown():
         "smtp://[::1]:2525",
         "smtp://ann@h?tls=required&token=shop.mail:token&auth=xoauth2&token_timeout=0.5",
         "smtp://[fe80::1]?local=fe80::2%25eth0&hello=[IPv6:fe80::2]",
+        "smtp://h?chunking=yes",
         "smtps://h?ca={pem}/our+ca.pem&cert={pem}/cert.pem&key={pem}/key.pem",
     ],
 )
@@ -287,6 +292,7 @@ def test_a_unix_socket():
         ("smtp:///run/smtp", "it names no host"),
         ("lmtp:///run/lmtp?tls=required", "it leads to a socket of this machine, and says tls or local"),
         ("lmtp:///run/lmtp?local=127.0.0.1", "it leads to a socket of this machine, and says tls or local"),
+        ("lmtp://h?chunking=yes", "it speaks LMTP and says chunking=yes, which is for SMTP (leave it out)"),
         ("lmtp:///" + "x" * 107, "its socket's path has more than 107 bytes"),
         ("lmtp://localhost:25", "it speaks LMTP on port 25, which is SMTP's alone (RFC 2033 5)"),
     ],

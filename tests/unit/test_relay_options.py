@@ -25,6 +25,8 @@ HUNTER = "hunter2"
         (read.command, "tool $HOME | cat", ("tool", "$HOME", "|", "cat")),
         (read.seconds, "0.5", 0.5),
         (read.seconds, "600", 600.0),
+        (read.yes_or_no, "yes", "yes"),
+        (read.yes_or_no, "no", "no"),
     ],
 )
 def test_what_is_read(reader, given, value):
@@ -56,6 +58,8 @@ def test_what_is_read(reader, given, value):
         (read.seconds, "601", "is no number of seconds from 0.1 to 600"),
         (read.seconds, "nan", "is no number of seconds from 0.1 to 600"),
         (read.seconds, "1e2", "is no number of seconds from 0.1 to 600"),
+        (read.yes_or_no, HUNTER, "is neither yes nor no"),
+        (read.yes_or_no, "YES", "is neither yes nor no"),
     ],
 )
 def test_what_is_refused_is_not_quoted(reader, given, wrong):

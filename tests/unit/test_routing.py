@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 
 from mailtasks import routing
 from mailtasks.guard import GRACE
+from mailtasks.local.redis import free_port
 from mailtasks.reply import Stage
 from mailtasks.routing import FIRST_PAUSE, LONGEST_PAUSE, Route, open_route
 from mailtasks.settings import Settings
 from mailtasks.smtp import Timeouts
-from mailtasks.testing import CatchingServer
+from mailtasks.testing import CatchingServer, wait_until
 
 
 class Clock:
@@ -81,12 +83,36 @@ def test_a_relay_that_cant_be_reached_is_given_up_before_a_worker_that_stops_is_
     assert Settings().timeout_connect < GRACE
 
 
+def test_what_is_kept_warm_respects_that_it_is_left_alone(route: Route, clock: Clock) -> None:
+    given: list[Callable[[], bool]] = []
+    route.pool.keep_warm = given.append
+    route.keep_warm()
+    [may_dial] = given
+    assert may_dial()
+    route.failed("connection refused")
+    assert not may_dial()
+    clock.now += 1
+    assert may_dial()
+
+
+def test_a_failure_to_keep_warm_leaves_the_relay_open_to_mail() -> None:
+    route = open_route(Settings(relay=f"smtp://127.0.0.1:{free_port()}", pool_warm=1), threads=2)
+    route.keep_warm()
+    wait_until(lambda: route.pool.stats()["failed"])
+    assert route.closed() is None
+    route.pool.close()
+
+
 def test_the_settings_reach_the_pool(sink: CatchingServer) -> None:
-    settings = Settings(relay=sink.url, hello_name="shop.example.com", timeout_dot=7, timeout_data=3)
+    settings = Settings(
+        relay=sink.url, hello_name="shop.example.com", timeout_dot=7, timeout_data=3, pool_warm=2
+    )
     route = open_route(settings, threads=2)
     assert route.relay == sink.url.removeprefix("smtp://")
     with route.pool.lend(5) as session:
         assert session.usable
         assert [session._timeouts.of(stage) for stage in (Stage.DOT, Stage.DATA, Stage.RCPT)] == [7, 3, 300]
     assert route.pool.stats()["opened"] == 1
+    route.keep_warm()
+    wait_until(lambda: route.pool.stats()["idle"] == 2)
     route.pool.close()

@@ -133,6 +133,27 @@ def test_pipelining():
 
 
 @pytest.mark.parametrize(
+    ("offered", "level", "found"),
+    [
+        ({"chunking", "pipelining"}, Level.OK, "offered: mail goes by BDAT"),
+        ({"chunking"}, Level.WARN, "mail goes by DATA: PIPELINING not offered"),
+        ({"size"}, Level.WARN, "mail goes by DATA: CHUNKING and PIPELINING not offered"),
+    ],
+)
+def test_chunking(offered, level, found):
+    finding = doctor.judge_chunking(frozenset(offered))
+    assert (finding.level, finding.found) == (level, found)
+
+
+def test_chunking_is_looked_at_where_it_is_wanted():
+    with ScriptedRelay(extensions=("PIPELINING",)) as relay:
+        wanted = doctor.relay_findings(Relay.parse(f"{relay.url}?chunking=yes"), None, 5)
+        assert "relay: chunking" in [finding.subject for finding in wanted]
+        unwanted = doctor.relay_findings(Relay.parse(relay.url), None, 5)
+        assert "relay: chunking" not in [finding.subject for finding in unwanted]
+
+
+@pytest.mark.parametrize(
     ("sender", "level", "found"),
     [
         (None, "warn", "not set"),

@@ -208,6 +208,58 @@ def test_what_was_said_step_by_step_is_not_the_fault_of_flights(bearing):
     assert not bearing.doubted
 
 
+# With bodies in the flight
+
+
+def bodies(*outcomes):
+    return [Finished(number, (outcome,), Written.WITH_BODY) for number, outcome in enumerate(outcomes)]
+
+
+@pytest.mark.parametrize("how", [How.GARBAGE, How.TIMED_OUT])
+def test_a_flight_of_bodies_that_leaves_doubt_is_the_last_one_and_told_of_once(bearing, how):
+    doubt = Outcome(Stage.DOT, how, detail="what?", dot_begun=True)
+    for _ in range(2):
+        bearing.judge_bodies([*bodies(SENT), Finished(1, (NO_USER, doubt), Written.WITH_BODY)])
+    assert not bearing.bears_bodies
+    assert bearing.news() == [Finding("dot: what?", None)]
+    assert (bearing.doubted, bearing.begin(2)) == (False, FREELY), "flights by DATA go on"
+
+
+@pytest.mark.parametrize(
+    "finished",
+    [
+        bodies(SENT, NO_USER, refused(Stage.DOT, 554)),
+        bodies(Outcome(Stage.DOT, How.LOST, detail="reset", dot_begun=True)),
+        bodies(LOST),
+        [flight(DOUBT)],
+    ],
+)
+def test_no_other_flight_is(bearing, finished):
+    assert bearing.judge(bearing.judge_bodies(finished), FREELY) == finished
+    assert (bearing.bears_bodies, bearing.news()) == (True, [])
+
+
+@pytest.mark.parametrize(
+    "confused",
+    [
+        refused(Stage.DATA, 502),
+        refused(Stage.MAIL, 503),
+        refused(Stage.RCPT, 421, "improper pipelining"),
+        Outcome(Stage.MAIL, How.GARBAGE, detail="what?"),
+    ],
+)
+def test_confusion_before_any_body_was_taken_costs_no_mail_and_ends_it_as_well(bearing, confused):
+    sent, told = bearing.judge_bodies(bodies(SENT, confused))
+    assert (sent.outcomes, told.outcomes) == ((SENT,), (untouched(confused),))
+    assert not bearing.bears_bodies
+    assert (bearing.judge([sent, told], FREELY), bearing.begin(2)) == ([sent, told], FREELY)
+
+
+def test_where_pipelining_is_doubted_no_bodies_are_written_blind(bearing):
+    hold(bearing, SILENT)
+    assert not bearing.bears_bodies
+
+
 # Against servers
 
 

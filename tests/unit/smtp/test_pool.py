@@ -2,11 +2,15 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+import mailtasks
 from mailtasks.errors import PoolTimeout, RelayError
 from mailtasks.relay import Relay
+from mailtasks.smtp import pool as pool_module
+from mailtasks.smtp import warmer as warmer_module
 from mailtasks.smtp.pool import SPREAD, Pool
 from mailtasks.smtp.session import Timeouts
 
@@ -19,6 +23,7 @@ class Fake:
     def __init__(self):
         self.opened_at = time.monotonic()
         self.messages = 0
+        self.rested = False
         self.usable = True
         self.alive = True
         self.closed = False
@@ -34,10 +39,12 @@ class Dial:
     def __init__(self):
         self.made = []
         self.error = None
+        self.tried = 0
         self.allowed = threading.Event()
         self.allowed.set()
 
     def __call__(self):
+        self.tried += 1
         assert self.allowed.wait(5)
         if self.error:
             raise self.error
@@ -287,6 +294,15 @@ def test_the_table_in_the_docstring_is_what_stats_returns(make):
     assert [row.split("``")[1] for row in rows] == list(make().stats())
 
 
+def test_the_page_has_the_same_table():
+    page = Path(mailtasks.__file__).parents[1] / "docs/reference/pool.md"
+    told = [row.split(" | ") for row in page.read_text().splitlines() if row.startswith("| `")]
+    rows = [line.strip().split("``") for line in Pool.stats.__doc__.splitlines() if "``" in line]
+    assert [(name.strip("| `"), what.strip(" |")) for name, what in told] == [
+        (name, what.strip()) for _, name, what in rows
+    ]
+
+
 def test_many_threads_share_few_connections(make, dial):
     pool, served = make(size=3), []
     lent, most = set(), []
@@ -311,3 +327,299 @@ def test_many_threads_share_few_connections(make, dial):
     stats = pool.stats()
     assert stats["lent"] == 600
     assert stats["slots"] == stats["idle"] == stats["opened"] - stats["broken"]
+
+
+# --- Kept warm --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """What is looked at every second is looked at all the time."""
+    for module in (pool_module, warmer_module):
+        monkeypatch.setattr(module, "LOOK", 0.01)
+    monkeypatch.setattr(warmer_module, "FIRST_PAUSE", 0.01)
+
+
+@pytest.fixture
+def warm(make, wait_until):
+    """A pool that keeps some warm, once they are there."""
+
+    def warm(number, **options):
+        pool = make(warm=number, **options)
+        pool.keep_warm()
+        wait_until(lambda: pool.stats()["idle"] == number)
+        return pool
+
+    return warm
+
+
+def rests(pool, number):
+    """Whether so many are idle, and nothing else is open. (While it is looked at, none counts as idle.)"""
+    stats = pool.stats()
+    return stats["idle"] == stats["slots"] == number
+
+
+def test_none_is_opened_ahead_before_that_is_asked_for(make, dial):
+    pool = make(warm=2)
+    with pool.lend(1):
+        pass
+    some(pool, opened=1, warmed=0)
+
+
+def test_nothing_is_kept_warm_unless_a_number_says_so(make):
+    before = threading.active_count()
+    make().keep_warm()
+    assert threading.active_count() == before
+
+
+def test_as_many_are_opened_ahead_and_one_of_them_is_lent(warm, dial):
+    pool = warm(2, size=4)
+    with pool.lend(1) as session:
+        assert session in dial.made
+        assert session.rested
+    some(pool, opened=2, warmed=2, lent=1)
+
+
+def test_what_is_lent_counts_as_warm_and_no_more_are_opened(warm, dial):
+    pool = warm(1, size=4)
+    with pool.lend(1):
+        assert not pool._open_ahead()
+        with pool.lend(1):
+            pass
+    assert not pool._open_ahead()
+    some(pool, opened=2, warmed=1)
+
+
+def test_never_more_are_kept_warm_than_there_may_be(make, dial, wait_until):
+    pool = make(warm=5, size=2)
+    pool.keep_warm()
+    pool.keep_warm()
+    wait_until(lambda: rests(pool, 2))
+    assert not pool._open_ahead()
+    assert len(dial.made) == 2
+
+
+def test_one_that_dies_while_idle_is_noticed_and_replaced(quick, warm, dial, wait_until):
+    pool = warm(1)
+    [first] = dial.made
+    first.alive = False
+    wait_until(lambda: len(dial.made) == 2 and rests(pool, 1))
+    assert first.closed
+    with pool.lend(1) as session:
+        assert session is dial.made[1]
+    some(pool, found_dead=1, warmed=2)
+
+
+def test_one_that_was_idle_for_long_enough_is_replaced(quick, warm, dial, wait_until):
+    pool = warm(1, idle=0.2)
+    wait_until(lambda: len(dial.made) >= 3)
+    assert dial.made[0].closed
+    assert dial.made[1].closed
+    assert sum(not each.closed for each in dial.made) <= 1
+    lived = dial.made[1].opened_at - dial.made[0].opened_at
+    assert lived > 0.2 * (1 - SPREAD)
+    assert pool.stats()["idled"] >= 2
+
+
+def test_it_is_replaced_at_once(quick, monkeypatch, warm, dial, wait_until):
+    monkeypatch.setattr(warmer_module, "LOOK", 60)
+    warm(1, idle=0.1)
+    wait_until(lambda: len(dial.made) >= 3)
+
+
+def test_one_that_died_delays_the_next_and_one_that_is_fit_ends_that(quick, warm, dial, wait_until):
+    pool = warm(1)
+    dial.made[0].alive = False
+    wait_until(lambda: len(dial.made) == 2 and rests(pool, 1))
+    assert pool._warmer._after_death.seconds == warmer_module.FIRST_PAUSE
+    with pool.lend(1):
+        pass
+    assert pool._warmer._after_death.seconds == 0
+
+
+def test_one_that_is_idle_as_long_as_it_may_ends_that_as_well(quick, warm, dial, wait_until):
+    pool = warm(1, idle=0.2)
+    pool._warmer.died()
+    wait_until(lambda: pool.stats()["idled"])
+    wait_until(lambda: pool._warmer._after_death.seconds == 0)
+
+
+def test_a_borrowers_connection_says_that_the_relay_works_again(make, dial, wait_until):
+    pool = make(size=2, warm=1)
+    dial.error = RelayError("no")
+    pool.keep_warm()
+    wait_until(lambda: pool._warmer._after_failure.seconds)
+    dial.error = None
+    with pool.lend(1):
+        assert pool._warmer._after_failure.seconds == 0
+
+
+def test_one_that_grows_too_old_is_replaced(quick, warm, dial, wait_until):
+    pool = warm(1)
+    pool._expires[dial.made[0]] = time.monotonic()
+    wait_until(lambda: len(dial.made) == 2 and rests(pool, 1))
+    assert dial.made[0].closed
+    some(pool, worn=1, warmed=2)
+
+
+def test_one_that_comes_back_broken_is_replaced(quick, warm, dial, wait_until):
+    pool = warm(1)
+    with pool.lend(1) as session:
+        session.usable = False
+    wait_until(lambda: len(dial.made) == 2 and rests(pool, 1))
+    some(pool, broken=1, warmed=2)
+
+
+def test_times_of_idleness_differ_and_none_is_longer_than_allowed(make):
+    pool = make(size=50, idle=100)
+    before = time.monotonic()
+    for session in [pool._borrow(1) for _ in range(50)]:
+        pool._give_back(session)
+    ends = [each.until for each in pool._idle]
+    assert max(ends) - min(ends) > 100 * SPREAD / 2
+    assert min(ends) >= before + 100 * (1 - SPREAD)
+    assert max(ends) <= time.monotonic() + 100
+
+
+def test_looking_after_idle_ones_keeps_their_order(make):
+    pool = make(size=3)
+    for session in [pool._borrow(1) for _ in range(3)]:
+        pool._give_back(session)
+    before = [each.session for each in pool._idle]
+    before[1].alive = False
+    assert pool._take_faulty() == [(before[1], "found_dead")]
+    assert [each.session for each in pool._idle] == [before[0], before[2]]
+    pool._discard(before[1])
+
+
+def test_who_comes_while_idle_ones_are_looked_at_gets_one_back(make, wait_until):
+    pool, results = make(size=1), []
+    with pool.lend(1) as session:
+        pass
+    with pool._lock:
+        looked_at = list(pool._idle)
+        pool._idle.clear()
+    thread = borrow(pool, results)
+    wait_until(lambda: pool.stats()["waiting"] == 1)
+    pool._put_back(looked_at)
+    thread.join(5)
+    assert results == [session]
+
+
+def test_what_is_looked_at_while_the_pool_closes_is_closed(make):
+    pool = make()
+    with pool.lend(1) as session:
+        pass
+    with pool._lock:
+        looked_at = list(pool._idle)
+        pool._idle.clear()
+    pool.close()
+    pool._put_back(looked_at)
+    assert session.closed
+    some(pool, slots=0, idle=0)
+
+
+def test_none_is_opened_while_the_relay_is_left_alone(quick, make, dial, wait_until):
+    asked, left_alone = [], True
+
+    def may_dial():
+        asked.append(left_alone)
+        return not left_alone
+
+    pool = make(warm=1)
+    pool.keep_warm(may_dial)
+    wait_until(lambda: len(asked) > 3)
+    assert dial.tried == 0
+    left_alone = False
+    wait_until(lambda: rests(pool, 1))
+
+
+def test_a_borrower_gets_the_connection_that_is_being_dialled_ahead(make, dial, wait_until):
+    pool, results = make(size=1, warm=1), []
+    dial.allowed.clear()
+    pool.keep_warm()
+    wait_until(lambda: dial.tried)
+    thread = borrow(pool, results)
+    wait_until(lambda: pool.stats()["waiting"] == 1)
+    dial.allowed.set()
+    thread.join(5)
+    assert results == dial.made
+    some(pool, opened=1, warmed=1, lent=1)
+
+
+def test_a_borrower_who_waits_for_it_hears_of_its_failure_and_the_next_may_dial(make, dial, wait_until):
+    pool, results = make(size=1, warm=1), []
+    dial.allowed.clear()
+    dial.error = RelayError("no")
+    pool.keep_warm()
+    wait_until(lambda: dial.tried)
+    threads = []
+    for number in (1, 2):
+        threads.append(borrow(pool, results))
+        wait_until(lambda number=number: pool.stats()["waiting"] == number)
+    dial.allowed.set()
+    for thread in threads:
+        thread.join(5)
+    assert [str(result) for result in results] == ["no", "no"]
+    assert dial.tried == 2
+    some(pool, failed=2, slots=0, lent=0)
+
+
+def test_a_borrower_who_has_room_dials_without_waiting_for_it(make, dial, wait_until):
+    pool, results = make(size=2, warm=1), []
+    dial.allowed.clear()
+    pool.keep_warm()
+    wait_until(lambda: dial.tried == 1)
+    thread = borrow(pool, results)
+    wait_until(lambda: dial.tried == 2)
+    dial.allowed.set()
+    thread.join(5)
+    assert len(results) == 1
+
+
+def test_after_an_interruption_none_is_opened_ahead(quick, warm, dial, wait_until):
+    pool = warm(1)
+    pool.interrupt()
+    pool._warmer.join(5)
+    dial.made[0].alive = False
+    wait_until(lambda: pool.stats()["slots"] == 0)
+    assert not pool._warmer._thread.is_alive()
+    assert len(dial.made) == 1
+
+
+def test_closing_ends_it_and_leaves_no_thread(quick, warm, dial):
+    before = threading.active_count()
+    pool = warm(2)
+    pool.keep_warm()
+    assert threading.active_count() == before + 2
+    pool.close()
+    assert threading.active_count() == before
+    assert all(each.closed for each in dial.made)
+    pool.keep_warm()
+    assert not pool._open_ahead()
+    some(pool, slots=0, idle=0)
+
+
+def test_closing_waits_for_what_is_dialled_ahead(make, dial, wait_until):
+    before = threading.active_count()
+    pool = make(warm=1)
+    dial.allowed.clear()
+    pool.keep_warm()
+    wait_until(lambda: dial.tried)
+    release = threading.Timer(0.1, dial.allowed.set)
+    release.start()
+    pool.close(5)
+    release.join()
+    assert threading.active_count() == before
+    some(pool, slots=0)
+
+
+def test_what_is_dialled_ahead_while_the_pool_closes_is_closed(make, dial, wait_until):
+    pool = make(warm=1)
+    dial.allowed.clear()
+    pool.keep_warm()
+    wait_until(lambda: dial.tried)
+    pool.close(0)
+    dial.allowed.set()
+    wait_until(lambda: dial.made and dial.made[0].closed)
+    wait_until(lambda: pool.stats()["slots"] == 0)

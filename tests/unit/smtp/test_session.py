@@ -4,6 +4,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -12,10 +13,12 @@ from mailtasks.errors import RelayUnavailable
 from mailtasks.relay import Relay
 from mailtasks.reply import How, Stage
 from mailtasks.smtp import ConnectFailed, Envelope, Session, Timeouts
+from mailtasks.smtp.bearing import Bearing, Manner
+from mailtasks.smtp.chunking import LARGEST
 from mailtasks.smtp.loop import LATE, Loop
-from mailtasks.smtp.session import LONG
+from mailtasks.smtp.session import FRESH, LONG
 from mailtasks.testing import wait_until
-from mailtasks.testing.scripted import CLOSE, HANG, ScriptedRelay
+from mailtasks.testing.scripted import CLOSE, HANG, Say, ScriptedRelay
 from tests.lmtp import LmtpScript, serving
 
 QUICK = Timeouts(**dict.fromkeys(Timeouts.__dataclass_fields__, 0.1) | {"connect": 5, "block": 5})
@@ -237,6 +240,13 @@ def test_a_connection_that_died_while_idle_says_nothing_about_the_mail():
         assert told(session.deliver([envelope(1), envelope(2)])) == [(Stage.MAIL, How.UNTOUCHED)] * 2
 
 
+def test_neither_does_one_that_was_opened_ahead_and_died_unused():
+    with ScriptedRelay({"MAIL": CLOSE}) as relay:
+        session = connect(relay)
+        session.rested = True
+        assert told(session.deliver([envelope()])) == [(Stage.MAIL, How.UNTOUCHED)]
+
+
 def test_a_relay_that_spoke_or_went_while_idle_is_not_alive(wait_until):
     with ScriptedRelay() as relay:
         said, gone = connect(relay), None
@@ -327,3 +337,244 @@ def test_a_socket_that_is_not_there(tmp_path):
         Session.connect(Relay.parse(f"lmtp://{tmp_path}/none"), timeouts=QUICK)
     name = f"{tmp_path}/none"
     assert str(raised.value) == f"no connection to the relay {name}: connect: there is no socket {name}"
+
+
+# By BDAT
+
+CHUNKING = ("PIPELINING", "8BITMIME", "CHUNKING")
+ACCEPTED = (Stage.DOT, How.ACCEPTED)
+
+
+def chunking(relay, timeouts=PATIENT, url="smtp://127.0.0.1:{}?chunking=yes", **more):
+    port = relay if isinstance(relay, int) else relay.port
+    return Session.connect(Relay.parse(url.format(port)), timeouts=timeouts, **more)
+
+
+def verbs(relay):
+    return [command[:4] for command in relay.script.commands[1:]]
+
+
+def test_by_bdat_a_window_is_delivered_and_the_session_stays():
+    with ScriptedRelay(extensions=CHUNKING) as relay:
+        session = chunking(relay)
+        assert told(session.deliver([envelope(n) for n in range(3)])) == [ACCEPTED] * 3
+        assert told(session.deliver([envelope()])) == [ACCEPTED]
+        assert session.alive
+        session.close()
+    assert verbs(relay) == [*["RSET", "MAIL", "RCPT", "BDAT"] * 4, "QUIT"]
+    assert relay.script.taken == [b"x" * 100 + b"\r\n"] * 4
+
+
+class Doubted(Bearing):
+    def begin(self, messages):
+        return Manner.STEPWISE
+
+
+@pytest.mark.parametrize(
+    ("offered", "url", "bearing"),
+    [
+        (CHUNKING, "smtp://127.0.0.1:{}", None),
+        (CHUNKING, "smtp://127.0.0.1:{}?chunking=no", None),
+        (("CHUNKING",), "smtp://127.0.0.1:{}?chunking=yes", None),
+        (("PIPELINING",), "smtp://127.0.0.1:{}?chunking=yes", None),
+        (CHUNKING, "smtp://127.0.0.1:{}?chunking=yes", Doubted()),
+    ],
+)
+def test_where_it_is_not_wanted_offered_or_borne_mail_goes_by_data(offered, url, bearing):
+    with ScriptedRelay(extensions=offered) as relay:
+        session = chunking(relay, url=url, bearing=bearing)
+        assert told(session.deliver([envelope(0), envelope(1)])) == [ACCEPTED] * 2
+        session.close()
+    assert verbs(relay) == [*["MAIL", "RCPT", "DATA"] * 2, "QUIT"]
+
+
+def test_after_a_flight_that_came_out_of_step_mail_goes_by_data():
+    bearing = Bearing()
+    with ScriptedRelay({"BDAT": ["250 ok", "what?"]}, CHUNKING) as relay:
+        outcomes = chunking(relay, bearing=bearing).deliver([envelope(0), envelope(1)])
+        assert told(outcomes) == [(Stage.DOT, How.GARBAGE)] * 2
+        assert told(chunking(relay, bearing=bearing).deliver([envelope()])) == [ACCEPTED]
+    assert verbs(relay)[-3:] == ["MAIL", "RCPT", "DATA"]
+
+
+def test_a_connection_that_was_idle_for_long_is_tried_by_data():
+    """It may be dead without our knowing, and a body that was written blind would be in doubt."""
+    with ScriptedRelay(extensions=CHUNKING) as relay:
+        session = chunking(relay)
+        session.deliver([envelope()])
+        session._used_at -= FRESH
+        session.deliver([envelope()])
+        session.deliver([envelope()])
+        session.close()
+    assert [verb for verb in verbs(relay) if verb in {"BDAT", "DATA"}] == ["BDAT", "DATA", "BDAT"]
+
+
+def test_a_large_message_goes_by_data_in_its_place():
+    envelopes = [envelope(0), envelope(1), envelope(2, size=LARGEST + 1), envelope(3)]
+    asked = []
+    with ScriptedRelay(extensions=CHUNKING) as relay:
+        session = chunking(relay)
+        outcomes = session.deliver(envelopes, lambda number: asked.append(number) or True)
+        session.close()
+    assert told(outcomes) == [ACCEPTED] * 4
+    assert asked == [0, 1, 2, 2, 3], "again behind the long body"
+    assert [len(message) for message in relay.script.taken] == [102, 102, LARGEST + 3, 102]
+    by_bdat, by_data = ["RSET", "MAIL", "RCPT", "BDAT"], ["MAIL", "RCPT", "DATA"]
+    assert verbs(relay) == [*by_bdat, *by_bdat, *by_data, *by_bdat, "QUIT"]
+
+
+def test_behind_a_refused_body_data_begins_with_a_reset():
+    with ScriptedRelay({"BDAT": "554 no"}, CHUNKING) as relay:
+        outcomes = chunking(relay).deliver([envelope(0), envelope(1, size=LARGEST + 1)])
+    assert told(outcomes) == [(Stage.DOT, How.REFUSED), ACCEPTED]
+    assert verbs(relay)[-4:] == ["RSET", "MAIL", "RCPT", "DATA"]
+
+
+def test_if_a_flight_ends_the_connection_what_is_behind_is_untouched():
+    with ScriptedRelay({"BDAT": CLOSE}, CHUNKING) as relay:
+        session = chunking(relay)
+        outcomes = session.deliver([envelope(0), envelope(1, size=LARGEST + 1), envelope(2)])
+    assert told(outcomes) == [(Stage.DOT, How.LOST), *[(Stage.MAIL, How.UNTOUCHED)] * 2]
+    assert str(outcomes[2][0]) == "mail: the connection was closed before"
+    assert not session.usable
+
+
+@pytest.mark.parametrize(
+    ("replies", "expected"),
+    [
+        ({"RSET": CLOSE}, [(Stage.DOT, How.LOST)] * 2),
+        ({"BDAT": ["250 ok", CLOSE]}, [ACCEPTED, (Stage.DOT, How.LOST)]),
+        ({"BDAT": HANG}, [(Stage.DOT, How.TIMED_OUT)] * 2),
+        ({"BDAT": ["250 ok", HANG]}, [ACCEPTED, (Stage.DOT, How.TIMED_OUT)]),
+        ({"RCPT": Say()}, [(Stage.DOT, How.GARBAGE)] * 2),  # what was said to BDAT is taken for its answer
+        ({"BDAT": "what?"}, [(Stage.DOT, How.GARBAGE)] * 2),
+        ({"BDAT": ["250 ok", "421 bye"]}, [ACCEPTED, (Stage.DOT, How.REFUSED)]),
+        ({"MAIL": "421 bye"}, [(Stage.MAIL, How.REFUSED), (Stage.MAIL, How.UNTOUCHED)]),
+    ],
+)
+def test_what_a_relay_does_to_a_flight_is_an_outcome(replies, expected):
+    with ScriptedRelay(replies, CHUNKING) as relay:
+        session = chunking(relay, QUICK)
+        outcomes = session.deliver([envelope(0), envelope(1)])
+    assert told(outcomes) == expected
+    assert not session.usable
+
+
+def test_how_a_flight_ended_is_told_to_people():
+    with ScriptedRelay({"BDAT": CLOSE}, CHUNKING) as relay:
+        [[lost]] = chunking(relay).deliver([envelope()])
+    with ScriptedRelay({"BDAT": HANG}, CHUNKING) as slow:
+        [[late]] = chunking(slow, QUICK).deliver([envelope()])
+    name = f"127.0.0.1:{relay.port}"
+    assert str(lost) == f"dot: the connection to {name} was lost: {name} closed it"
+    assert str(late) == f"dot: 127.0.0.1:{slow.port} didn't answer in time"
+
+
+def test_may_begin_is_asked_before_each_message_and_what_was_written_is_answered():
+    asked = []
+    with ScriptedRelay(extensions=CHUNKING) as relay:
+        session = chunking(relay)
+        outcomes = session.deliver([envelope(n) for n in range(3)], lambda n: asked.append(n) or n < 1)
+    assert told(outcomes) == [ACCEPTED, (Stage.MAIL, How.UNTOUCHED), (Stage.MAIL, How.UNTOUCHED)]
+    assert (asked, len(relay.script.messages), session.usable) == ([0, 1], 1, False)
+
+
+def test_what_waits_is_sent_before_more_is_asked_for():
+    """Else the right to begin would be an old one by the time that the last of a large flight is sent."""
+    came = []
+    with ScriptedRelay(extensions=CHUNKING) as relay:
+        session = chunking(relay)
+
+        def may_begin(number):
+            came.append(number)
+            return number < 2 or wait_until(lambda: len(relay.script.messages) == 2)
+
+        outcomes = session.deliver([envelope(n, size=40_000) for n in range(3)], may_begin)
+    assert (told(outcomes), came) == ([ACCEPTED] * 3, [0, 1, 2])
+
+
+def test_an_exception_of_may_begin_closes_though_a_flight_is_on_its_way():
+    def fail(number):
+        if number:
+            raise KeyError("mine")
+        return True
+
+    with ScriptedRelay(extensions=CHUNKING) as relay:
+        session = chunking(relay)
+        with pytest.raises(KeyError):
+            session.deliver([envelope(), envelope()], fail)
+        assert not session.usable
+
+
+def test_a_flight_is_waited_for_in_spite_of_an_interruption(loop):
+    with ScriptedRelay({"BDAT": ["250 ok", HANG]}, CHUNKING) as relay:
+        session = chunking(relay, loop=loop)
+        with ThreadPoolExecutor(1) as thread:
+            delivering = thread.submit(session.deliver, [envelope(0), envelope(1)])
+            wait_until(lambda: len(relay.script.messages) == 2)
+            loop.interrupt()
+            with pytest.raises(FutureTimeout):
+                delivering.result(2 * LATE)
+            relay.say("250 2.0.0 taken, at last")
+            assert told(delivering.result(10)) == [ACCEPTED] * 2
+
+
+def test_a_connection_that_died_while_idle_leaves_doubt_where_bodies_were_written():
+    with ScriptedRelay({"RSET": ["250 ok", CLOSE]}, CHUNKING) as relay:
+        session = chunking(relay)
+        session.deliver([envelope()])
+        assert told(session.deliver([envelope(1)])) == [(Stage.DOT, How.LOST)]
+
+
+@pytest.fixture
+def deaf():
+    """A relay that opens, says what it is given, and never reads on; its port, and how to end it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        yield server
+
+
+def stop_reading(server, words, ends):
+    connection, _ = server.accept()
+    with connection:
+        for said in [b"220 hi\r\n", b"250-r\r\n250-PIPELINING\r\n250 CHUNKING\r\n"]:
+            connection.sendall(said)
+            connection.recv(1000)
+        connection.sendall(words)
+        ends.wait(20)
+
+
+@pytest.mark.parametrize("words", [b"", b"250 x\r\n" * 2])
+def test_a_relay_that_reads_no_more_is_left_after_the_block_timeout(deaf, words):
+    ends = threading.Event()
+    patience = replace(PATIENT, block=0.3)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(stop_reading, deaf, words, ends)
+        session = chunking(deaf.getsockname()[1], patience)
+        session._transport._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        outcomes = told(session.deliver([envelope(n, size=60_000) for n in range(4)]))
+        ends.set()
+    assert outcomes[0][1] is How.TIMED_OUT
+    assert outcomes[1:] == [(Stage.MAIL, How.UNTOUCHED)] * 3
+
+
+def test_answers_that_came_while_a_write_was_stuck_are_heard(deaf):
+    ends = threading.Event()
+    patience = replace(PATIENT, block=0.3)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(stop_reading, deaf, b"250 x\r\n" * 4, ends)
+        session = chunking(deaf.getsockname()[1], patience)
+        session._transport._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        outcomes = told(session.deliver([envelope(0), *(envelope(n, size=60_000) for n in (1, 2, 3))]))
+        ends.set()
+    assert outcomes[0] == ACCEPTED
+    assert outcomes[1] == (Stage.MAIL, How.TIMED_OUT)
+    assert outcomes[2:] == [(Stage.MAIL, How.UNTOUCHED)] * 2
+
+
+def test_a_relay_that_offers_bdat_and_does_not_know_it_loses_no_mail():
+    bearing = Bearing()
+    with ScriptedRelay({"BDAT": "502 5.5.1 not implemented"}, CHUNKING) as relay:
+        assert told(chunking(relay, bearing=bearing).deliver([envelope()])) == [(Stage.MAIL, How.UNTOUCHED)]
+        assert told(chunking(relay, bearing=bearing).deliver([envelope()])) == [ACCEPTED]
+    assert [verb for verb in verbs(relay) if verb in {"BDAT", "DATA"}] == ["BDAT", "DATA"]

@@ -44,6 +44,61 @@ def test_a_refused_message_is_not_taken():
     assert (script.messages, script.taken) == ([b""], [])
 
 
+@pytest.mark.parametrize("last", [CLOSE, HANG, "421 bye", Say("250 ok", CLOSE)])
+def test_who_has_left_hears_nothing_until_the_next_connection(last):
+    script = Script({"NOOP": [last, "250 ok"]})
+    assert script.feed(b"NOOP\r\nNOOP\r\n") == [last]
+    assert script.feed(b"NOOP\r\n") == []
+    script.greet()
+    assert script.feed(b"NOOP\r\n") == ["250 ok"]
+
+
+CHUNKING = ("PIPELINING", "CHUNKING")
+OPENING = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
+
+
+def test_a_chunk_is_octets_and_its_command_is_answered_when_all_have_come():
+    script = Script(extensions=CHUNKING)
+    script.feed(OPENING)
+    assert script.feed(b"BDAT 9 LAST\r\nQUIT\r\n.\r") == []
+    assert script.feed(b"\nQUIT\r\n") == ["250 2.0.0 taken", "221 2.0.0 bye"]
+    assert script.messages == script.taken == [b"QUIT\r\n.\r\n"]
+    assert script.commands[-2:] == ["BDAT 9 LAST", "QUIT"]
+
+
+def test_a_body_may_come_in_several_chunks():
+    script = Script(extensions=CHUNKING)
+    assert script.feed(OPENING + b"BDAT 2\r\nabbdat 1\r\ncBDAT 0 LAST\r\n")[2:] == ["250 2.0.0 taken"] * 3
+    assert script.taken == [b"abc"]
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        (b"BDAT 3 LAST\r\nabc", "503 5.5.1 no recipient was accepted"),
+        (OPENING + b"BDAT 0 LAST\r\nBDAT 3 LAST\r\nabc", "503 5.5.1 no recipient was accepted"),
+        (OPENING + b"BDAT x\r\n", "501 5.5.4 BDAT size [LAST]"),
+    ],
+)
+def test_a_chunk_that_is_refused_is_discarded(said, refused):
+    script = Script(extensions=CHUNKING)
+    assert script.feed(said + b"NOOP\r\n")[-2:] == [refused, "250 2.0.0 ok"]
+    assert b"abc" not in script.taken
+
+
+def test_what_to_say_to_bdat_can_be_named():
+    script = Script({"BDAT": ["451 later", "250 ok"]}, CHUNKING)
+    assert script.feed(b"BDAT 1 LAST\r\naBDAT 1 LAST\r\nb") == ["451 later", "250 ok"]
+    assert (script.messages, script.taken) == ([b"a", b"b"], [b"b"])
+    steps = Script(extensions=CHUNKING, steps=[("BDAT 1 LAST", "552 too big")])
+    assert steps.feed(b"BDAT 1 LAST\r\na") == ["552 too big"]
+    steps.check()
+
+
+def test_who_does_not_offer_chunking_reads_a_body_as_commands():
+    assert Script().feed(OPENING + b"BDAT 6 LAST\r\nQUIT\r\n")[2:] == ["500 5.5.1 what?", "221 2.0.0 bye"]
+
+
 def test_an_answer_to_a_challenge_is_no_command():
     script = Script({"AUTH": "334 VXNlcm5hbWU6", "ANSWER": ["334 UGFzc3dvcmQ6", "235 ok"]})
     assert script.feed(b"AUTH LOGIN\r\nYQ==\r\nYg==\r\n") == [

@@ -72,6 +72,17 @@ def test_the_fast_road_breaks_lines_softly_behind_each_piece():
     assert rendered(body("")) == b"\r\n"
 
 
+@pytest.mark.parametrize("looking", ["", "{% set x %}{% endset %}"])
+@pytest.mark.parametrize(
+    ("value", "escaped"), [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&#34;"), ("'", "&#39;")]
+)
+def test_each_character_that_means_something_in_html_is_escaped_there_alone(looking, value, escaped):
+    for html, expected in ((True, escaped), (False, value)):
+        with within(Limits()) as budget:
+            octets = body(looking + "{{ name }}", html=html).render({"name": value}, budget)
+        assert decodestring(octets).decode() == expected + "\r\n"
+
+
 def test_the_slow_road_encodes_the_whole():
     source = "{% set x %}{% endset %}Hi {{ name }}, {{ n }}\n!"
     assert rendered(body(source)) == b"Hi =C3=84nn, 3\r\n!\r\n"
