@@ -15,7 +15,7 @@ from quopri import decodestring
 
 import jinja2
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mailtasks.address import parse
@@ -272,7 +272,13 @@ def test_no_field_ends_a_header(where, line, before, end, after):
         rendered(template.compile(["name"]), {"name": before + end + after})
 
 
-@given(st.lists(attachments, max_size=3), st.lists(attachments, max_size=2), fields)
+def files(at_most):
+    """Each cid once, as it has to be."""
+    return st.lists(attachments, max_size=at_most, unique_by=lambda file: file.cid or id(file))
+
+
+@given(files(3), files(2), fields)
+@settings(max_examples=30)
 def test_files_arrive(common, own, given):
     template = Template(
         subject="s",
