@@ -198,6 +198,7 @@ def body_encodings(template: CompiledTemplate, given: dict[str, object]) -> dict
 
 
 @given(looking_sources, looking_sources, fields)
+@settings(max_examples=50)
 def test_so_does_the_slow_road(text, html, given):
     assume(is_html(html))
     template = check(text, html, given)
@@ -205,6 +206,7 @@ def test_so_does_the_slow_road(text, html, given):
 
 
 @given(sources, static, fields)
+@settings(max_examples=50)
 def test_so_do_includes_and_inheritance(block, around, given):
     layout = f"<p>{around}{{% block body %}}{around}{{% endblock %}}{{% include 'foot' %}}"
     child = f"{{% extends 'layout' %}}ignored{{% block body %}}<{block}>{{% endblock %}}"
