@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -55,6 +56,14 @@ class BatchRecord(msgspec.Struct, frozen=True, omit_defaults=True):
             first += message.recipients
 
 
+class Listed(msgspec.Struct, frozen=True, array_like=True):
+    """What the suppression list says of an address."""
+
+    source: str = ""
+    at: int = 0  # since when: Redis' milliseconds
+    reason: str = ""
+
+
 class Tries(msgspec.Struct, frozen=True, array_like=True):
     """What is known of an attempted recipient. Written by the scripts; times are Redis' milliseconds."""
 
@@ -67,6 +76,7 @@ class Tries(msgspec.Struct, frozen=True, array_like=True):
     worker: str = ""
     took: int = 0  # milliseconds of the last attempt
     claim: str = ""  # a mark of the claim that reported it, so that the same report twice is no duplicate
+    listed: Listed | None = None  # if it is suppressed: what the list said when it became so
 
 
 class NewBatch(msgspec.Struct, frozen=True):
@@ -165,6 +175,14 @@ def pack_recipients(recipients: Sequence[str]) -> bytes:
 def unpack_recipients(packed: bytes) -> tuple[str, ...]:
     """The recipients that were stored."""
     return _recipients_decoder.decode(unpack(packed))
+
+
+_LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+
+
+def moment(seconds: float) -> datetime:
+    """Clamped to what every time zone can show: one odd record must not break a listing."""
+    return datetime.fromtimestamp(min(max(seconds, 0), _LAST), UTC)
 
 
 def unpack_tries(packed: bytes) -> Tries:

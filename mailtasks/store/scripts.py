@@ -20,6 +20,7 @@ NAMES = (
     "cancel",
     "retry",
     "settle",
+    "suppress",
     "turn",
     "sweep",
     "reserve",
