@@ -127,8 +127,8 @@ BUGS: Mapping[str, Bug] = {
         [
             (
                 "step",
-                "if not repeated then settle() end",
-                "if not repeated then for i in each(batch, SENDING) do move(batch, i, QUEUED) end end",
+                "if not repeated then\n  settle()\n",
+                "if not repeated then\n  for i in each(batch, SENDING) do move(batch, i, QUEUED) end\n",
             )
         ],
         options={"kills": 1},
