@@ -7,7 +7,9 @@
     ├── MessageError             this message can't be mailed as it is; nothing was accepted
     │   ├── AddressError         an address is none, or holds what would break the dialogue
     │   ├── AttachmentError      an attachment isn't there or can't be read
-    │   └── MessageTooLarge      larger than the size limit
+    │   ├── MessageTooLarge      larger than the size limit
+    │   ├── TemplateError        a template is wrong; the sentence names file and line
+    │   └── RenderError          a template is right, and this recipient's fields don't fit it
     ├── IdempotencyConflict      the key was used before with other content
     ├── UnknownMessage           no such id: never accepted, or past its retention
     ├── IllegalMove              a state can't become that state
@@ -58,6 +60,37 @@ class AttachmentError(MessageError):
 
 class MessageTooLarge(MessageError):
     """The message is larger than `size_limit` allows."""
+
+
+class TemplateError(MessageError):
+    """A template can't be mailed with, whoever it is for.
+
+    Attributes:
+        where: the file, or which of the template's sources.
+        line: of it, from 1 on; None: the whole of it is meant.
+    """
+
+    def __init__(self, where: str, line: int | None, told: str) -> None:
+        self.where = where
+        self.line = line
+        super().__init__(f"{place(where, line)}: {told}")
+
+
+class RenderError(MessageError):
+    """A template can't be rendered with the fields of one recipient. The others' mail isn't concerned.
+
+    Attributes:
+        recipient: whose mail it would have been.
+    """
+
+    def __init__(self, recipient: str, told: str) -> None:
+        self.recipient = recipient
+        super().__init__(f"the mail to {recipient}: {told}")
+
+
+def place(where: str, line: int | None) -> str:
+    """A place in a template, as an error names it."""
+    return where if line is None else f"{where}, line {line}"
 
 
 class IdempotencyConflict(MailtasksError):

@@ -179,7 +179,7 @@ class Attachment:
         if isinstance(given, EmailObject):
             object.__setattr__(self, "content", ready.flattened(given, "the attached message"))
             object.__setattr__(self, "content_type", self.content_type or "message/rfc822")
-        _check_line("the attachment's filename", self.filename, AttachmentError)
+        check_line("the attachment's filename", self.filename, AttachmentError)
         if not self.filename:
             raise AttachmentError("an attachment needs a filename: the reader saves it under that name")
         if not isinstance(self.content, bytes | bytearray | memoryview):
@@ -364,7 +364,7 @@ class Message:
         if not (self.to or self.cc or self.bcc):
             raise MessageError("a message needs at least one recipient: give one in to, cc or bcc")
         keep(self, "reply_to", _addresses("reply_to", reply_to))
-        keep(self, "subject", _check_line("subject", subject))
+        keep(self, "subject", check_line("subject", subject))
         keep(self, "text", None if text is None else _check_text("text", text))
         keep(self, "html", None if html is None else _check_text("html", html))
         keep(self, "sender", None if sender is None else str(_address("sender", sender)))
@@ -490,7 +490,8 @@ def _check_text(name: str, value: str, error: type[MessageError] = MessageError)
     return value
 
 
-def _check_line(name: str, value: str, error: type[MessageError] = MessageError) -> str:
+def check_line(name: str, value: str, error: type[MessageError] = MessageError) -> str:
+    """The value, which ends no line; `name` is what an error calls it."""
     ended = _LINE_ENDS.search(_check_text(name, value, error))
     if ended:
         raise error(
@@ -571,16 +572,17 @@ def _headers(given: Mapping[str, str | Sequence[str]]) -> Mapping[str, str | tup
 
 def _header(name: str, given: str | Sequence[str]) -> str | tuple[str, ...]:
     """One value, or, if it stands there several times, all of them."""
-    _check_header_name(_check_line("headers: a name", name))
+    check_header_name(check_line("headers: a name", name))
     several: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
     if not several:
         raise MessageError(f"headers: {name} is given an empty list: leave it out")
-    values = [_check_line(f"headers: {name}", value) for value in several]
+    values = [check_line(f"headers: {name}", value) for value in several]
     checked = fields.checked(name, values)
     return checked if len(checked) > 1 else checked[0]
 
 
-def _check_header_name(name: str) -> None:
+def check_header_name(name: str) -> None:
+    """Refuse what is no header's name, and headers that mailtasks sets itself."""
     if not _HEADER_NAME.fullmatch(name):
         raise MessageError(
             f"headers: {excerpt(name)} is no header name: give 1 to 64 printable ASCII characters "
@@ -700,7 +702,7 @@ def _key_for(recipient: str, key: str | None) -> str | None:
 
 
 def _tags(given: Sequence[str]) -> tuple[str, ...]:
-    tags = tuple(_check_line("a tag", tag) for tag in _listed("tags", given))
+    tags = tuple(check_line("a tag", tag) for tag in _listed("tags", given))
     if "" in tags:
         raise MessageError("a tag is empty: give it a name or leave it out")
     return tags

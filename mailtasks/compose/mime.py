@@ -64,7 +64,7 @@ class Composed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A MIME entity: its Content- headers, and its body in lines that end in CRLF."""
 
     headers: str
@@ -97,11 +97,11 @@ def compose(
     if message.raw is not None:
         return _completed(message, message.raw, sender, message_id, date, size_limit)
     _check_given(message, size_limit)
-    root = _root(message, _token(message_id), partial(_attachment, blob_threshold=blob_threshold))
+    root = _root(message, token_of(message_id), partial(attachment_part, blob_threshold=blob_threshold))
     head = "".join(
         [
-            _date_header(date.astimezone(UTC).replace(microsecond=0)),
-            _from_header(sender),
+            date_header(date.astimezone(UTC).replace(microsecond=0)),
+            from_header(sender),
             *_address_headers(message),
             text_header("Subject", message.subject),
             f"Message-ID: <{message_id.strip('<>')}>\r\n",
@@ -123,8 +123,8 @@ def _completed(
     _check_size(message, len(raw), size_limit)
     head = Head.of(raw)
     missing = {
-        "Date": _date_header(date.astimezone(UTC).replace(microsecond=0)),
-        "From": _from_header(sender),
+        "Date": date_header(date.astimezone(UTC).replace(microsecond=0)),
+        "From": from_header(sender),
         "Message-ID": f"Message-ID: <{message_id.strip('<>')}>\r\n",
     }
     added = "".join([line for name, line in missing.items() if head.value(name) is None])
@@ -135,12 +135,14 @@ def _completed(
 
 
 @lru_cache(maxsize=16)  # a campaign composes many messages within one second
-def _date_header(date: datetime) -> str:
+def date_header(date: datetime) -> str:
+    """The Date of a moment that is aware, in UTC and without a fraction."""
     return f"Date: {format_datetime(date)}\r\n"
 
 
 @lru_cache(maxsize=256)  # senders are few
-def _from_header(sender: str) -> str:
+def from_header(sender: str) -> str:
+    """The From of an address, with or without a name."""
     return address_header("From", [parse(sender)])
 
 
@@ -158,7 +160,8 @@ def _envelope_is_ascii(message: Message) -> bool:
     return all(parse(text).ascii_ok for text in hidden)
 
 
-def _token(message_id: str) -> str:
+def token_of(message_id: str) -> str:
+    """24 hex digits by which the boundaries of one message differ from those of another."""
     return blake2b(message_id.encode(), digest_size=12).hexdigest()
 
 
@@ -194,18 +197,18 @@ def _too_large(message: Message, told: str, limit: int) -> MessageTooLarge:
     return MessageTooLarge(f"{told}; the size limit is {limit:,}: {remedy}, or raise `size_limit`")
 
 
-_Attach: TypeAlias = Callable[[Attachment], _Part]
+_Attach: TypeAlias = Callable[[Attachment], Part]
 
 
-def _root(message: Message, token: str, attach: _Attach) -> _Part:
+def _root(message: Message, token: str, attach: _Attach) -> Part:
     """mixed(alternative(text, related(html, inline images)), attachments), each only where needed."""
     inline = [file for file in message.attachments if file.cid and message.html is not None]
     attached = [file for file in message.attachments if file not in inline]
     root = _bodies(message, inline, token, attach)
-    return _multipart("mixed", [root, *map(attach, attached)], token) if attached else root
+    return multipart("mixed", [root, *map(attach, attached)], token) if attached else root
 
 
-def _bodies(message: Message, inline: Sequence[Attachment], token: str, attach: _Attach) -> _Part:
+def _bodies(message: Message, inline: Sequence[Attachment], token: str, attach: _Attach) -> Part:
     """RFC 2046 5.1.4: the plainest first, and last the one that a reader should prefer."""
     if message.html is None and not message.alternatives:
         return _text("plain", message.text or "")
@@ -214,26 +217,27 @@ def _bodies(message: Message, inline: Sequence[Attachment], token: str, attach: 
     text = [] if message.text is None else [_text("plain", message.text)]
     html = [] if message.html is None else [_html(message.html, inline, token, attach)]
     forms = [*text, *before, *html, *after]
-    return forms[0] if len(forms) == 1 else _multipart("alternative", forms, token)
+    return forms[0] if len(forms) == 1 else multipart("alternative", forms, token)
 
 
 def _stands_before_html(other: Alternative) -> bool:
     return other.content_type.lower().startswith(_BEFORE_HTML)
 
 
-def _html(html: str, inline: Sequence[Attachment], token: str, attach: _Attach) -> _Part:
+def _html(html: str, inline: Sequence[Attachment], token: str, attach: _Attach) -> Part:
     part = _text("html", html)
-    return _multipart("related", [part, *map(attach, inline)], token) if inline else part
+    return multipart("related", [part, *map(attach, inline)], token) if inline else part
 
 
-def _alternative(other: Alternative) -> _Part:
-    encoding, body = _encode_text(_canonical(other.content.encode(other.charset)))
-    return _Part(
+def _alternative(other: Alternative) -> Part:
+    encoding, body = _encode_text(canonical(other.content.encode(other.charset)))
+    return Part(
         f"{words_header('Content-Type', other.media_type)}Content-Transfer-Encoding: {encoding}\r\n", body
     )
 
 
-def _multipart(kind: str, parts: Sequence[_Part], token: str) -> _Part:
+def multipart(kind: str, parts: Sequence[Part], token: str) -> Part:
+    """The parts in one, with a boundary that stands in none of them."""
     boundary = _boundary(kind, parts, token)
     # RFC 2387 3.1 wants the root's type named.
     root_type = ' type="text/html";' if kind == "related" else ""
@@ -242,14 +246,14 @@ def _multipart(kind: str, parts: Sequence[_Part], token: str) -> _Part:
     delimited: list[Content] = []
     for part in parts:
         delimited += [f"--{boundary}\r\n{part.headers}\r\n".encode(), part.body, b"\r\n"]
-    return _Part(
+    return Part(
         f'Content-Type: multipart/{kind};{root_type}\r\n boundary="{boundary}"\r\n{encoding}',
         joined(*delimited, f"--{boundary}--\r\n".encode()),
         eight_bit,
     )
 
 
-def _boundary(kind: str, parts: Sequence[_Part], token: str) -> str:
+def _boundary(kind: str, parts: Sequence[Part], token: str) -> str:
     """One that stands in none of the parts (RFC 2046 5.1.1), nor begins another of this message.
 
     In base64, and so in a blob, there is no underscore.
@@ -259,9 +263,9 @@ def _boundary(kind: str, parts: Sequence[_Part], token: str) -> str:
     return next(name for name in candidates if not any(name.encode() in piece for piece in pieces))
 
 
-def _text(subtype: str, text: str) -> _Part:
-    encoding, body = _encode_text(_canonical(text.encode()))
-    return _Part(
+def _text(subtype: str, text: str) -> Part:
+    encoding, body = _encode_text(canonical(text.encode()))
+    return Part(
         f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {encoding}\r\n', body
     )
 
@@ -275,7 +279,7 @@ def _encode_text(body: bytes) -> tuple[str, bytes]:
     return "quoted-printable", quoted
 
 
-def _canonical(octets: bytes) -> bytes:
+def canonical(octets: bytes) -> bytes:
     """Lines that end in CRLF, the last one too, whatever they ended in (RFC 2046 4.1.1)."""
     # Not by splitting: a hundred bytes for each line is too much for a text of millions of lines.
     lines = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -294,11 +298,12 @@ def quoted_printable(body: bytes) -> bytes:
     return encoded[2:]
 
 
-def _attachment(file: Attachment, blob_threshold: int | None) -> _Part:
+def attachment_part(file: Attachment, blob_threshold: int | None) -> Part:
+    """A file as a MIME part; a `Blob` stands for it from the threshold's octets on."""
     if file.is_part:
         return _ready_part(file.content)
     media_type, encoding, body = _encode_file(file, blob_threshold)
-    return _Part(
+    return Part(
         "".join(
             [
                 words_header("Content-Type", media_type),
@@ -314,9 +319,9 @@ def _attachment(file: Attachment, blob_threshold: int | None) -> _Part:
     )
 
 
-def _ready_part(content: bytes) -> _Part:
+def _ready_part(content: bytes) -> Part:
     head, _, body = content.partition(b"\r\n\r\n")
-    return _Part(f"{head.decode('ascii')}\r\n", body, not body.isascii())
+    return Part(f"{head.decode('ascii')}\r\n", body, not body.isascii())
 
 
 def _encode_file(file: Attachment, blob_threshold: int | None) -> tuple[str, str, Content]:
@@ -328,10 +333,10 @@ def _encode_file(file: Attachment, blob_threshold: int | None) -> tuple[str, str
     kind = file.media_type.lower()
     if not kind.startswith(("message/", "multipart/")):
         return file.media_type, "base64", _base64(file, blob_threshold)
-    canonical = _canonical(file.content)
-    head = canonical.partition(b"\r\n\r\n")[0]
-    if kind.startswith("message/rfc822") and head.isascii() and _IDENTITY.fullmatch(canonical):
-        return file.media_type, "7bit" if canonical.isascii() else "8bit", canonical
+    lines = canonical(file.content)
+    head = lines.partition(b"\r\n\r\n")[0]
+    if kind.startswith("message/rfc822") and head.isascii() and _IDENTITY.fullmatch(lines):
+        return file.media_type, "7bit" if lines.isascii() else "8bit", lines
     return "application/octet-stream", "base64", _base64(file, blob_threshold)
 
 

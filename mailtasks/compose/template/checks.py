@@ -1,0 +1,160 @@
+"""What is wrong in a template is found by looking at it: before it is accepted, and with file and line.
+
+- A name that nothing gives: no field, and nothing that a template of this part assigns or loops over. One
+  that is asked about (`{% if x is defined %}`, `{{ x|default("…") }}`) may be missing.
+- What the sandbox would refuse: attributes that begin with an underscore.
+- Filters and tests that there aren't, also where Jinja2 would say so only when it gets there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Final
+
+from jinja2 import Environment, nodes
+from jinja2.exceptions import TemplateSyntaxError
+from jinja2.meta import find_undeclared_variables
+
+from mailtasks.compose.template.sandbox import Sandbox
+from mailtasks.compose.template.sources import Part, Source, parse, syntax_error
+from mailtasks.errors import TemplateError
+
+_ASKED_FILTERS: Final = frozenset(["default", "d"])
+_ASKED_TESTS: Final = frozenset(["defined", "undefined"])
+_BY_NAME: Final = {
+    "attr": 0,
+    "map": None,
+    "groupby": 0,
+    "sort": None,
+    "unique": None,
+    "sum": 0,
+    "min": None,
+    "max": None,
+}
+"""Filters that take an attribute's name, and which of their arguments it is; or by keyword only."""
+
+
+def check_part(environment: Environment, part: Part, fields: Iterable[str] | None) -> None:
+    """Look at all sources of a part.
+
+    Args:
+        environment: in which they will run.
+        fields: the names that a mail is rendered with; None: they aren't known, and no name is refused.
+
+    Raises:
+        TemplateError: something in it is wrong.
+    """
+    trees = {name: parse(environment, source) for name, source in part.sources.items()}
+    for name, tree in trees.items():
+        _check_tree(environment, part.sources[name], tree)
+    if fields is not None:
+        given = frozenset(fields) | frozenset(environment.globals) | _asked_about(trees.values())
+        for name, tree in trees.items():
+            assigned = _assigned(other for key, other in trees.items() if key != name)
+            _check_names(part.sources[name], tree, given | assigned, sorted(fields))
+
+
+def names_in(part: Part) -> frozenset[str]:
+    """The names that a part asks for, fields or not."""
+    environment = Sandbox(html=False)
+    return frozenset(
+        name for source in part.sources.values() for name in _undeclared(source, parse(environment, source))
+    )
+
+
+def _undeclared(source: Source, tree: nodes.Template) -> set[str]:
+    try:
+        return find_undeclared_variables(tree)
+    except TemplateSyntaxError as error:  # as for two blocks of one name
+        raise syntax_error(source, error) from None
+
+
+def _check_tree(environment: Environment, source: Source, tree: nodes.Template) -> None:
+    for node in tree.find_all((nodes.Filter, nodes.Test)):
+        kind, known = (
+            ("filter", environment.filters) if isinstance(node, nodes.Filter) else ("test", environment.tests)
+        )
+        if node.name not in known:
+            raise TemplateError(
+                source.where,
+                node.lineno,
+                f"there is no {kind} {node.name!r}{_near(node.name, known)}; Jinja2's manual lists them",
+            )
+    for asking, name in _attributes(tree):
+        if any(part.startswith("_") for part in name.split(".")):
+            raise TemplateError(
+                source.where,
+                asking.lineno,
+                f"a template may not ask for {name!r}: what begins with an underscore isn't for templates; "
+                "leave it out",
+            )
+
+
+def _attributes(tree: nodes.Template) -> Iterator[tuple[nodes.Node, str]]:
+    """What is asked for by a name that can be read in the template."""
+    for node in tree.find_all(nodes.Getattr):
+        yield node, node.attr
+    for item in tree.find_all(nodes.Getitem):
+        if isinstance(item.arg, nodes.Const) and str(item.arg.value).startswith("__"):
+            yield item, str(item.arg.value)
+    for call in tree.find_all(nodes.Filter):
+        for name in _named_attributes(call):
+            yield call, name
+
+
+def _named_attributes(call: nodes.Filter) -> Iterator[str]:
+    if call.name not in _BY_NAME:
+        return
+    place = _BY_NAME[call.name]
+    given: list[nodes.Node] = [pair.value for pair in call.kwargs if pair.key == "attribute"]
+    given += [] if place is None else call.args[place : place + 1]
+    for node in given:
+        if isinstance(node, nodes.Const) and isinstance(node.value, str):
+            yield node.value
+
+
+def _asked_about(trees: Iterable[nodes.Template]) -> frozenset[str]:
+    """Names that a template provides for the lack of."""
+    names: set[str] = set()
+    for tree in trees:
+        for node in tree.find_all((nodes.Filter, nodes.Test)):
+            asked = _ASKED_FILTERS if isinstance(node, nodes.Filter) else _ASKED_TESTS
+            if node.name in asked and isinstance(node.node, nodes.Name):
+                names.add(node.node.name)
+    return frozenset(names)
+
+
+def _assigned(trees: Iterable[nodes.Template]) -> frozenset[str]:
+    """Names that other templates give, by which an included one is reached."""
+    names: set[str] = set()
+    for tree in trees:
+        names |= {node.name for node in tree.find_all(nodes.Name) if node.ctx in ("store", "param")}
+        names |= {node.name for node in tree.find_all(nodes.Macro)}
+        names |= {node.target for node in tree.find_all(nodes.Import)}
+        for node in tree.find_all(nodes.FromImport):
+            names |= {name if isinstance(name, str) else name[1] for name in node.names}
+    return frozenset(names)
+
+
+def _check_names(source: Source, tree: nodes.Template, given: frozenset[str], fields: list[str]) -> None:
+    unknown = _undeclared(source, tree) - given
+    if not unknown:
+        return
+    name, line = min(
+        ((node.name, node.lineno) for node in tree.find_all(nodes.Name) if node.name in unknown),
+        key=lambda found: found[1],
+    )
+    listed = (
+        ", ".join(fields) if len(fields) <= 20 else f"{', '.join(fields[:20])} and {len(fields) - 20} more"
+    )
+    raise TemplateError(
+        source.where,
+        line,
+        f"nothing gives {name!r}{_near(name, fields)}; the fields are: {listed or 'none'}",
+    )
+
+
+def _near(name: str, known: Mapping[str, object] | list[str]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
