@@ -97,7 +97,7 @@ def compose(
     if message.raw is not None:
         return _completed(message, message.raw, sender, message_id, date, size_limit)
     _check_given(message, size_limit)
-    root = _root(message, token_of(message_id), partial(attachment_part, blob_threshold=blob_threshold))
+    root = _root(message, _token(message_id), partial(attachment_part, blob_threshold=blob_threshold))
     head = "".join(
         [
             date_header(date.astimezone(UTC).replace(microsecond=0)),
@@ -160,8 +160,7 @@ def _envelope_is_ascii(message: Message) -> bool:
     return all(parse(text).ascii_ok for text in hidden)
 
 
-def token_of(message_id: str) -> str:
-    """24 hex digits by which the boundaries of one message differ from those of another."""
+def _token(message_id: str) -> str:
     return blake2b(message_id.encode(), digest_size=12).hexdigest()
 
 

@@ -24,7 +24,7 @@ from mailtasks import fields as header_fields
 from mailtasks.address import Address, excerpt, parse
 from mailtasks.compose.headers import address_header, given_header, text_header
 from mailtasks.compose.mime import Part as MimePart
-from mailtasks.compose.mime import attachment_part, date_header, from_header, multipart, token_of
+from mailtasks.compose.mime import attachment_part, date_header, from_header, multipart
 from mailtasks.compose.template.budget import Budget, LimitReached, Limits, Refused, within
 from mailtasks.compose.template.roads import Body, Renderer, values_of
 from mailtasks.compose.template.sources import Source
@@ -95,6 +95,7 @@ class CompiledTemplate:
         self._from = from_header(sender)
         self._fixed = f"{fixed_headers}MIME-Version: 1.0\r\n"
         self._limits = limits
+        self._token = digest
         self._blob_threshold = blob_threshold
         inline = [file for file in files if file.cid and "html" in bodies]
         self._files = [attachment_part(file, blob_threshold) for file in files if file not in inline]
@@ -139,7 +140,7 @@ class CompiledTemplate:
             bodies = {
                 name: _guarded(address, name, body.render, values, budget) for name, body in self._bodies
             }
-        part, layout = self._laid_out(attachments, message_id)
+        part, layout = self._laid_out(attachments)
         head = "".join(
             [
                 date_header(date.astimezone(UTC).replace(microsecond=0)),
@@ -158,14 +159,14 @@ class CompiledTemplate:
         _check_size(address, size_of(content), size_limit)
         return Rendered(content, not head.isascii(), subject)
 
-    def _laid_out(self, attachments: Sequence[Attachment], message_id: str) -> tuple[MimePart, _Layout]:
+    def _laid_out(self, attachments: Sequence[Attachment]) -> tuple[MimePart, _Layout]:
         if not attachments and not (self._own_files and self._files):
             return self._part, self._layout
         if not self._own_files:
             raise MessageError("the template has no attachment_fields, so that no mail has files of its own")
         own = [attachment_part(file, self._blob_threshold) for file in attachments]
-        # An attached message may be one of this template's, and hold its boundaries: so another, by the id.
-        part = multipart("mixed", [self._root, *self._files, *own], token_of(message_id))
+        # Its boundary stands in none of them, though an attached message may be one of this template's.
+        part = multipart("mixed", [self._root, *self._files, *own], self._token)
         return part, _layout(part.body)
 
     def _line(self, address: Address, header: Header, values: dict[str, Any], budget: Budget) -> str:

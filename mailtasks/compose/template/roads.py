@@ -54,7 +54,6 @@ _LOOKING_NAMES: Final = frozenset(["self", "super"])
 """Names that yield rendered text: `super()`, `self.title()`. And so does `loop(children)`, by recursion."""
 
 _READABLE_GROWTH: Final = 2  # as for a message that isn't made from a template
-_WIDTH: Final = 76
 _SOFT: Final = "=\r\n"
 _CHUNKS_A_LOOK: Final = 100  # at how much was rendered
 _LINE_ENDS: Final = re.compile(r"\r\n?")
@@ -132,11 +131,8 @@ def encoded(text: str) -> str:
     octets = text.replace("\n", "\r\n").encode()
     if text.endswith("\n"):
         return quoted_printable(octets).decode("ascii")
-    line = quoted_printable(octets + b"\r\n").decode("ascii").removesuffix("\r\n")
-    if len(line) - line.rfind("\n") <= _WIDTH:
-        return line + _SOFT
-    last = 3 if line[-3] == "=" else 1  # octets that the last one takes
-    return f"{line[:-last]}{_SOFT}{line[-last:]}{_SOFT}"
+    # Before a CRLF `b2a_qp` keeps to 75, so that there is room for a "=".
+    return quoted_printable(octets + b"\r\n").decode("ascii").removesuffix("\r\n") + _SOFT
 
 
 # Values

@@ -45,6 +45,10 @@ def refused(source) -> str:
             TOO_LONG,
         ),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", FOR_EVER),
+        (
+            "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+            TOO_LONG,
+        ),
         ("{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}", FOR_EVER),
         ("{% set x %}{% for i in range(99999) %}" + "x" * 999 + "{% endfor %}{% endset %}", TOO_MUCH),
         (
