@@ -177,6 +177,8 @@ class Feeder:
         if self._limiter.available() == 0 or not self._campaigns.waiting(priority):
             return
         room = self._most - self._publisher.waiting(priority) if most is None else min(most, self._most)
+        if most is None and room < self._most / 2:  # a few together cost less than each by itself
+            return
         if hints := self._campaigns.feed(priority, room):
             self._publisher.hint((hint.batch, hint.priority) for hint in hints)
 
@@ -273,12 +275,12 @@ class Delivery:
             self.limiter.give_back(allowed - len(claim.window))
             settled = self._send_window(claim, report)
             results = [each.result(self.route.relay) for each in settled]
+            self._brake(claim, settled)  # before more is claimed
             unsafe = not claim.confirmed
             over = unsafe or self.stopping.is_set() or claim.lost or time.monotonic() > ends
             allowed = 0 if over else self.limiter.take(self._largest_window, priority)
             released = self._move(claim, results, allowed, rated=not over)
             self._record_events(settled)
-            self._brake(claim, settled)
             if released:
                 self.limiter.give_back(allowed)
                 return self._conclude(claim, replace(released, hint=released.hint and not unsafe))
