@@ -93,8 +93,29 @@ def parse(text: str) -> Address:
     Raises:
         AddressError: with a sentence that shows the text, if it is no address.
     """
-    plain = _plain(text) if isinstance(text, str) else None
-    return Address("", plain) if plain else _parse_any(text)
+    bare = plain(text) if isinstance(text, str) else None
+    return Address("", bare) if bare else _parse_any(text)
+
+
+def plain(text: str) -> str | None:
+    """The wire form of an ASCII dot-atom at an ASCII host; None for whatever else it may be: ask `parse`."""
+    match = _PLAIN.fullmatch(text) if len(text) <= MAX_OCTETS else None
+    if not match or match.end(1) > MAX_LOCAL_OCTETS:
+        return None
+    return text if text.islower() else f"{match[1]}@{match[2].lower()}"  # most are, and needn't be made anew
+
+
+def mailbox(address: str) -> str:
+    """What two addresses have in common that are taken for one mailbox: all but upper and lower case.
+
+    RFC 5321 2.4 leaves it to the receiving host whether `Ann@` and `ann@` are two people. Hosts where they
+    are can hardly be found, and lists that hold one person in both ways are common. Nothing else is taken
+    for equal: dots and `+tags` mean one mailbox at some hosts and two at others, and so does `ß` for `ss`.
+
+    Args:
+        address: as `Address.address` has it, so that its domain is in ASCII already.
+    """
+    return address.lower()
 
 
 def split(text: str) -> list[str]:
@@ -133,14 +154,6 @@ def excerpt(text: object) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def _plain(text: str) -> str | None:
-    """The wire form of an ASCII dot-atom at an ASCII host; None for whatever else it may be."""
-    match = _PLAIN.fullmatch(text) if len(text) <= MAX_OCTETS else None
-    if not match or len(match[1]) > MAX_LOCAL_OCTETS:
-        return None
-    return f"{match[1]}@{match[2].lower()}"
-
-
 def _parse_any(text: str) -> Address:
     if not isinstance(text, str):
         raise AddressError(f"{excerpt(text)} is no mail address: give a string such as 'ann@example.com'")
@@ -152,7 +165,7 @@ def _parse_any(text: str) -> Address:
         reason = f"it has {len(bare):,} characters, and RFC 5321 allows {MAX_OCTETS} octets"
         raise AddressError(_refusal(text, reason))
     _check_safe(name, text)
-    return Address(name, _plain(bare) or _checked(bare, text))
+    return Address(name, plain(bare) or _checked(bare, text))
 
 
 def _check_safe(part: str, text: str) -> None:

@@ -10,6 +10,7 @@
     │   ├── MessageTooLarge      larger than the size limit
     │   ├── TemplateError        a template is wrong; the sentence names file and line
     │   └── RenderError          a template is right, and this recipient's fields don't fit it
+    ├── InputError               a file of people can't be read, or not to its end; says where
     ├── IdempotencyConflict      the key was used before with other content
     ├── UnknownMessage           no such id: never accepted, or past its retention
     ├── CampaignError            a campaign can't be begun, or go on, as asked
@@ -95,6 +96,29 @@ class RenderError(MessageError):
 def place(where: str, line: int | None) -> str:
     """A place in a template, as an error names it."""
     return where if line is None else f"{where}, line {line}"
+
+
+class InputError(MailtasksError, ValueError):
+    """A file of people, or what else is read as one, is not what can be read, or breaks off.
+
+    Attributes:
+        source: the file, as errors name it.
+        reason: what is wrong and what to do.
+        line: where, from 1; None if it is no matter of a line.
+        rows: how many came before it, and were given to the caller.
+    """
+
+    def __init__(self, source: str, reason: str, line: int | None = None, rows: int = 0) -> None:
+        self.source = source
+        self.reason = reason
+        self.line = line
+        self.rows = rows
+        super().__init__(source, reason, line, rows)
+
+    def __str__(self) -> str:
+        where = self.source if self.line is None else f"{self.source}, line {self.line}"
+        before = {0: "", 1: " (1 row came before)"}.get(self.rows, f" ({self.rows:,} rows came before)")
+        return f"{where}: {self.reason}{before}"
 
 
 class IdempotencyConflict(MailtasksError):

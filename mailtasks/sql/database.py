@@ -13,15 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, Engine, Table, create_engine, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import Session, scoped_session
 
 from mailtasks.errors import DatabaseError, SettingsError
 from mailtasks.kinds import DatabaseUrl
 from mailtasks.relay import mask_url
+
+Executor: TypeAlias = "Session | scoped_session[Any] | Connection"
+"""What runs statements in a user's transaction."""
 
 _DIALECTS: Final = {"postgres": "postgresql"}  # as some hosts spell it
 _POSTGRES_DRIVERS: Final = ("psycopg", "psycopg2")

@@ -22,6 +22,7 @@ from mailtasks.relay import either
 from mailtasks.settings import Settings
 from mailtasks.sql.composing import composed
 from mailtasks.sql.content import encode
+from mailtasks.sql.database import Executor
 from mailtasks.sql.relay import INTERVAL, OutboxRelay
 from mailtasks.sql.report import OutboxStatus, RowAside, aside_in, status_of
 from mailtasks.sql.table import DEFAULT_NAME, Keep, RowState, outbox_table
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
     from mailtasks.mailer import Mailer
-
-    Executor = Session | scoped_session[Any] | Connection
 
 _EXECUTORS: Final = (Session, scoped_session, Connection)
 

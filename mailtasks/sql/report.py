@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import Table, func, select
 
 from mailtasks.sql.content import decode
+from mailtasks.sql.database import Executor
 from mailtasks.sql.rows import utc
 from mailtasks.sql.table import RowState
-
-if TYPE_CHECKING:
-    from mailtasks.sql.outbox import Executor
 
 _ROWS_AT_ONCE: Final = 10  # in memory, since each may hold megabytes
 

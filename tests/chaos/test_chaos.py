@@ -10,6 +10,8 @@ import pytest
 from mailtasks.store import scripts
 from tests.chaos.run import Outcome, Run
 
+pytestmark = pytest.mark.xdist_group("chaos")  # each run has the machine for itself, as far as that can be
+
 CHANGED = '''
 """Lua scripts with bugs in them, as (script, the right line, what stands in its place)."""
 from mailtasks.store import scripts

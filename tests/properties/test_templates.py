@@ -15,7 +15,7 @@ from quopri import decodestring
 
 import jinja2
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mailtasks.address import parse
@@ -198,6 +198,7 @@ def body_encodings(template: CompiledTemplate, given: dict[str, object]) -> dict
 
 
 @given(looking_sources, looking_sources, fields)
+@settings(max_examples=50)
 def test_so_does_the_slow_road(text, html, given):
     assume(is_html(html))
     template = check(text, html, given)
@@ -205,6 +206,7 @@ def test_so_does_the_slow_road(text, html, given):
 
 
 @given(sources, static, fields)
+@settings(max_examples=50)
 def test_so_do_includes_and_inheritance(block, around, given):
     layout = f"<p>{around}{{% block body %}}{around}{{% endblock %}}{{% include 'foot' %}}"
     child = f"{{% extends 'layout' %}}ignored{{% block body %}}<{block}>{{% endblock %}}"
@@ -272,7 +274,13 @@ def test_no_field_ends_a_header(where, line, before, end, after):
         rendered(template.compile(["name"]), {"name": before + end + after})
 
 
-@given(st.lists(attachments, max_size=3), st.lists(attachments, max_size=2), fields)
+def files(at_most):
+    """Each cid once, as it has to be."""
+    return st.lists(attachments, max_size=at_most, unique_by=lambda file: file.cid or id(file))
+
+
+@given(files(3), files(2), fields)
+@settings(max_examples=30)
 def test_files_arrive(common, own, given):
     template = Template(
         subject="s",
