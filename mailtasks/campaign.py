@@ -235,7 +235,8 @@ class Campaign:
             MessageError: a row holds what can't be kept.
             CampaignError: it was cancelled or completed meanwhile.
             MemoryFull, BacklogFull: there is no room for more (a StoreUnavailable).
-            StoreUnavailable: Redis is away. Begin it again, and give it the same rows.
+            StoreUnavailable: Redis is away. Nothing that was given is forgotten: give the rows that follow,
+                or none, to try again. Or begin it again, and give it all rows.
         """
         emails, fields = self._batch.emails, self._batch.fields
         for row in rows:
@@ -283,7 +284,7 @@ class Campaign:
             self._compare(number, print_)
             return
         self._pending.append(self._new_batch(number, batch.emails, values, print_))
-        if len(self._pending) == _BATCHES_A_CALL:
+        if len(self._pending) >= _BATCHES_A_CALL:
             self._accept_pending()
 
     def _compare(self, number: int, print_: str) -> None:
@@ -328,7 +329,7 @@ class Campaign:
         )
 
     def _accept_pending(self) -> None:
-        pending, self._pending = self._pending, []
+        pending = self._pending
         if not pending:
             return
         self._mailer.room.demand({self._record.priority: sum(len(batch.recipients) for batch in pending)})
@@ -344,6 +345,7 @@ class Campaign:
                     f"campaign {self.name!r} lacks the batch before {number}: Redis has forgotten what "
                     "it had accepted; begin it again with all rows"
                 )
+        self._pending = []
         self._accepted = max(self._accepted, self._next)
 
     # Watching and steering

@@ -517,7 +517,11 @@ class Mailer:
                     yield snapshot, [i for i, state in enumerate(snapshot.states) if state in states]
 
     def in_campaign(self, record: CampaignRecord) -> Iterator[Snapshot]:
-        """A campaign's batches in order, as far as they are kept."""
+        """A campaign's batches in order, as far as they are kept.
+
+        Raises:
+            StoreUnavailable: Redis is away; as it is read bit by bit, this may come between two batches.
+        """
         return self.books.batches(campaign_batch_id(record.uid, number) for number in range(record.next))
 
     def _all_of(self, record: CampaignRecord, *states: State) -> Iterator[_Chosen]:

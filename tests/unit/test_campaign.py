@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,7 +25,7 @@ from mailtasks.errors import (
 from mailtasks.message import Priority
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.state import State
-from mailtasks.testing import CatchingServer
+from mailtasks.testing import CatchingServer, LocalRedis
 from tests.bench import Bench
 from tests.campaigns import Person, people, template
 
@@ -33,7 +34,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def bench(redis_url: str, sink: CatchingServer) -> Iterator[Bench]:
-    one = Bench(redis_url, sink.url, RetryPolicy(retry_jitter=False), backlog_bulk=5000)
+    one = Bench(redis_url, sink.url, RetryPolicy(retry_jitter=False))
     yield one
     one.close()
 
@@ -138,20 +139,38 @@ def test_a_row_that_cant_be_kept_is_told_of(bench: Bench) -> None:
         campaign.add([*people(9), Person("x@example.com", {"thing": object()})])
 
 
-def test_no_more_is_accepted_than_there_is_room_for(bench: Bench) -> None:
-    campaign = begin(bench, rows_a_batch=300)
-    with pytest.raises(BacklogFull):
-        campaign.add(people(10_000))
-    assert 0 < campaign.status().rows <= 5000
+def test_no_more_is_accepted_than_there_is_room_for(
+    redis_url: str, sink: CatchingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits until there is, and goes on with the rows that follow, has lost none."""
+    monkeypatch.setattr(campaign_module, "_BATCHES_A_CALL", 2)
+    with closing(Bench(redis_url, sink.url, RetryPolicy(), backlog_bulk=50)) as bench:
+        campaign, rows, accepted = begin(bench), iter(people(100)), []
+        for _ in range(2):
+            with pytest.raises(BacklogFull):
+                campaign.add(rows)
+            accepted.append(campaign.status().rows)
+            sent_to_all(bench, campaign)
+            bench.mailer.room._looked = -1000.0  # a second later
+        campaign.add(rows)
+        assert (accepted, campaign.complete()) == ([40, 90], 100)
+        sent_to_all(bench, campaign)
+        assert len(sink.messages) == 100
 
 
-def test_a_redis_that_is_away_costs_nothing(bench: Bench, redis_server: Any) -> None:
-    campaign = begin(bench)
-    campaign.add(people(10))
-    redis_server.kill()
-    with pytest.raises(StoreUnavailable):
-        campaign.add(people(300, first=10))
-    redis_server.start()
+def test_what_was_given_while_redis_was_away_is_accepted_when_it_is_back(
+    own_redis: LocalRedis, sink: CatchingServer
+) -> None:
+    with closing(Bench(own_redis.url, sink.url, RetryPolicy())) as bench:
+        campaign, rows = begin(bench), iter(people(300, first=10))
+        campaign.add(people(10))
+        own_redis.kill()
+        with pytest.raises(StoreUnavailable):
+            campaign.add(rows)
+        own_redis.start()
+        campaign.add(rows)
+        assert campaign.complete() == 310
+        assert bench.mailer.stats().accepted == 310
 
 
 # Names and options

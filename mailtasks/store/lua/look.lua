@@ -65,6 +65,7 @@ local function look(batch)
   if batch.campaign then
     if batch.campaign.state == '' then
       note_aside(batch.id, 'there is no record of its campaign')
+      leave_campaign_gate(batch)
       return park(batch, GATE_ASIDE)
     end
     if not has_its_turn(batch) then return park_at_campaign(batch) end
