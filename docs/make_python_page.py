@@ -33,6 +33,8 @@ from mailtasks.status import (
     Stats,
     Stray,
 )
+from mailtasks.store.suppressions import Suppressions
+from mailtasks.suppression import Suppression, read, write
 from mailtasks.tasks import SendMail
 
 PAGE: Final = Path(__file__).parent / "reference" / "python.md"
@@ -62,6 +64,12 @@ METHODS: Final = (
     *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue", "attachments"),
     *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "sweep", "close"),
 )
+LIST: Final = """\
+`mailer.suppressions`; [how to use it](../how-to/suppression.md). `len(…)`, `address in …` and iterating
+work on it. `Suppression`, `read` and `write` are in `mailtasks.suppression`.
+"""
+
+LIST_METHODS: Final = ("add", "update", "remove", "get")
 OUTBOX_METHODS: Final = ("send", "asend", "status", "aside", "retry", "relay")
 MAKERS: Final = (
     ("Alternative.calendar", Alternative),
@@ -96,6 +104,11 @@ def _sections() -> Iterator[str]:
     yield f"## Answers\n\n{ANSWERS}\n"
     yield from map(_record, RECORDS)
     yield from map(_enum, ENUMS)
+    yield f"## The suppression list\n\n{LIST}"
+    yield from (_function(name, getattr(Suppressions, name)) for name in LIST_METHODS)
+    yield _record(Suppression)
+    yield _function("read", read)
+    yield _function("write", write)
     yield f"## The task\n\n{TASK}"
     yield _function("send_mail.apply_async", SendMail.apply_async)
     yield f"## With a database transaction\n\n{SQL}"

@@ -30,7 +30,9 @@ since a row asks for both.
   a wait as well ("please try again in 5 minutes", "Greylisted for 300 seconds"); it is kept, up to an hour,
   or up to `retry_backoff_max` if that is more.
 - "Once more" is a counted retry over a new connection; the same answer, if it is a 5xx, then fails.
-- "Fail and suppress" fails. Nothing is suppressed yet, but such a recipient is retried by `--force` only.
+- "Fail and suppress": the address enters the [suppression list](../how-to/suppression.md). A retry leaves it
+  alone until it is taken off that list, and then wants `--force`. "After several": it enters when RCPT was
+  answered so on three days of thirty.
 - What the destination (relay and domain) should be spared is recorded as an event and not acted upon yet.
   A relay that can't be connected to is left alone by the whole process for one second, doubling to a minute.
 - `RSET` and `close` wait for the end of a transaction that goes on for other recipients.

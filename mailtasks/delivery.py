@@ -31,7 +31,7 @@ from mailtasks.blobs import BlobLost, Blobs
 from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailable
 from mailtasks.event import CHUNKING_NOT_BORNE, PIPELINING_NOT_BORNE, RelayEvent
 from mailtasks.keeper import Keeper
-from mailtasks.logs import log_attempt
+from mailtasks.logs import log_attempt, mask_all
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.pieces import Blob, blobs_in, filled
 from mailtasks.policy import brake
@@ -62,6 +62,7 @@ from mailtasks.store.ledger import (
     new_claim,
 )
 from mailtasks.store.records import CampaignPart
+from mailtasks.suppression import one_line
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ _WAIT_FOR_ROOM: Final = 10.0  # seconds, the same, for attachments in this proce
 class Report:
     """What a delivery did, for the task that ran it. Holds nothing private."""
 
-    counts: Counter[State] = field(default_factory=Counter)
+    counts: Counter[State] = field(default_factory=Counter)  # of the recipients that were claimed
     ended: Refusal | None = None
     next_attempt: float | None = None  # seconds until the earliest retry; None: nothing was deferred
     reason: str = ""  # why the last one was deferred, else was not sent: stage and code only
@@ -273,8 +274,9 @@ class Delivery:
         ends = time.monotonic() + self.settings.slice
         while True:
             self.limiter.give_back(allowed - len(claim.window))
-            settled = self._send_window(claim, report)
-            results = [each.result(self.route.relay) for each in settled]
+            report.counts.update({State.SUPPRESSED: len(claim.withheld)} if claim.withheld else {})
+            settled = self._send_window(claim, report) if claim.window else []
+            results = [each.result(self.route.relay, self._reason(each)) for each in settled]
             self._brake(claim, settled)  # before more is claimed
             unsafe = not claim.confirmed
             over = unsafe or self.stopping.is_set() or claim.lost or time.monotonic() > ends
@@ -312,7 +314,7 @@ class Delivery:
         same move is made again and again while Redis can't.
         """
         give_up: float | None = None
-        at_stake = bool(results)
+        at_stake = bool(results or claim.withheld)
         for wait in chain(_RECORD_AGAIN_AFTER, repeat(_RECORD_AGAIN_AFTER[-1])):
             stopping = self.stopping.is_set()
             try:
@@ -487,6 +489,12 @@ class Delivery:
                 masked=self.settings.mask_addresses,
             )
 
+    def _reason(self, settled: _Settled) -> str:
+        """The relay's words, if they are for the suppression list."""
+        if not settled.decision.suppress_after:
+            return ""
+        return one_line(mask_all(settled.words) if self.settings.mask_addresses else settled.words)
+
     def _record_events(self, settled: Sequence[_Settled]) -> None:
         """What the relay or a domain should be spared. A statistic: not worth failing a delivery for."""
         events = set(self._findings()) | {
@@ -582,8 +590,8 @@ class _Settled:
         """The relay's words, or what happened instead; at most what is worth keeping."""
         return self.outcome.words[:_WORDS_KEPT]
 
-    def result(self, relay: str) -> Result:
-        """What the ledger is told."""
+    def result(self, relay: str, reason: str) -> Result:
+        """What the ledger is told; the reason is for the suppression list."""
         return Result(
             index=self.recipient.index,
             state=self.decision.state,
@@ -592,6 +600,8 @@ class _Settled:
             reply=self.words,
             relay=relay,
             took=self.seconds,
+            suppress_after=self.decision.suppress_after,
+            reason=reason,
         )
 
 

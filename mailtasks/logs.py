@@ -32,7 +32,7 @@ def mask(address: str) -> str:
     return f"{local[:1]}***{at}{domain}" if at else "***"
 
 
-def _mask_all(text: str) -> str:
+def mask_all(text: str) -> str:
     """Every address in a text: a relay may repeat the sender's, or the recipient's in other letters."""
     return _ADDRESS.sub(lambda found: mask(found[0]), text)
 
@@ -67,7 +67,7 @@ def log_attempt(
         "state": state.value,
         "ms": round(seconds * 1000),
         "attempt": attempt,
-        "reply": _mask_all(reply) if masked else reply,
+        "reply": mask_all(reply) if masked else reply,
     }
     attempts_log.log(level, "%s", _as_text(fields), extra={"mailtasks": fields})
 

@@ -53,6 +53,7 @@ from mailtasks.store.events import Events
 from mailtasks.store.keys import LISTED_STATES, Keys, campaign_batch_id, split_id
 from mailtasks.store.ledger import Acceptance, Ledger, Limits
 from mailtasks.store.records import NewBatch, Tries
+from mailtasks.store.suppressions import Suppressions
 
 _BATCHES_A_CALL: Final = 100  # accepted in one round trip
 _BRINGS: Final = 3  # times that attachments may be gone again before their batch is accepted
@@ -111,6 +112,7 @@ class Mailer:
         self.books = Books(self.redis, keys)
         self.campaigns = Campaigns(self.ledger)
         self.events = Events(self.redis, keys)
+        self.suppressions = Suppressions(self.ledger)
         self.room = Room(self.redis, keys, self.settings)
         self.blobs = Blobs(self.redis, keys, self.settings, self.room.demand_bytes)
         self.publisher = publisher or Publisher(lambda: producing_app(self.settings), self.settings.namespace)
@@ -357,6 +359,7 @@ class Mailer:
         """Queue recipients again that failed, expired, were cancelled or wait to be retried.
 
         Attempts and maximum age begin anew, the age for the whole batch; one that was set aside comes back.
+        Who is on the suppression list is left alone: `suppressions.remove` comes first.
 
         Args:
             ids: messages; if there are none, all failed and expired ones that what follows fits.
@@ -457,10 +460,11 @@ class Mailer:
     def _queue_again(self, chosen: Iterable[_Chosen], *, force: bool, dry_run: bool) -> RetryReport:
         report = RetryReport()
         for snapshot, indices in chosen:
-            careful = [] if force else indices
+            listed = self._suppressed(snapshot, indices)
+            careful = [] if force else [index for index in indices if index not in listed]
             hard = {index for index in careful if _is_hard_bounce(snapshot, index)}
             doubtful = {index for index in careful if _may_have_arrived(snapshot, index)} - hard
-            wanted = {i: snapshot.states[i] for i in indices if i not in hard | doubtful}
+            wanted = {i: snapshot.states[i] for i in indices if i not in hard | doubtful | listed}
             if dry_run:
                 retried, bodiless = self._rehearse(snapshot, wanted)
             else:
@@ -470,9 +474,19 @@ class Mailer:
                 bodiless=report.bodiless + bodiless,
                 hard_bounces=report.hard_bounces + len(hard),
                 doubtful=report.doubtful + len(doubtful),
+                suppressed=report.suppressed + len(listed),
                 bodiless_ids=report.bodiless_ids + (self._bodiless(snapshot, wanted) if bodiless else ()),
             )
         return report  # it is due now: the pump hints it
+
+    def _suppressed(self, snapshot: Snapshot, indices: Sequence[int]) -> set[int]:
+        """Those on the suppression list, who would only be suppressed again.
+
+        Not those that are queued: their batch may be set aside, and is to come back.
+        """
+        at_rest = [index for index in indices if snapshot.states[index] is not State.QUEUED]
+        listed = self.suppressions.among({snapshot.recipients[index] for index in at_rest})
+        return {index for index in at_rest if snapshot.recipients[index] in listed}
 
     def _rehearse(self, snapshot: Snapshot, wanted: Mapping[int, State]) -> tuple[int, int]:
         """What the ledger's `retry` would return; what is queued counts in a batch that is set aside only."""
@@ -683,6 +697,8 @@ def _resends(snapshot: Snapshot, indices: Iterable[int]) -> dict[int, int]:
 
 
 def _is_hard_bounce(snapshot: Snapshot, index: int) -> bool:
+    if snapshot.states[index] is State.SUPPRESSED:  # and isn't on the list any more: somebody knows better
+        return False
     reply = snapshot.tries[index].reply if index in snapshot.tries else ""
     return any(word in HARD_BOUNCES for word in reply.split(maxsplit=3)[:3])
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from mailtasks.message import Priority
 from mailtasks.state import LAPSES_BEFORE_ASIDE, State, summarise
+from mailtasks.suppression import Suppression
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class RecipientStatus:
     took: float | None = None  # seconds of the last attempt
     next_attempt: datetime | None = None  # if deferred
     resends: int = 0  # times it was sent again out of doubt, by policy or by a person
+    suppression: Suppression | None = None  # if it is suppressed: what the list said when it became so
 
     @property
     def may_have_arrived(self) -> bool:
@@ -105,6 +107,7 @@ class Stats:
     deferrals_last_hour: int
     success_rate: float | None  # of what came to an end in the last hour; None: nothing did
     response_times: Mapping[str, ResponseTimes]  # "all" and by priority
+    suppressions: int = 0  # addresses that are on the suppression list
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -218,6 +221,7 @@ class RetryReport:
     bodiless: int = 0  # can't be sent again: their body is gone
     hard_bounces: int = 0  # left alone: the address is refused for good, and `force` was not given
     doubtful: int = 0  # left alone: it was resent out of doubt and may have arrived; likewise
+    suppressed: int = 0  # left alone: the address is on the suppression list
     bodiless_ids: tuple[str, ...] = ()  # the messages of those whose body is gone
 
     def as_dict(self) -> dict[str, Any]:

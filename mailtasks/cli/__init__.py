@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "retry": "messages",
     "failed": "messages",
     "in-doubt": "doubt",
+    "suppress": "suppressing",
     "stats": "operate",
     "queue": "operate",
     "blobs": "operate",

@@ -75,7 +75,8 @@ def resend(
 ) -> None:
     """Send again, once, what is in doubt. Who has got the first mail gets a second.
 
-    What isn't in doubt (any more) is left alone. Exits 1 if the text of something is no longer kept.
+    What isn't in doubt (any more) is left alone. Exits 1 if the text of something is no longer kept, or its
+    recipient is on the suppression list.
     """
     _refuse_unclear(ids, everything)
     with context.mailer() as mailer:
@@ -89,8 +90,14 @@ def resend(
         print_line(f"{'would resend' if dry_run else 'resent'} {counted(report.retried, 'recipient')}")
         for id in report.bodiless_ids:
             print_line(f"{id} is left alone: its text is no longer kept; send it anew, or settle it")
-        _print_others(others)
-    click.get_current_context().exit(1 if report.bodiless else 0)
+        if report.suppressed:
+            print_line(
+                f"left alone {counted(report.suppressed, 'recipient')} on the suppression list; "
+                "settle it, or `mailtasks suppress remove ADDRESS` first"
+            )
+        else:
+            _print_others(others)
+    click.get_current_context().exit(1 if report.bodiless or report.suppressed else 0)
 
 
 @in_doubt.command()

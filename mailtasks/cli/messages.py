@@ -283,7 +283,9 @@ def retry(
 ) -> None:
     """Try again what failed, expired or was cancelled, and at once what waits for its next attempt.
 
-    Exits 1 if something was left alone that could be tried again with --force, or whose text is no
+    Who is on the suppression list is left alone: `mailtasks suppress remove` comes first, also with --force.
+
+    Exits 1 if something was left alone that could be tried again so or with --force, or whose text is no
     longer kept; 0 also if there was nothing to do.
     """
     if not (ids or reason or code or domain or tag):
@@ -299,7 +301,7 @@ def retry(
     else:
         _print_retry(report, dry_run, doubts)
         _print_idle(report, asked)
-    left_alone = report.hard_bounces or report.doubtful or report.bodiless or doubts
+    left_alone = report.hard_bounces or report.doubtful or report.suppressed or report.bodiless or doubts
     click.get_current_context().exit(1 if left_alone else 0)
 
 
@@ -307,6 +309,11 @@ def _print_retry(report: RetryReport, dry_run: bool, doubts: int) -> None:
     print_line(f"{'would retry' if dry_run else 'retried'} {counted(report.retried, 'recipient')}")
     if report.hard_bounces:
         print_line(f"left alone {counted(report.hard_bounces, 'hard bounce')}; --force retries those, too")
+    if report.suppressed:
+        print_line(
+            f"left alone {counted(report.suppressed, 'recipient')} on the suppression list; "
+            "`mailtasks suppress remove ADDRESS` comes first"
+        )
     if report.doubtful:
         print_line(
             f"left alone {counted(report.doubtful, 'recipient')} that may have arrived, "
@@ -323,7 +330,7 @@ def _print_retry(report: RetryReport, dry_run: bool, doubts: int) -> None:
 
 def _print_idle(report: RetryReport, asked: Sequence[MessageStatus]) -> None:
     """Why nothing was retried, where nothing above says so."""
-    if report.retried or report.hard_bounces or report.doubtful or report.bodiless:
+    if report.retried or report.hard_bounces or report.doubtful or report.suppressed or report.bodiless:
         return
     for message in asked:
         for it in message.recipients:

@@ -39,6 +39,7 @@ def _print_stats(figures: Stats) -> None:
             "failed in the last hour": figures.failed_last_hour,
             "deferrals in the last hour": figures.deferrals_last_hour,
             "success rate of the last hour": figures.success_rate,
+            "addresses on the suppression list": figures.suppressions,
             **figures.tallies,
         }
     )

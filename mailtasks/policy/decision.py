@@ -9,8 +9,16 @@ from typing import Final
 from mailtasks.errors import PermanentFailure, TemporaryFailure
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.patience import LONGEST, named_wait, stretched
-from mailtasks.policy.verdict import CONFUSED_CODES, CONSEQUENCES, Case, Destination, Move, case_of
-from mailtasks.reply import Outcome
+from mailtasks.policy.verdict import (
+    CONFUSED_CODES,
+    CONSEQUENCES,
+    DAYS_TO_SUPPRESS,
+    Case,
+    Destination,
+    Move,
+    case_of,
+)
+from mailtasks.reply import Outcome, Stage
 from mailtasks.state import State
 
 
@@ -23,11 +31,13 @@ class Decision:
     delay: float = 0.0  # seconds until the next attempt, if deferred
     counted: bool = True
     destination: Destination = Destination.NONE  # to be recorded
+    suppress_after: int = 0  # days with such refusals until the address is suppressed; 0: never
 
 
 _SETTLED: Final = {Move.SENT: State.SENT, Move.DOUBT: State.IN_DOUBT}
 _FREE: Final = frozenset({Move.RETRY_FREE, Move.GIVE_BACK})
-_PERMANENT: Final = frozenset({Move.FAIL, Move.FAIL_AND_SUPPRESS})
+_SUPPRESSING: Final = {Move.FAIL_AND_SUPPRESS: 1, Move.FAIL_AND_COUNT: DAYS_TO_SUPPRESS}
+_PERMANENT: Final = frozenset({Move.FAIL, *_SUPPRESSING})
 
 
 def decide(
@@ -52,7 +62,11 @@ def decide(
     so_far = attempts + counted
     failure = PermanentFailure if _is_permanent(move, outcome, last_code) else TemporaryFailure
     if counted and (not policy.retries(failure) or policy.is_exhausted(so_far)):
-        return Decision(case, State.FAILED, counted=counted, destination=consequence.destination)
+        # An answer to anything but RCPT says nothing of the address, whatever its code.
+        days = _SUPPRESSING.get(move, 0) if outcome.stage is Stage.RCPT else 0
+        return Decision(
+            case, State.FAILED, counted=counted, destination=consequence.destination, suppress_after=days
+        )
     longest = max(LONGEST, policy.retry_backoff_max)
     least = max(consequence.wait, named_wait(outcome.reply, longest))
     spread = random if policy.retry_jitter else None

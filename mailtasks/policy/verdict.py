@@ -64,6 +64,7 @@ class Move(StrEnum):
     ONCE_MORE = "once more"  # a counted retry; refused the second time
     FAIL = "fail"
     FAIL_AND_SUPPRESS = "fail and suppress"  # the address is at fault, for good
+    FAIL_AND_COUNT = "fail, suppress after several"  # the mailbox is at fault, perhaps for a while
     DOUBT = "in doubt"
 
 
@@ -190,6 +191,9 @@ CONFUSED_CODES: Final = ("500", "501", "502", "503", "504")
 
 LOGIN_CODES: Final = ("530", "534", "535", "538")
 """A login is wanted, or another one (RFC 4954 4, 6). In mid-session the connection is of no more use."""
+
+DAYS_TO_SUPPRESS: Final = 3
+"""On so many days of thirty a mailbox must refuse (disabled, full) until its address is suppressed."""
 
 HARD_BOUNCES: Final = ("5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10")
 """Enhanced codes (RFC 3463 3.2) which say that the address itself is wrong: sent again only by force."""
@@ -339,6 +343,14 @@ ROWS: Final[tuple[Row, ...]] = (
         enhanced=("4.7.",),
         example="451 4.7.1 Greylisting in action, please come back in 00:05:00",
     ),
+    # Before the recipient's codes: whoever speaks of the sender suppresses nobody.
+    Row(
+        Case.SENDER_REFUSED,
+        _IN_SESSION,
+        codes=("5",),
+        words=_SENDER_WORDS,
+        example="553 5.7.1 <shop@example.com>: Sender address rejected: not owned by user ann",
+    ),
     # Before the confusion: Postfix says 501 5.1.3 to an address, 501 5.1.7 to a sender, that it can't read.
     Row(
         Case.RECIPIENT_UNKNOWN,
@@ -386,13 +398,6 @@ ROWS: Final[tuple[Row, ...]] = (
         codes=("552", "554"),
         words=_SIZE_WORDS,
         example="552 Message size exceeds maximum permitted",
-    ),
-    Row(
-        Case.SENDER_REFUSED,
-        _IN_SESSION,
-        codes=("5",),
-        words=_SENDER_WORDS,
-        example="553 5.7.1 <shop@example.com>: Sender address rejected: not owned by user ann",
     ),
     Row(
         Case.POLICY_REFUSED,
@@ -506,7 +511,7 @@ CONSEQUENCES: Final[dict[Case, Consequence]] = {
     Case.POLICY_DEFERRED: Consequence(Move.RETRY, Destination.SLOW_DOWN, Connection.KEEP),
     Case.RECIPIENT_DEFERRED: Consequence(Move.RETRY, Destination.NONE, Connection.KEEP),
     Case.RECIPIENT_UNKNOWN: Consequence(Move.FAIL_AND_SUPPRESS, Destination.NONE, Connection.KEEP),
-    Case.RECIPIENT_DISABLED: Consequence(Move.FAIL, Destination.NONE, Connection.KEEP),
+    Case.RECIPIENT_DISABLED: Consequence(Move.FAIL_AND_COUNT, Destination.NONE, Connection.KEEP),
     Case.POLICY_REFUSED: Consequence(Move.FAIL, Destination.SUSPEND_AND_ALERT, Connection.RESET),
     Case.RECIPIENT_REFUSED: Consequence(Move.FAIL, Destination.NONE, Connection.KEEP),
     Case.CONTENT_DEFERRED: Consequence(Move.RETRY, Destination.NONE, Connection.KEEP),

@@ -14,10 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
+from mailtasks.address import mailbox
 from mailtasks.errors import StoreError
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import BY_CODE, UNFINISHED, State
@@ -25,7 +26,8 @@ from mailtasks.status import MessageStatus, QueueStatus, RecipientStatus, Respon
 from mailtasks.store import records
 from mailtasks.store.connection import Client, available
 from mailtasks.store.keys import Keys, uid_in
-from mailtasks.store.records import BatchRecord, MessageRecord, Tries
+from mailtasks.store.records import BatchRecord, MessageRecord, Tries, moment
+from mailtasks.suppression import Suppression
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,6 @@ _READ: Final = (
 _CHUNK: Final = 100  # batches read in one round trip
 _SAMPLE: Final = 1000  # batches among which the oldest is sought
 _BUCKET: Final = 1.1  # response times: each bucket ends a tenth above the one before (lua/common.lua)
-_LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 TALLIES: Final = {
     "doubts": "recipients that came into doubt, whatever became of them",
     "abandoned": "those of them whose worker never told: it died, hung, or lost its lease",
@@ -49,6 +50,7 @@ TALLIES: Final = {
     "settled": "recipients in doubt of whom a person has said what became of them",
     "lapses": "claims of a batch that ended by themselves, since their worker didn't renew them in time",
     "duplicates": "mails that the relay is known to have taken twice for one recipient",
+    "bounced": "addresses that entered the suppression list by themselves: a relay refused them for good",
     "swept": "what a sweep found that should never be there; other than 0, look into the workers' log",
 }
 """What `counts` holds beside the states, and what it counts, in the order in which it is shown."""
@@ -77,10 +79,10 @@ class Snapshot:
             priority=self.priority,
             subject=message.subject,
             message_id=message.message_id,
-            accepted_at=_moment(self.accepted),
-            send_at=_moment(self.not_before),
-            expires_at=_moment(self.expires),
-            finished_at=_moment(self.finished) if self.finished else None,
+            accepted_at=moment(self.accepted),
+            send_at=moment(self.not_before),
+            expires_at=moment(self.expires),
+            finished_at=moment(self.finished) if self.finished else None,
             recipients=tuple(self._recipient(index) for index in indices),
             tags=message.tags,
             metadata=message.metadata,
@@ -97,23 +99,29 @@ class Snapshot:
 
     def _recipient(self, index: int) -> RecipientStatus:
         state, tries = self.states[index], self.tries.get(index, Tries())
+        suppression = self._suppression(index) if state is State.SUPPRESSED else None
         return RecipientStatus(
             address=self.recipients[index],
             state=state,
             attempts=tries.attempts,
-            reply=tries.reply,
+            reply=suppression.sentence if suppression else tries.reply,
             relay=tries.relay,
             worker=tries.worker,
-            tried_at=_moment(tries.at / 1000) if tries.at else None,
+            tried_at=moment(tries.at / 1000) if tries.at else None,
             took=tries.took / 1000 if tries.at else None,
-            next_attempt=_moment(tries.due / 1000) if state is State.DEFERRED else None,
+            next_attempt=moment(tries.due / 1000) if state is State.DEFERRED else None,
             resends=tries.resends,
+            suppression=suppression,
         )
 
-
-def _moment(seconds: float) -> datetime:
-    """Clamped to what every time zone can show: one odd record must not break a listing."""
-    return datetime.fromtimestamp(min(max(seconds, 0), _LAST), UTC)
+    def _suppression(self, index: int) -> Suppression | None:
+        """What the suppression list said of the recipient when it was suppressed."""
+        listed = self.tries.get(index, Tries()).listed
+        if listed is None:
+            return None
+        return Suppression(
+            mailbox(self.recipients[index]), listed.reason, listed.source, moment(listed.at / 1000)
+        )
 
 
 class Books:
@@ -183,7 +191,7 @@ class Books:
             SetAside(
                 id=f"{id.decode()}.{_first_unfinished(states)}",
                 priority=priority,
-                set_aside_at=_moment(since / 1000),
+                set_aside_at=moment(since / 1000),
                 lapses=int(lapses) if isinstance(lapses, bytes) and lapses.isdigit() else 0,
             )
             for (id, since), is_there, lapses, states in zip(
@@ -218,7 +226,7 @@ class Books:
         with available(self.redis):
             steering = self.redis.hgetall(self.keys.steering)
         return {
-            field.decode().removeprefix("pause:"): _moment(int(since) / 1000)
+            field.decode().removeprefix("pause:"): moment(int(since) / 1000)
             for field, since in steering.items()
             if field.startswith(b"pause:")
         }
@@ -227,7 +235,7 @@ class Books:
         """When a sweep last found something; None if it never has."""
         with available(self.redis):
             at = self.redis.hget(self.keys.steering, "sweep:found")
-        return _moment(int(at) / 1000) if at and at.isdigit() else None
+        return moment(int(at) / 1000) if at and at.isdigit() else None
 
     def queue(self, priority: Priority, hints: int) -> QueueStatus:
         """What is unfinished in one priority.
@@ -291,7 +299,7 @@ class Books:
             waiting = pipeline.execute()
         for number, (_, at) in enumerate(sample):
             if all(since is None for since in waiting[4 * number : 4 * number + 4]):
-                return _moment(at / 1000)
+                return moment(at / 1000)
         return None
 
     def _oldest(self, ids: Sequence[str]) -> datetime | None:
@@ -301,17 +309,19 @@ class Books:
         with available(self.redis):
             answers = pipeline.execute(raise_on_error=False)
         accepted = [int(at) for at in answers if isinstance(at, bytes)]
-        return _moment(min(accepted) / 1000) if accepted else None
+        return moment(min(accepted) / 1000) if accepted else None
 
     def stats(self) -> Stats:
         """The figures."""
         this_minute = int(time.time() // 60)
         pipeline = self.redis.pipeline(transaction=False)
+        pipeline.hlen(self.keys.suppressed)
         pipeline.hgetall(self.keys.counts)
         for minute in range(this_minute - 59, this_minute + 1):
             pipeline.hgetall(self.keys.minute(minute))
         with available(self.redis):
-            counts, *minutes = [_numbers(answer) for answer in pipeline.execute()]
+            suppressions, *answers = pipeline.execute()
+        counts, *minutes = map(_numbers, answers)
         hour = sum(minutes, Counter())
         five = sum(minutes[-6:-1], Counter())
         ended = hour["sent"] + hour["failed"] + hour["expired"]
@@ -328,6 +338,7 @@ class Books:
                 "all": _response_times(hour, PRIORITIES),
                 **{priority.value: _response_times(hour, [priority]) for priority in PRIORITIES},
             },
+            suppressions=suppressions,
         )
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import groupby
 from types import MappingProxyType
@@ -24,7 +24,8 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from redis.exceptions import ResponseError
 
-from mailtasks.errors import StoreError
+from mailtasks.address import mailbox
+from mailtasks.errors import StoreError, StoreUnavailable
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.pieces import Content
 from mailtasks.state import State
@@ -50,6 +51,9 @@ for each priority but the first, in turn, so that none waits behind an endless l
 SWEPT_AT_ONCE: Final = 300
 """Keys of Redis that a tick of the sweep reads; a batch has two or three. A millisecond of Redis' time."""
 
+_LISTED_AT_ONCE: Final = 1000
+"""Mailboxes that the suppression list is asked for in one call."""
+
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 _Gate: TypeAlias = Literal["", "rate", "aside"]
@@ -66,6 +70,7 @@ class Acceptance(StrEnum):
     NEW = "new"
     SAME = "same"  # the id was held already, by the same content
     CONFLICT = "conflict"  # the id was held already, by other content
+    UNNAMED = "unnamed"  # mailboxes are wanted, since there is a suppression list; nothing was accepted
     BLOBLESS = "blobless"  # an attachment that it needs isn't stored; nothing was accepted
     GAP = "gap"  # its campaign's batch before isn't accepted; nothing was
     CLOSED = "closed"  # its campaign takes no more; nothing was accepted
@@ -128,6 +133,11 @@ class ClaimedMessage:
         None  # a campaign's: of the row that it is rendered from; it has no body
     )
 
+    def without(self, indices: Set[int]) -> ClaimedMessage | None:
+        """The same for fewer recipients; None if none is left."""
+        left = tuple(recipient for recipient in self.recipients if recipient.index not in indices)
+        return replace(self, recipients=left) if left else None
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -140,6 +150,8 @@ class Result:
     reply: str = ""
     relay: str = ""
     took: float = 0.0  # seconds
+    suppress_after: int = 0  # days with such refusals until the address is suppressed; 0: never
+    reason: str = ""  # for that
 
 
 @dataclass(slots=True)
@@ -160,10 +172,27 @@ class Claim:
     confirmed: bool = True  # False: no replica knows that the window is claimed, so nothing may be sent
     stepping: bool = False  # a step is under way, or has ended the claim: its answer tells what is lost
     lost: bool = False
+    withheld: Set[int] = frozenset()  # claimed, and not in the window: on the suppression list
+    listed: Mapping[int, str] = field(default_factory=dict)  # who of all the batch is on it → mailbox
+    checked: tuple[str, ...] = ()  # the list's mark before that, and at it; (): there was no need
 
     def remaining(self) -> float:
         """Seconds of lease left, by this process' clock; 0 if it is known to be lost."""
         return 0.0 if self.lost else max(0.0, self.lease_ends - lease_clock())
+
+    def go_on(self, lease_ends: float, confirmed: bool) -> None:
+        """A step was answered."""
+        self.steps += 1
+        self.lease_ends, self.confirmed, self.stepping = lease_ends, confirmed, False
+        self.withheld, self.listed, self.checked = frozenset(), {}, ()
+
+    def withhold(self, listed: Mapping[int, str], checked: tuple[str, ...]) -> None:
+        """Take out of the window who is on the suppression list; the next step suppresses them."""
+        self.listed, self.checked = listed, checked
+        claimed = {recipient.index for message in self.window for recipient in message.recipients}
+        self.withheld = claimed.intersection(listed)
+        if self.withheld:
+            self.window = tuple(filter(None, (message.without(self.withheld) for message in self.window)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +240,13 @@ def _runs(record: BatchRecord) -> str:
     return ",".join(f"{recipients}x{sum(1 for _ in run)}" for recipients, run in sizes)
 
 
-def _row(result: Result) -> tuple[int, str, int, int, str, str, int]:
-    """A result as the script wants it."""
-    return (
+def _mailboxes(recipients: Iterable[str]) -> list[str]:
+    return [mailbox(recipient) for recipient in recipients]
+
+
+def _row(result: Result) -> list[Any]:
+    """A result as the script wants it, but for what its address is to blame for."""
+    return [
         result.index,
         result.state.code,
         _ms(result.delay),
@@ -221,7 +254,7 @@ def _row(result: Result) -> tuple[int, str, int, int, str, str, int]:
         result.reply,
         result.relay,
         _ms(result.took),
-    )
+    ]
 
 
 class Ledger:
@@ -241,6 +274,7 @@ class Ledger:
         self._scripts = Scripts(redis, clock_key)
         self._renewals = Scripts(redis, clock_key)  # a lease can't wait behind other threads' large bodies
         self._clock_key = clock_key
+        self._names_mailboxes = False  # until accept has met with a suppression list
         self._standing = {
             "lease": _ms(limits.lease),
             "margin": _ms(limits.margin),
@@ -267,12 +301,30 @@ class Ledger:
             answers, confirmed = self._scripts.run_confirmed("accept", calls, self.limits.confirm)
         if not confirmed:
             raise not_confirmed(self.redis, self.limits.confirm, ids)
-        return [(Acceptance(status.decode()), bool(hint)) for status, hint in answers]
+        told = [(Acceptance(status.decode()), bool(hint)) for status, hint in answers]
+        unnamed = [number for number, (answer, _) in enumerate(told) if answer is Acceptance.UNNAMED]
+        if unnamed:
+            self._names_mailboxes = True
+            for number, answer in zip(unnamed, self._accept_again(batches, unnamed, ids), strict=True):
+                told[number] = answer
+        return told
+
+    def _accept_again(
+        self, batches: Sequence[NewBatch], numbers: Sequence[int], ids: Sequence[str]
+    ) -> list[tuple[Acceptance, bool]]:
+        try:
+            return self.accept([batches[number] for number in numbers])
+        except StoreUnavailable as error:
+            if len(numbers) < len(batches):
+                error.ids = tuple(ids)
+            raise
 
     def _accept_call(self, batch: NewBatch) -> tuple[list[str], list[Any]]:
         references = batch.references() if batch.blobs else {}
         blob_keys = [self.keys.blobs, *map(self.keys.blob, references)] if references else []
-        keys, of_campaign = self._with_campaigns(self._keys(batch.id) + blob_keys, [batch.id])
+        keys, of_campaign = self._with_campaigns(
+            [*self._keys(batch.id), self.keys.suppressed, *blob_keys], [batch.id]
+        )
         if of_campaign:
             of_campaign |= {"campaign": uid_in(batch.id), "ends": _ms(batch.ends)}
         argument = self._argument(
@@ -283,6 +335,7 @@ class Ledger:
             fingerprint=batch.fingerprint,
             send_at=_ms(batch.send_at),
             lifetime=_ms(batch.lifetime),
+            **({"mailboxes": _mailboxes(batch.recipients)} if self._names_mailboxes else {}),
             **({"blobs": list(references.items())} if references else {}),
             **of_campaign,
         )
@@ -334,6 +387,33 @@ class Ledger:
             How many this call settled; -1 if there is no such batch.
         """
         return int(self._run("settle", [batch], id=batch, indices=list(indices), to=state.code, said=said))
+
+    # The suppression list
+
+    def suppress(self, entries: Sequence[tuple[str, str, int, str]], *, replace: bool) -> int:
+        """Put addresses on the suppression list.
+
+        Args:
+            entries: mailbox, source, since when (milliseconds; 0: now), reason.
+            replace: what is said of one that is there is replaced.
+
+        Returns:
+            How many are new there.
+        """
+        keys = [self.keys.suppressed, self.keys.suppressed_latest]
+        mark = secrets.token_hex(6)
+        return int(self._run("suppress", [], keys, entries=entries, replace=int(replace), mark=mark))
+
+    def listed(self, mailboxes: Collection[str]) -> set[str]:
+        """Those of some mailboxes that are on the suppression list."""
+        wanted = list(mailboxes)
+        with available(self.redis):
+            found = [
+                entry
+                for start in range(0, len(wanted), _LISTED_AT_ONCE)
+                for entry in self.redis.hmget(self.keys.suppressed, wanted[start : start + _LISTED_AT_ONCE])
+            ]
+        return {mailbox for mailbox, entry in zip(wanted, found, strict=True) if entry is not None}
 
     # Workers
 
@@ -396,16 +476,20 @@ class Ledger:
         before = lease_clock()
         claim.stepping = True
         windows = self.limits.windows
+        rows, bounced = self._rows(claim, results)
         [status, *rest], confirmed = self._run_confirmed(
             "step",
             [claim.batch],
             self.limits.confirm if more else 0,
+            [self.keys.suppressed, self.keys.suppressed_latest, *bounced],
             id=claim.batch,
             token=claim.token,
             number=claim.steps,
             owner=owner,
             relay=claim.relay,
-            results=[_row(result) for result in results],
+            results=rows,
+            suppressed=[(index, box, int(index in claim.withheld)) for index, box in claim.listed.items()],
+            checked=claim.checked,
             windows={name: min(window, most or window) for name, window in windows.items()},
             recipients=RECIPIENTS_A_TRANSACTION,
             more=int(more),
@@ -413,15 +497,49 @@ class Ledger:
         )
         if status != b"claimed":
             return _released(status, rest)
-        claim.steps += 1
-        claim.confirmed = confirmed
-        claim.stepping = False
-        claim.lease_ends = before + self.limits.lease
+        *answer, check = rest
+        lease_ends = before + self.limits.lease
         try:
-            _take(claim, rest)
+            _take(claim, answer)
+            listed, checked = self._found_listed(claim, check)
         except records.DAMAGE as error:
-            raise self.set_aside(claim, owner, [index for index, *_ in rest[0]], error) from error
+            claim.go_on(lease_ends, confirmed)
+            raise self.set_aside(claim, owner, [index for index, *_ in answer[0]], error) from error
+        claim.go_on(lease_ends, confirmed)
+        claim.withhold(listed, checked)
         return None
+
+    def _found_listed(self, claim: Claim, check: Sequence[Any]) -> tuple[dict[int, str], tuple[str, ...]]:
+        """Who of the batch is on the suppression list, as far as that isn't known, and by which check.
+
+        Raises:
+            StoreUnavailable: the step may be repeated.
+        """
+        if not check:
+            return {}, ()
+        before, mark, *added = check
+        mailboxes = _mailboxes(claim.recipients)
+        try:
+            listed = {it.decode() for it in added[0]} if added else self.listed(set(mailboxes))
+        except StoreError as error:
+            error.unanswered = True  # what was claimed is
+            raise
+        return {index: it for index, it in enumerate(mailboxes) if it in listed}, (
+            before.decode(),
+            mark.decode(),
+        )
+
+    def _rows(self, claim: Claim, results: Sequence[Result]) -> tuple[list[list[Any]], list[str]]:
+        """The results as the script wants them, and the keys in which it counts refusals."""
+        rows, bounced = [], []
+        for result in results:
+            row = _row(result)
+            if result.suppress_after and result.state is State.FAILED:
+                box = mailbox(claim.recipients[result.index])
+                bounced.append(self.keys.bounced(box))
+                row.append((box, result.reason, result.suppress_after, len(bounced)))
+            rows.append(row)
+        return rows, bounced
 
     def set_aside(self, claim: Claim, owner: str, window: Iterable[int], error: Exception) -> StoreError:
         """Give back a window that can't be sent at all, so that it troubles nobody but who mends it.
@@ -622,9 +740,9 @@ class Ledger:
         return keys, {"shared": shared, "campaigns": places}
 
     def _run_confirmed(
-        self, name: str, batches: Sequence[str], seconds: float, **values: object
+        self, name: str, batches: Sequence[str], seconds: float, more_keys: Sequence[str], **values: object
     ) -> tuple[Any, bool]:
-        keys, of_campaigns = self._with_campaigns(self._keys(*batches), batches)
+        keys, of_campaigns = self._with_campaigns([*self._keys(*batches), *more_keys], batches)
         call = keys, [self._argument(**values, **of_campaigns)]
         with available(self.redis):
             [answer], confirmed = self._scripts.run_confirmed(name, [call], seconds)

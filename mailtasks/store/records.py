@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -83,6 +84,14 @@ class BatchRecord(msgspec.Struct, frozen=True, omit_defaults=True):
             first += message.recipients
 
 
+class Listed(msgspec.Struct, frozen=True, array_like=True):
+    """What the suppression list says of an address."""
+
+    source: str = ""
+    at: int = 0  # since when: Redis' milliseconds
+    reason: str = ""
+
+
 class Tries(msgspec.Struct, frozen=True, array_like=True):
     """What is known of an attempted recipient. Written by the scripts; times are Redis' milliseconds."""
 
@@ -95,6 +104,7 @@ class Tries(msgspec.Struct, frozen=True, array_like=True):
     worker: str = ""
     took: int = 0  # milliseconds of the last attempt
     claim: str = ""  # a mark of the claim that reported it, so that the same report twice is no duplicate
+    listed: Listed | None = None  # if it is suppressed: what the list said when it became so
 
 
 class NewBatch(msgspec.Struct, frozen=True):
@@ -243,6 +253,14 @@ class Values:
         return {
             name: column[index] for name, column in zip(self._table.names, self._table.columns, strict=True)
         }
+
+
+_LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+
+
+def moment(seconds: float) -> datetime:
+    """Clamped to what every time zone can show: one odd record must not break a listing."""
+    return datetime.fromtimestamp(min(max(seconds, 0), _LAST), UTC)
 
 
 def unpack_tries(packed: bytes) -> Tries:

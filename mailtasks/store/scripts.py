@@ -22,6 +22,7 @@ NAMES = (
     "cancel",
     "retry",
     "settle",
+    "suppress",
     "turn",
     "sweep",
     "reserve",

@@ -348,6 +348,7 @@ class Run:
 
     def retry_failed(self) -> None:
         """What the relay refused, also for good: it may think otherwise today."""
+        self.mailer.suppressions.remove(*(it.address for it in self.mailer.suppressions))
         self._retried += self.mailer.retry(code="5", force=True).retried
 
     def pause(self) -> None:

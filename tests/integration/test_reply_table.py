@@ -51,6 +51,7 @@ FATES: Final[dict[Move, tuple[State, int]]] = {
     Move.ONCE_MORE: (State.DEFERRED, 1),
     Move.FAIL: (State.FAILED, 1),
     Move.FAIL_AND_SUPPRESS: (State.FAILED, 1),
+    Move.FAIL_AND_COUNT: (State.FAILED, 1),
     Move.DOUBT: (State.IN_DOUBT, 1),
 }
 """State and counted attempts."""

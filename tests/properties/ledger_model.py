@@ -15,6 +15,7 @@ from mailtasks.state import LAPSES_BEFORE_ASIDE, UNFINISHED, State
 from mailtasks.store.ledger import Limits, Refusal, Result
 
 BY_HAND = "a person"
+LATEST_KEPT = 50  # additions to the suppression list that are remembered one by one
 
 
 @dataclass
@@ -28,13 +29,27 @@ class Recipient:
 
 
 @dataclass
+class Found:
+    """What holding a batch against the suppression list has brought."""
+
+    token: str
+    before: int  # the mark
+    mark: int
+    listed: set[int]
+    withheld: set[int]
+
+
+@dataclass
 class Batch:
     priority: Priority
     sizes: Sequence[int]  # recipients of each message
     accepted: int
     not_before: int
     expires: int
+    mailboxes: Sequence[str]
+    checked: int = 0  # the suppression list's mark when it was held against it
     recipients: list[Recipient] = field(default_factory=list)
+    found: Found | None = None  # by whoever holds the lease
     token: str = ""
     lease: int = 0
     lapses: int = 0
@@ -78,6 +93,9 @@ class Model:
         self.batches: dict[str, Batch] = {}
         self.tallies: Counter[str] = Counter()
         self.lease = int(limits.lease * 1000)
+        self.suppressed: set[str] = set()
+        self.mark = 0
+        self.latest: list[tuple[int, str]] = []  # additions and their marks
 
     @property
     def is_quiet(self) -> bool:
@@ -86,6 +104,52 @@ class Model:
 
     def is_paused(self, batch: Batch) -> bool:
         return bool(self.paused & {"all", batch.priority})
+
+    # Producers
+
+    def accept(self, id: str, batch: Batch) -> None:
+        self.batches[id] = batch
+        batch.checked = self.mark
+        for recipient, mailbox in zip(batch.recipients, batch.mailboxes, strict=True):
+            if mailbox in self.suppressed:
+                recipient.state = State.SUPPRESSED
+
+    # The suppression list
+
+    def enlist(self, mailboxes: Sequence[str]) -> int:
+        """How many are new."""
+        added = [it for it in dict.fromkeys(mailboxes) if it not in self.suppressed]
+        if added:
+            self.mark += 1
+            self.suppressed.update(added)
+            self.latest = [*((self.mark, it) for it in reversed(added)), *self.latest][:LATEST_KEPT]
+        return len(added)
+
+    def check(self, batch: Batch, token: str) -> None:
+        """What whoever has claimed a window learns beside it."""
+        batch.found = None
+        if batch.checked != self.mark:
+            marks = [mark for mark, _ in self.latest]
+            known = marks.index(batch.checked) if batch.checked in marks else None
+            listed = self.suppressed if known is None else {it for _, it in self.latest[:known]}
+            found = {index for index, it in enumerate(batch.mailboxes) if it in listed}
+            batch.found = Found(token, batch.checked, self.mark, found, found & set(batch.window))
+
+    def suppress(self, batch: Batch, token: str) -> None:
+        """What it makes of that with its next step."""
+        found = batch.found
+        if found is None or found.token != token:
+            return
+        for index in found.listed:
+            recipient = batch.recipients[index]
+            is_withheld = recipient.state is State.SENDING and index in found.withheld
+            if batch.mailboxes[index] in self.suppressed:
+                if is_withheld or recipient.state in (State.QUEUED, State.DEFERRED):
+                    recipient.state = State.SUPPRESSED
+            elif is_withheld:
+                recipient.state = State.QUEUED
+        if found.before == batch.checked:
+            batch.checked = found.mark
 
     # The pump
 
@@ -162,6 +226,8 @@ class Model:
             return Refusal.TAKEN, 0
         if not repeated:
             self.settle(batch, token, results)
+            self.suppress(batch, token)
+            self.tallies["bounced"] += self.enlist(self.bounces)
         if self.now >= batch.expires and not self.is_quiet:
             self.expire(batch)
         if not more:
@@ -169,6 +235,7 @@ class Model:
         return self.claim(batch, token, number, repeated, most), 0
 
     def settle(self, batch: Batch, token: str, results: Sequence[Result]) -> None:
+        self.bounces: list[str] = []
         for result in results:
             recipient = batch.recipients[result.index]
             if result.state is State.SENT:
@@ -189,6 +256,8 @@ class Model:
 
     def settle_otherwise(self, batch: Batch, recipient: Recipient, token: str, result: Result) -> None:
         recipient.state = result.state
+        if result.state is State.FAILED and result.suppress_after:
+            self.bounces.append(batch.mailboxes[result.index])
         if result.state is State.DEFERRED:
             recipient.due = self.now + int(result.delay * 1000)
         if result.state is State.IN_DOUBT:
@@ -205,6 +274,7 @@ class Model:
                 news += self.settle_as_sent(recipient, window[0], result)
             elif self.is_unbegun(recipient, result, window):
                 recipient.state = State.QUEUED
+                batch.checked = 0
                 news += 1
         self.tallies["late_evidence"] += news
         return news
@@ -240,6 +310,7 @@ class Model:
         if not batch.window:
             return self.give_back(batch, token, number, repeated)
         batch.token, batch.lease, batch.applied = token, self.now + self.lease, (token, number)
+        self.check(batch, token)
         return None
 
     def choose(self, batch: Batch, most: int | None) -> list[int]:
@@ -292,7 +363,7 @@ class Model:
             before = self.begins(batch)
             begins = max(self.now, before)
             batch.expires += begins - before
-            batch.not_before, batch.lapses = begins, 0
+            batch.not_before, batch.lapses, batch.checked = begins, 0, 0
 
     def settle_doubt(self, id: str, indices: Sequence[int], state: State) -> int:
         wanted = [self.batches[id].recipients[index] for index in indices]

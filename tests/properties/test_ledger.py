@@ -2,8 +2,9 @@
 
 `Machine` plays each move against a real Redis, whose clock it sets, and against `ledger_model.Model`, and
 compares. That the model itself keeps the promises is checked beside it: nothing recorded as sent is sent
-again, no two live leases, no dot written twice unless doubt was decided. After each step all of Redis is
-read and every law checked; at the end whatever is left must still get through.
+again, nobody who is on the suppression list is in a window, no two live leases, no dot written twice unless
+doubt was decided. After each step all of Redis is read and every law checked; at the end whatever is left
+must still get through.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 
+from mailtasks.address import mailbox
 from mailtasks.local.redis import LocalRedis
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import BY_CODE, State
@@ -26,6 +28,8 @@ from mailtasks.store.connection import connect
 from mailtasks.store.keys import LISTED_STATES, Keys, new_batch_id
 from mailtasks.store.ledger import Acceptance, Claim, Ledger, Limits, Refusal, Released, Result
 from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
+from mailtasks.store.suppressions import Suppressions
+from mailtasks.suppression import Suppression
 
 from .ledger_model import Batch, Model
 
@@ -88,6 +92,7 @@ class Machine(RuleBasedStateMachine):
         self.redis.flushdb()
         self.keys = Keys("test")
         self.ledger = Ledger(self.redis, self.keys, LIMITS, CLOCK)
+        self.suppressions = Suppressions(self.ledger)
         self.model = Model(LIMITS, now=1_700_000_000_000)
         self.promises: dict[str, Promise] = {}
         self.workers: list[Worker] = []
@@ -150,7 +155,8 @@ class Machine(RuleBasedStateMachine):
             id=id,
             priority=priority,
             record=BatchRecord(tuple(messages)),
-            recipients=tuple(f"{n}@example.com" for n in range(sum(sizes))),
+            # Each batch writes the same addresses in another way.
+            recipients=tuple(f"{'rR'[len(self.promises) % 2]}{n}@example.com" for n in range(sum(sizes))),
             bodies=tuple(b"body %d" % n for n in range(len(sizes))),
             fingerprint="same",
             lifetime=LIFETIME,
@@ -158,14 +164,17 @@ class Machine(RuleBasedStateMachine):
         )
         ((acceptance, hint),) = self.ledger.accept([new])
         assert acceptance is Acceptance.NEW
-        assert hint is (not later and not self.model.paused & {"all", priority})
+        start = self.model.now + later * 1000
+        mailboxes = [mailbox(it) for it in new.recipients]
+        batch = Batch(priority, sizes, self.model.now, start, start + int(LIFETIME * 1000), mailboxes)
+        self.model.accept(id, batch)
+        self.promises[id] = Promise(new)
+        paused = bool(self.model.paused & {"all", priority})
+        assert hint is (batch.unfinished and not later and not paused)
         if twice:
             assert self.ledger.accept([new]) == [(Acceptance.SAME, hint)]
         waits = self.redis.zscore(self.keys.gate("pause", priority), id) is not None
-        assert waits is bool(self.model.paused & {"all", priority})
-        start = self.model.now + later * 1000
-        self.model.batches[id] = Batch(priority, sizes, self.model.now, start, start + int(LIFETIME * 1000))
-        self.promises[id] = Promise(new)
+        assert waits is (paused and batch.unfinished)
 
     # Workers
 
@@ -211,7 +220,9 @@ class Machine(RuleBasedStateMachine):
         others = {ends for token, ends in promise.leases.items() if token != claim.token}
         assert all(ends <= self.latest for ends in others), "two live leases on one batch"
         promise.leases = {claim.token: self.model.now + LEASE}
-        assert indices(claim) == batch.window
+        withheld = batch.found.withheld if batch.found else set()
+        assert indices(claim) == [index for index in batch.window if index not in withheld]
+        assert not self.model.suppressed & {batch.mailboxes[index] for index in indices(claim)}
         assert not promise.sent & set(batch.window), "what was recorded as sent is to be sent again"
         for message in claim.window:
             assert message.body == promise.new.bodies[claim.record.messages.index(message.record)]
@@ -296,9 +307,18 @@ class Machine(RuleBasedStateMachine):
 
     def results(self, worker: Worker, data: st.DataObject) -> list[Result]:
         states = data.draw(st.lists(OUTCOMES, min_size=len(worker.window), max_size=len(worker.window)))
+        is_address = data.draw(rarely)  # that is to blame for what failed
         delay = data.draw(st.sampled_from([0.0, 20.0, 600.0]))
         return [
-            Result(index, state, delay, counted=state is not State.QUEUED, reply="250 ok")
+            Result(
+                index,
+                state,
+                delay,
+                counted=state is not State.QUEUED,
+                reply="250 ok",
+                suppress_after=int(is_address),
+                reason="said the relay",
+            )
             for index, state in zip(worker.window, states, strict=True)
             if state is not None
         ]
@@ -361,6 +381,20 @@ class Machine(RuleBasedStateMachine):
                 promise.begun.pop(index, None)
         self.model.retry(id, list(wanted))
         assert self.ledger.retry(id, wanted) == (0, 0)
+
+    @rule(start=st.integers(0, 11), part=st.integers(1, 5))
+    def suppress(self, start: int, part: int) -> None:
+        mailboxes = [f"r{n}@example.com" for n in range(12)][start::part]
+        added = self.model.enlist(mailboxes)
+        assert self.suppressions.add(*mailboxes) == added
+        assert self.suppressions.update([Suppression(it) for it in mailboxes]) == 0
+
+    @precondition(lambda self: self.model.suppressed)
+    @rule(start=st.integers(0, 11), part=st.integers(1, 3))
+    def take_off_the_list(self, start: int, part: int) -> None:
+        mailboxes = sorted(self.model.suppressed)[start::part]
+        assert self.suppressions.remove(*mailboxes) == len(mailboxes)
+        self.model.suppressed -= set(mailboxes)
 
     @precondition(lambda self: self.doubtful())
     @rule(which=number, part=st.integers(1, 4), state=st.sampled_from([State.SENT, State.FAILED]))
@@ -443,6 +477,10 @@ class Machine(RuleBasedStateMachine):
         assert counts.get("accepted", 0) == sum(counts.get(state, 0) for state in State)
         for id, promise in self.promises.items():
             assert {states[id][index] for index in promise.sent} <= {State.SENT.code}, "a 2xx was forgotten"
+
+    @invariant()
+    def the_list_is_what_was_put_there(self) -> None:
+        assert {it.address for it in self.suppressions} == self.model.suppressed
 
     @invariant()
     def nothing_is_astray(self) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from mailtasks.address import Address, excerpt, parse, split
+from mailtasks.address import Address, excerpt, mailbox, parse, split
 from mailtasks.errors import AddressError
 
 
@@ -214,3 +214,18 @@ def test_an_excerpt_is_one_short_line():
 )
 def test_a_list_is_split_at_its_own_commas(text, members):
     assert split(text) == members
+
+
+@pytest.mark.parametrize(
+    ("text", "one"),
+    [
+        ("Ann@Example.COM", "ann@example.com"),
+        ("ÄNN@Straße.example", "änn@xn--strae-oqa.example"),
+        ('"A b"@example.com', '"a b"@example.com'),
+        ("a.nn+News@example.com", "a.nn+news@example.com"),  # two mailboxes at some hosts
+        ("Strauß@example.com", "strauß@example.com"),
+    ],
+)
+def test_a_mailbox_is_known_in_upper_and_lower_case(text, one):
+    assert mailbox(parse(text).address) == one
+    assert mailbox(one) == one

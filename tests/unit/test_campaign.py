@@ -319,9 +319,38 @@ def test_failures_and_their_retry(bench: Bench, sink: CatchingServer) -> None:
     assert unrendered.recipients[0].address == "cy@example.com"
     assert "'city' is undefined" in unrendered.reply
     assert campaign.retry(dry_run=True).retried == 1, "one was refused for good"
+    bench.mailer.suppressions.remove("refuse@example.com")
     assert campaign.retry(force=True).retried == 2
     assert campaign.status().state == "running"
     sent_to_all(bench, campaign)
     assert campaign.status().states[State.FAILED] == 2
     assert campaign.status().state == "finished"
     assert bench.mailer.retry(campaign="spring", reason="undefined").retried == 1
+
+
+# The suppression list
+
+
+def test_who_is_suppressed_gets_nothing(bench: Bench, sink: CatchingServer) -> None:
+    bench.mailer.suppressions.add("ann3@example.com", "ann11@example.com")
+    campaign = begin(bench)
+    campaign.add(people(25))
+    campaign.complete()
+    bench.mailer.suppressions.add("ann20@example.com")
+    sent_to_all(bench, campaign)
+    states = campaign.status().states
+    assert (states[State.SUPPRESSED], states[State.SENT]) == (3, 22)
+    assert campaign.status().state == "finished"
+    assert len(sink.messages) == 22
+
+
+def test_a_batch_of_the_suppressed_is_over_at_once(bench: Bench) -> None:
+    bench.mailer.suppressions.add(*(person.email for person in people(10)))
+    campaign = begin(bench)
+    campaign.add(people(10))
+    campaign.complete()
+    assert bench.mailer.sweep() == []
+    bench.mailer.campaigns.tend()
+    assert campaign.status().state == "finished"
+    assert campaign.status().states[State.SUPPRESSED] == 10
+    assert bench.mailer.sweep() == []

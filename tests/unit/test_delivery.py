@@ -79,6 +79,93 @@ def test_each_recipient_is_settled_by_name(bench: Callable[..., Bench], sink: Ca
     assert worker == {"w@here"}
 
 
+# --- The suppression list -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_address_that_isnt_there_enters_the_suppression_list(
+    bench: Callable[..., Bench], masked: bool
+) -> None:
+    with ScriptedRelay({"RCPT": "550 5.1.1 <Ann@example.com>: no such user"}) as relay:
+        one = bench(relay=relay.url, mask_addresses=masked)
+        one.deliver(one.send("Ann@example.com"))
+        shown = "A***@example.com" if masked else "Ann@example.com"
+        entry = one.mailer.suppressions.get("ann@example.com")
+        assert entry is not None
+        assert (entry.source, entry.reason) == ("bounce", f"550 5.1.1 <{shown}>: no such user")
+        again = one.send("ann@example.com")
+        assert one.mailer.status(again).state is State.SUPPRESSED
+        assert one.mailer.status(again).reply.endswith(f"(bounce): {entry.reason}")
+
+
+@pytest.mark.parametrize(
+    ("stage", "reply"),
+    [
+        ("MAIL", "550 5.1.1 no such user"),
+        ("DATA", "550 5.1.1 no such user"),
+        ("DOT", "550 5.1.1 no such user"),
+        ("RCPT", "550 5.1.1 <shop@example.com>: Sender address rejected: User unknown"),
+        ("RCPT", "550 5.7.1 blocked using zen.spamhaus.org"),
+        ("RCPT", "550 not here"),
+        ("RCPT", "552 5.2.2 full"),
+    ],
+)
+def test_for_what_says_nothing_of_the_address_nobody_does(
+    bench: Callable[..., Bench], stage: str, reply: str
+) -> None:
+    with ScriptedRelay({stage: reply}) as relay:
+        one = bench(relay=relay.url)
+        report = one.deliver(one.send("ann@example.com"))
+        assert report.counts == {State.FAILED: 1}
+        assert len(one.mailer.suppressions) == 0
+
+
+def test_who_is_on_the_list_by_then_is_not_spoken_of_to_the_relay(
+    bench: Callable[..., Bench], sink: CatchingServer
+) -> None:
+    one = bench()
+    ids = one.mailer.send_many([Message(to=[f"a{n}@example.com", f"b{n}@example.com"]) for n in range(10)])
+    one.mailer.suppressions.add("a0@example.com", "A7@example.com", "b7@example.com")
+    report = one.deliver(ids[0])
+    assert report.counts == {State.SENT: 17, State.SUPPRESSED: 1}, "the others were never claimed"
+    assert sum(len(message.recipients) for message in sink.messages) == 17
+    assert one.mailer.stats().states[State.SUPPRESSED] == 3
+
+
+def test_if_all_of_a_window_are_on_the_list_no_relay_is_dialled(bench: Callable[..., Bench]) -> None:
+    one = bench(relay=f"smtp://127.0.0.1:{free_port()}")
+    id = one.send("ann@example.com")
+    one.mailer.suppressions.add("ann@example.com")
+    report = one.deliver(id)
+    assert (report.counts, report.ended) == ({State.SUPPRESSED: 1}, Refusal.NOTHING)
+    assert str(report) == "1 suppressed"
+    assert one.mailer.events.latest() == []
+
+
+def test_if_redis_goes_away_before_the_list_is_asked_it_is_asked_again(
+    bench: Callable[..., Bench], sink: CatchingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench()
+    id = one.send("ann@example.com", "bob@example.com")
+    one.mailer.suppressions.add(*(f"{n}@example.com" for n in range(60)), "bob@example.com")
+    listed, asked = one.mailer.ledger.listed, []
+
+    def once_away(mailboxes: set[str]) -> set[str]:
+        asked.append(mailboxes)
+        if len(asked) == 1:
+            raise StoreUnavailable("Redis is away")
+        return listed(mailboxes)
+
+    monkeypatch.setattr(one.mailer.ledger, "listed", once_away)
+    report = one.deliver(id)
+    assert report.counts == {State.SENT: 1, State.SUPPRESSED: 1}
+    assert len(asked) == 2
+    assert [message.recipients for message in sink.messages] == [("ann@example.com",)]
+
+
+# --- The relay ----------------------------------------------------------------------------------------
+
+
 def test_what_servers_are_asked_for_is_said_to_the_relay(bench: Callable[..., Bench]) -> None:
     with ScriptedRelay(extensions=("PIPELINING", "DSN")) as relay:
         one = bench(relay=f"smtp://127.0.0.1:{relay.port}")

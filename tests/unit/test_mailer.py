@@ -622,6 +622,48 @@ def test_what_was_resent_out_of_doubt_and_then_failed_needs_force(mailer: Mailer
     assert (report.retried, report.doubtful) == (1, 0)
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_retry_leaves_alone_who_is_on_the_suppression_list(
+    mailer: Mailer, failures: dict[str, str], force: bool
+) -> None:
+    mailer.suppressions.add("Plain@example.com", "deferred@example.com", "unknown@example.com")
+    for dry_run in (True, False):
+        report = mailer.retry(*failures.values(), force=force, dry_run=dry_run)
+        assert (report.retried, report.suppressed, report.hard_bounces) == (1, 3, 0)
+    states = {name: mailer.status(id).state for name, id in failures.items()}
+    assert states == {
+        "unknown": State.FAILED,
+        "blocked": State.QUEUED,
+        "plain": State.FAILED,
+        "deferred": State.DEFERRED,
+    }
+    mailer.suppressions.remove("plain@example.com")
+    assert mailer.retry(failures["plain"]).retried == 1
+
+
+def test_who_was_suppressed_for_a_hard_bounce_needs_no_force_once_off_the_list(
+    mailer: Mailer, failures: dict[str, str]
+) -> None:
+    mailer.retry(failures["unknown"], force=True)
+    mailer.suppressions.add("unknown@example.com")
+    claim = claimed(mailer, failures["unknown"])
+    assert claim.window == ()
+    mailer.ledger.release(claim, "a worker", [])
+    mailer.suppressions.remove("unknown@example.com")
+    assert mailer.status(failures["unknown"]).state is State.SUPPRESSED
+    assert mailer.retry(failures["unknown"]).retried == 1
+
+
+def test_a_batch_that_was_set_aside_comes_back_with_who_is_on_the_list(mailer: Mailer) -> None:
+    id = mailer.send(Message(to="ann@example.com", text="hi"))
+    claim = claimed(mailer, id)
+    mailer.ledger.set_aside(claim, "a worker", [0], ValueError("damaged"))
+    mailer.suppressions.add("ann@example.com")
+    assert [it.id for it in mailer.aside()] == [id]
+    assert mailer.retry(id).retried == 1
+    assert mailer.aside() == []
+
+
 def test_a_hard_bounce_needs_force_by_id_too(mailer: Mailer, failures: dict[str, str]) -> None:
     assert mailer.retry(failures["unknown"]).hard_bounces == 1
     assert mailer.status(failures["unknown"]).state is State.FAILED

@@ -73,5 +73,6 @@ def test_a_retry_as_json() -> None:
         "bodiless": 0,
         "hard_bounces": 0,
         "doubtful": 0,
+        "suppressed": 0,
         "bodiless_ids": (),
     }

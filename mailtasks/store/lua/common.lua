@@ -8,7 +8,8 @@
 --   1 counts [hash]            states and tallies of this shard
 --   2 minute [hash]            the same for one minute, for rates and response times
 --   3 steering [hash]          pause:all, pause:PRIORITY, looked, limited, quiet (ms), doubt:told, doubt:at (ms),
---                              sweep:at (ms), sweep:cursor, sweep:found (ms)
+--                              sweep:at (ms), sweep:cursor, sweep:found (ms), listed (mark of the latest addition
+--                              to the suppression list)
 --   4-6 due:PRIORITY [zset]    batch -> ms, for urgent, normal, bulk
 --   7-9 gate:pause:PRIORITY [zset]
 --   10-12 gate:aside:PRIORITY [zset]
@@ -162,7 +163,8 @@ end
 -- The batch whose three keys start at KEYS[first], or nil if there is none. An error if a hand has
 -- changed its records so that they can't be read.
 local function load(id, first)
-  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'n', 'f', 'm', 'y', 'e', 'q', 'i')
+  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'n', 'f', 'm', 'y', 'e', 'v',
+    'q', 'i')
   if not (f[1] or f[13]) then return nil end
   local batch = {
     id = id, key = KEYS[first], states_key = KEYS[first + 1], tries_key = KEYS[first + 2],
@@ -180,6 +182,7 @@ local function load(id, first)
     applied = f[10] or '',          -- u  the last step that was applied, token:number
     next_due = tonumber(f[11] or 0), -- n  no deferred recipient is due before
     finished = f[12],               -- f  when it was finished; false: it isn't
+    checked = f[16] or '',          -- v  the suppression list's mark when it was held against it; '': never
     runs = {},                      -- m  messages, in runs of as many recipients each
     states = redis.call('GET', KEYS[first + 1]),
     moved = {}, tries = {}, fields = {}, gone = {}, counts = {}, minute = {},
@@ -194,7 +197,7 @@ local function load(id, first)
       and batch.lapses and batch.hints and batch.next_due and #(batch.states or '') == size) then
     error('mailtasks damaged: the records of batch ' .. id .. ' are damaged; mend them, or delete its keys')
   end
-  if string.sub(id, 2, 2) == 'u' then load_campaign(batch, f[16], f[17]) end
+  if string.sub(id, 2, 2) == 'u' then load_campaign(batch, f[17], f[18]) end
   -- Accepted before the clock was set back, and not planned for later: it may go now.
   if batch.not_before == batch.accepted then batch.not_before = math.min(batch.not_before, now) end
   return batch
@@ -230,7 +233,16 @@ local function unpack_tries(packed)
     if type(t[i]) ~= type(value) then return nil end
   end
   return { due = t[1], attempts = t[2], at = t[3], resends = t[4], reply = t[5], relay = t[6],
-           worker = t[7], took = t[8], claim = t[9] }
+           worker = t[7], took = t[8], claim = t[9], listed = t[10] }
+end
+
+-- Its last element is there for who is suppressed only.
+local function pack_tries(t)
+  return cmsgpack.pack({ t.due, t.attempts, t.at, t.resends, t.reply, t.relay, t.worker, t.took, t.claim, t.listed })
+end
+
+local function untried()
+  return { due = 0, attempts = 0, at = 0, resends = 0, reply = '', relay = '', worker = '', took = 0, claim = '' }
 end
 
 -- What is known of an attempted recipient; nil if it was never attempted. Indices start at 0.
@@ -245,8 +257,7 @@ end
 local function new_tries(batch, index)
   local tries = tries_of(batch, index)
   if not tries then
-    tries = { due = 0, attempts = 0, at = 0, resends = 0, reply = '', relay = '', worker = '', took = 0,
-              claim = '' }
+    tries = untried()
     batch.tries[index] = tries
   end
   tries.changed = true
@@ -431,8 +442,7 @@ local function write_tries(batch)
   for index, t in pairs(batch.tries) do
     if t.changed then
       table.insert(packed, index)
-      table.insert(packed, cmsgpack.pack({ t.due, t.attempts, t.at, t.resends, t.reply, t.relay, t.worker,
-        t.took, t.claim }))
+      table.insert(packed, pack_tries(t))
       if state_of(batch, index) == SENT then drop_sent_body(batch, index) end
     end
   end
@@ -579,6 +589,31 @@ end
 local function cancel_rest(batch)
   for index in each(batch, QUEUED) do move(batch, index, CANCELLED) end
   for index in each(batch, DEFERRED) do move(batch, index, CANCELLED) end
+end
+
+-- What the suppression list says of an address: source, since when (ms), reason.
+local function unpack_entry(packed)
+  local can, entry = pcall(cmsgpack.unpack, packed)
+  return can and type(entry) == 'table' and entry or { '', 0, '' }
+end
+
+-- So many of the latest additions are remembered one by one.
+local LATEST_KEPT = 50
+
+-- New on the suppression list: mailboxes. What was held against it before must be so again.
+local function note_listed(latest, mailboxes, mark)
+  if #mailboxes == 0 then return end
+  for i = math.max(1, #mailboxes - LATEST_KEPT + 1), #mailboxes do
+    redis.call('LPUSH', latest, mark .. ' ' .. mailboxes[i])
+  end
+  redis.call('LTRIM', latest, 0, LATEST_KEPT - 1)
+  redis.call('HSET', STEERING, 'listed', mark)
+end
+
+-- Something is queued that wasn't when the batch was held against the suppression list.
+local function forget_checked(batch)
+  batch.checked = ''
+  table.insert(batch.gone, 'v')
 end
 
 local function response_time(batch)

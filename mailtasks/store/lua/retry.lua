@@ -25,7 +25,7 @@ end
 local function queue(index, seen)
   if seen ~= QUEUED then move(batch, index, QUEUED) elseif not tries_of(batch, index) then return end
   local tries = new_tries(batch, index)
-  tries.attempts, tries.due = 0, 0
+  tries.attempts, tries.due, tries.listed = 0, 0, nil
   if seen == IN_DOUBT then
     tries.resends = tries.resends + 1
     tally(batch.counts, 'resends', 1)
@@ -60,6 +60,7 @@ batch.not_before = from
 reopen(batch) -- or it would vanish when the retention of what it was before ends
 set_field(batch, 'w', integer(batch.not_before))
 set_field(batch, 'x', integer(batch.expires))
+forget_checked(batch)
 set_field(batch, 'z', 0)
 set_field(batch, 'g', 0)
 if batch.campaign then

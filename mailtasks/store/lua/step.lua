@@ -3,9 +3,15 @@
 --
 -- arg: id, token, number (of this step; sending the same one again changes nothing), owner,
 --      relay (where it sends, for people),
---      results {{index, state, delay (ms, if deferred), counted (0 or 1), reply, relay, took (ms)}, …},
+--      results {{index, state, delay (ms, if deferred), counted (0 or 1), reply, relay, took (ms), and of a
+--      refusal for which the address is to blame {mailbox, reason, days, nth}}, …}: that is put on the
+--      suppression list once it has refused on so many days, which the nth bounced of KEYS holds,
+--      suppressed {{index, mailbox, 1 if it is in the window}, …} (who of all the batch the last answer's
+--      check has found on the suppression list), checked {before, mark} (of that check, or {}; it doesn't count
+--      if something was queued meanwhile that isn't due to it),
 --      windows {PRIORITY = messages}, recipients (most of one message), more (0: settle only, then
 --      give the lease back), gate ('' or 'rate' or 'aside': what is left waits behind it)
+-- KEYS behind the batch's: suppressed [hash], suppressed:latest [list]; then the bounced [string] of results
 -- Returns {status, …}:
 --   'gone'                       no such batch
 --   'taken'                      somebody else holds the lease
@@ -15,12 +21,18 @@
 --   'released' hint (0 or 1), priority
 --                                the lease is given back; 1: hint it, it can go on now
 --   'claimed'  entries {{index, attempts, last basic code}, …}, messages {number, …}, bodies {body, …},
---              header, recipients, values, brake
+--              header, recipients, values, brake, check
 --                                header, recipients and values (of a campaign's rows, which has no bodies) are
---                                empty but for the first step; brake: what its campaign counts, or ''
+--                                empty but for the first step; brake: what its campaign counts, or ''. Before
+--                                anything is sent the batch is to be held against the suppression list: check is
+--                                {} (it was), {before, mark, {mailbox, …}} (against what was added since), or
+--                                {before, mark} (against all of it)
 write_though_full()
 local GATES = { rate = GATE_RATE, aside = GATE_ASIDE }
+local SUPPRESSED_LIST, LATEST = KEYS[FIRST_BATCH_KEY + 3], KEYS[FIRST_BATCH_KEY + 4]
+local DAY, DAYS_KEPT = 24 * 3600 * 1000, 30
 local claim_mark = string.sub(arg.token, 1, 6)
+local bounces = {}
 
 -- How evidence makes a recipient `sent` by legal moves.
 local WAYS_TO_SENT = {
@@ -75,6 +87,7 @@ local function take_evidence()
       if settle_as_sent(index, counted, reply, relay, took) then evidence = evidence + 1 end
     elseif to == QUEUED and state_of(batch, index) == IN_DOUBT and tries_of(batch, index).claim == mark then
       move(batch, index, QUEUED)
+      forget_checked(batch)
       evidence = evidence + 1
     end
   end
@@ -92,7 +105,7 @@ local function settle()
   for i, result in ipairs(arg.results) do indices[i] = result[1] end
   load_tries(batch, indices)
   for _, result in ipairs(arg.results) do
-    local index, to, delay, counted, reply, relay, took = unpack(result)
+    local index, to, delay, counted, reply, relay, took, bounce = unpack(result)
     local from = state_of(batch, index)
     if from == '' or (from ~= SENDING and from ~= SENT and not forgetful) then
       illegal(batch, index, "what isn't being sent can't become " .. (NAMES[to] or to))
@@ -104,9 +117,61 @@ local function settle()
       elseif to == IN_DOUBT then doubt(batch, index, reply)
       else move(batch, index, to) end
       if to ~= QUEUED then note_attempt(index, counted, reply, relay, took) end
+      if to == FAILED and bounce then table.insert(bounces, bounce) end
     end
   end
   if #arg.results > 0 then forget_lapses(batch) end -- its owner lived to tell
+end
+
+-- What its owner has found on the suppression list. What was taken off since is given back.
+local function suppress()
+  for _, told in ipairs(arg.suppressed) do
+    local index, mailbox, is_withheld = unpack(told)
+    local state = state_of(batch, index)
+    if state == QUEUED or state == DEFERRED or (state == SENDING and is_withheld == 1) then
+      local entry = redis.pcall('HGET', SUPPRESSED_LIST, mailbox)
+      if type(entry) == 'string' then
+        move(batch, index, SUPPRESSED)
+        new_tries(batch, index).listed = unpack_entry(entry)
+      elseif state == SENDING then
+        move(batch, index, QUEUED)
+      end
+    end
+  end
+  local before, mark = unpack(arg.checked)
+  if mark and before == batch.checked then
+    batch.checked = mark
+    set_field(batch, 'v', mark)
+  end
+end
+
+-- Whether an address was refused on so many days of the last thirty.
+local function is_refused_too_often(key, needed)
+  local today, days = math.floor(now / DAY), {}
+  local held = redis.pcall('GET', key)
+  for day in string.gmatch(type(held) == 'string' and held or '', '%d+') do
+    if tonumber(day) > today - DAYS_KEPT and tonumber(day) < today then table.insert(days, day) end
+  end
+  table.insert(days, integer(today))
+  if #days >= needed then
+    redis.call('DEL', key)
+    return true
+  end
+  redis.call('SET', key, table.concat(days, ' '), 'PX', integer(DAYS_KEPT * DAY))
+end
+
+-- Called after everything that can fail, since it writes.
+local function list_bounces()
+  local listed = {}
+  for _, bounce in ipairs(bounces) do
+    local mailbox, reason, needed, nth = unpack(bounce)
+    if needed == 1 or is_refused_too_often(KEYS[FIRST_BATCH_KEY + 4 + nth], needed) then
+      local entry = cmsgpack.pack({ 'bounce', now, reason })
+      if redis.pcall('HSETNX', SUPPRESSED_LIST, mailbox, entry) == 1 then table.insert(listed, mailbox) end
+    end
+  end
+  note_listed(LATEST, listed, this_step)
+  tally(batch.counts, 'bounced', #listed)
 end
 
 -- What its owner neither settled nor gave back by name may have been taken: it is never claimed again.
@@ -203,6 +268,22 @@ local function choose()
   return indices, messages, again
 end
 
+-- The mailboxes that were added to the suppression list since its mark was this; nil: too many to tell.
+local function added_since(mark)
+  local added = {}
+  for _, addition in ipairs(redis.call('LRANGE', LATEST, 0, LATEST_KEPT - 1)) do
+    local its_mark, mailbox = string.match(addition, '^(%S*) (.*)$')
+    if its_mark == mark then return added end
+    table.insert(added, mailbox)
+  end
+end
+
+local function check()
+  local mark = redis.call('HGET', STEERING, 'listed') or ''
+  if mark == batch.checked then return {} end
+  return { batch.checked, mark, added_since(batch.checked) }
+end
+
 local function claim()
   local indices, messages, again = choose()
   if #indices == 0 then return give_back() end
@@ -234,7 +315,7 @@ local function claim()
     header = redis.call('HMGET', batch.key, 'h', 'r', 'd')
   end
   return { 'claimed', entries, messages, bodies, header[1] or '', header[2] or '', header[3] or '',
-    campaign and campaign.brake or '' }
+    campaign and campaign.brake or '', check() }
 end
 
 if batch.token and batch.lease <= now and not is_quiet() then lapse(batch) end
@@ -245,7 +326,11 @@ if batch.token ~= arg.token then
 end
 
 batch.owner = arg.owner
-if not repeated then settle() end
+if not repeated then
+  settle()
+  suppress()
+  list_bounces()
+end
 if now >= batch.expires and not is_quiet() then expire(batch) end
 if arg.more == 0 then return give_back() end
 if not repeated then settle_the_rest() end

@@ -54,6 +54,38 @@ def test_what_baffles_a_relay_is_tried_once_more() -> None:
     assert decide(BAFFLED, 1, "451", RetryPolicy(), one).state is State.DEFERRED
 
 
+@pytest.mark.parametrize(
+    ("stage", "code", "words", "days"),
+    [
+        (Stage.RCPT, "5.1.1", "User unknown", 1),
+        (Stage.RCPT, "5.1.10", "Recipient not found", 1),
+        (Stage.RCPT, "5.2.1", "disabled", 3),
+        (Stage.RCPT, "5.2.2", "mailbox full", 3),
+        (Stage.DOT, "5.2.2", "mailbox full", 0),
+        (Stage.DOT, "5.1.1", "User unknown", 0),
+        (Stage.MAIL, "5.1.1", "User unknown", 0),
+        (Stage.RCPT, "5.1.1", "<shop@example.com>: Sender address rejected: User unknown", 0),
+        (Stage.RCPT, "5.1.8", "Sender address rejected: Domain not found", 0),
+        (Stage.RCPT, "5.7.1", "blocked using zen.spamhaus.org", 0),
+        (Stage.RCPT, "5.7.26", "unauthenticated", 0),
+        (Stage.RCPT, "5.4.1", "Access denied", 0),
+        (Stage.DOT, "5.6.0", "invalid header", 0),
+    ],
+)
+def test_only_what_rcpt_says_of_the_address_suppresses_it(
+    stage: Stage, code: str, words: str, days: int
+) -> None:
+    outcome = Outcome(stage, How.REFUSED, Reply(550, words, code))
+    decision = decide(outcome, 0, "", RetryPolicy(), one)
+    assert (decision.state, decision.suppress_after) == (State.FAILED, days)
+
+
+def test_who_is_tried_again_is_not_suppressed_yet() -> None:
+    policy = RetryPolicy(autoretry_for=(MailtasksError,), max_retries=1)
+    told = [decide(UNKNOWN, n, "", policy, one) for n in range(2)]
+    assert [(it.state, it.suppress_after) for it in told] == [(State.DEFERRED, 0), (State.FAILED, 1)]
+
+
 def test_autoretry_for_widens_and_dont_autoretry_for_narrows() -> None:
     assert decide(UNKNOWN, 0, "", RetryPolicy(), one).state is State.FAILED
     assert decide(UNKNOWN, 0, "", RetryPolicy(autoretry_for=(MailtasksError,)), one).state is State.DEFERRED

@@ -8,6 +8,7 @@ from typing import Any
 
 from mailtasks.message import Priority
 from mailtasks.state import State
+from mailtasks.status import RecipientStatus
 from mailtasks.store.books import Books, Snapshot
 from mailtasks.store.connection import Client
 from mailtasks.store.keys import Keys, new_batch_id
@@ -123,6 +124,10 @@ class Bench:
     def tries(self, id: str, index: int = 0) -> Tries:
         return self.snapshot(id).tries[index]
 
+    def status(self, id: str) -> list[RecipientStatus]:
+        """What is told of each recipient."""
+        return [it for message in self.snapshot(id).messages() for it in message.recipients]
+
     def lives(self, id: str) -> list[int]:
         """Seconds for which its records are kept; -1: for ever, -2: there is none."""
         return [self.redis.ttl(key) for key in self.keys.batch(id)]
@@ -132,6 +137,7 @@ class Bench:
         read = {
             b"hash": self.redis.hgetall,
             b"string": self.redis.get,
+            b"list": lambda key: self.redis.lrange(key, 0, -1),
             b"zset": lambda key: self.redis.zrange(key, 0, -1, withscores=True),
         }
         return {key: read[self.redis.type(key)](key) for key in self.redis.keys("{test:*")}

@@ -87,6 +87,9 @@ def test_all_keys_of_a_shard_are_in_one_slot() -> None:
         *shard.batch(GOOD),
         shard.gate("rate", "bulk"),
         shard.events,
+        shard.suppressed,
+        shard.suppressed_latest,
+        shard.bounced("ann@example.com"),
     ]
     assert all(key.startswith("{shop:2}:") for key in every)
     assert len(set(every)) == len(every) - 1  # the rate's gate of bulk is in the head, too
@@ -117,6 +120,9 @@ def test_every_key_is_in_the_table_of_the_docstring() -> None:
         *one.batch("ID"),
         one.minute(0),
         one.gate("KIND", "NAME"),
+        one.suppressed,
+        one.suppressed_latest,
+        one.bounced("MAILBOX"),
     ):
         assert key.replace("{ns:0}", "{ns:S}").replace("minute:0", "minute:N") in shown
 
