@@ -129,9 +129,7 @@ class ClaimedMessage:
     record: MessageRecord
     body: Content
     recipients: tuple[ClaimedRecipient, ...]
-    values: Mapping[str, Any] | None = (
-        None  # a campaign's: of the row that it is rendered from; it has no body
-    )
+    values: Mapping[str, Any] | None = None  # of the row that a campaign's is rendered from
 
     def without(self, indices: Set[int]) -> ClaimedMessage | None:
         """The same for fewer recipients; None if none is left."""
