@@ -165,6 +165,20 @@ class Feeder:
         self._publisher = publisher
         self._limiter = limiter
         self._most = HINTS_A_THREAD * threads
+        self._spare: Counter[Priority] = Counter()  # deliveries that may end before it is looked again
+        self._lock = threading.Lock()
+
+    def delivered(self, priority: Priority) -> None:
+        """A delivery has ended: feed, unless enough must wait still. A pump looks in any case.
+
+        Raises:
+            StoreUnavailable: as `feed`.
+        """
+        with self._lock:
+            self._spare[priority] -= 1
+            enough = self._spare[priority] > 0
+        if not enough:
+            self.feed(priority)
 
     def feed(self, priority: Priority, most: int | None = None) -> None:
         """Hint the next batches of campaigns.
@@ -177,10 +191,13 @@ class Feeder:
         """
         if self._limiter.available() == 0 or not self._campaigns.waiting(priority):
             return
-        room = self._most - self._publisher.waiting(priority) if most is None else min(most, self._most)
-        if most is None and room < self._most / 2:  # a few together cost less than each by itself
-            return
-        if hints := self._campaigns.feed(priority, room):
+        waiting = self._publisher.waiting(priority) if most is None else 0
+        room = self._most - waiting if most is None else min(most, self._most)
+        # A few together cost less than each by itself.
+        hints = self._campaigns.feed(priority, room) if room >= self._most / 2 or most is not None else []
+        with self._lock:
+            self._spare[priority] = (waiting + len(hints)) // 2
+        if hints:
             self._publisher.hint((hint.batch, hint.priority) for hint in hints)
 
 
@@ -247,7 +264,7 @@ class Delivery:
     def _feed(self, priority: Priority) -> None:
         """There is room for the next batches of campaigns."""
         try:
-            self.feeder.feed(priority)
+            self.feeder.delivered(priority)
         except StoreError as error:
             log.warning("campaigns have to wait for a pump to go on: %s", error)
 

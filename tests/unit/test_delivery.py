@@ -986,6 +986,22 @@ def test_who_ends_a_delivery_feeds_the_next(bench: Callable[..., Bench]) -> None
     assert one.hints() == 2
 
 
+def test_while_enough_waits_a_feeder_doesnt_ask(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench()
+    a_campaign(one, people(200), rows_a_batch=10)
+    feeder = delivery.Feeder(one.mailer.campaigns, one.mailer.publisher, one.delivery.limiter, threads=4)
+    asked: list[Priority] = []
+    waiting = one.mailer.publisher.waiting
+    monkeypatch.setattr(one.mailer.publisher, "waiting", lambda it: asked.append(it) or waiting(it))
+    for _ in range(4):
+        feeder.delivered(Priority.BULK)
+    assert (len(asked), waiting(Priority.BULK)) == (1, 8)
+    feeder.delivered(Priority.BULK)
+    assert (len(asked), waiting(Priority.BULK)) == (2, 8)
+
+
 def test_a_campaign_that_may_not_go_feeds_nothing(bench: Callable[..., Bench]) -> None:
     one = bench()
     campaign = a_campaign(one, people(40), rows_a_batch=10)
