@@ -364,7 +364,7 @@ ROWS: Final[tuple[Row, ...]] = (
         _IN_SESSION,
         codes=("5",),
         enhanced=_BAD_SENDERS,
-        example="550 5.7.60 SMTP; Client does not have permissions to send as this sender",
+        example="550 5.1.8 Access denied, bad outbound sender",
     ),
     Row(
         Case.UTF8_UNSUPPORTED,

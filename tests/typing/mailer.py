@@ -27,6 +27,7 @@ from mailtasks import (
 )
 from mailtasks.errors import IdempotencyConflict, StoreUnavailable
 from mailtasks.status import Doubt, QueueStatus, RecipientStatus, Stats, Stray
+from mailtasks.suppression import Suppression
 
 message = Message(to="ann@example.com", text="1234")
 
@@ -87,6 +88,12 @@ Mailer(lease="90s", relay="smtp://127.0.0.1:2525")
 Mailer("redis://localhost")  # type: ignore[arg-type]
 
 # ... its errors, which carry what trying again needs ...
+for entry in mailer.suppressions:
+    assert_type(entry, Suppression)
+assert_type(mailer.suppressions.add("ann@example.com", reason="asked", source="unsubscribe"), int)
+assert_type(mailer.suppressions.get("ann@example.com"), Suppression | None)
+assert_type("ann@example.com" in mailer.suppressions, bool)
+
 try:
     send(message)
 except StoreUnavailable as unavailable:

@@ -1,9 +1,12 @@
 import io
+from pathlib import Path
 
 import pytest
 
-from mailtasks.mailer import Mailer
 from mailtasks.state import State
+from tests.pages import fences
+
+PAGE = Path(__file__).parents[3] / "docs/how-to/suppression.md"
 
 
 @pytest.fixture
@@ -161,8 +164,16 @@ def test_without_redis_it_says_so(nowhere):
         assert "can't be reached" in ran.err
 
 
-def test_python_can_do_the_same(live):
-    with Mailer() as mailer:
-        mailer.suppressions.add("ann@example.com", source="unsubscribe")
-        assert "ANN@example.com" in mailer.suppressions
+def test_python_can_do_the_same(live, capfd):
+    [code] = [code for language, code in fences(PAGE) if language == "python"]
+    exec(code, {})
+    assert capfd.readouterr().out.startswith("clicked the link\nann@example.com unsubscribe 20")
     assert addresses(live) == ["ann@example.com"]
+
+
+def test_who_a_relay_has_put_there_can_be_taken_off_as_the_page_says(live):
+    live("suppress", "add", "ann@example.com", "bob@example.com", "--source", "bounce")
+    live("suppress", "add", "eve@example.com")
+    rows = live("suppress", "export", "--source", "bounce").out.splitlines()[1:]
+    assert live("suppress", "remove", *(row.partition(",")[0] for row in rows)).out == "removed 2 addresses\n"
+    assert addresses(live) == ["eve@example.com"]
