@@ -1,13 +1,13 @@
 """All benchmarks, one after the other: each prints its table, and fails if it misses its mark.
 
-python -m benchmarks [engine latency warm drain compose templates people]
+python -m benchmarks [engine latency warm drain compose templates people campaign]
 """
 
 import argparse
 import subprocess
 import sys
 
-ALL = ("engine", "latency", "warm", "drain", "compose", "templates", "people")
+ALL = ("engine", "latency", "warm", "drain", "compose", "templates", "people", "campaign")
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from celery import Celery, bootsteps
 from celery.signals import worker_ready, worker_shutdown
 
+from mailtasks.delivery import Feeder
 from mailtasks.errors import SettingsError, StoreError, StoreUnavailable
 from mailtasks.guard import refuse
 from mailtasks.installation import Installation, installation_of, is_installed
@@ -135,6 +136,8 @@ class _Pumping:
         self._app = installation.app
         self._publisher = installation.publisher
         self._ledger = installation.mailer.ledger
+        self._campaigns = installation.mailer.campaigns
+        self._feeder = Feeder(self._campaigns, self._publisher, installation.limiter, installation.threads)
         self._limiter = installation.limiter
         self._interval = installation.settings.pump_interval
         self._stopped = stopped
@@ -152,7 +155,13 @@ class _Pumping:
     def _tick(self) -> bool:
         """Whether all went well. What one act stumbles over, a rate or a record, stops no other."""
         well = True
-        for act in (self._open_rate_gates, self._look, self._ledger.sweep_on):
+        for act in (
+            self._open_rate_gates,
+            self._look,
+            self._campaigns.tend,
+            self._feed,
+            self._ledger.sweep_on,
+        ):
             try:
                 act()
             except StoreUnavailable:
@@ -223,6 +232,12 @@ class _Pumping:
             if room:
                 opened = self._ledger.open("rate", priority, room)
                 allowed = None if allowed is None else allowed - opened
+
+    def _feed(self) -> None:
+        """The next batches of campaigns. While that can't be, no more than this worker itself can send."""
+        room = self._room()
+        for priority in taken(self._app):
+            self._feeder.feed(priority, None if room is None else room[priority])
 
     def _say_away(self, error: Exception) -> None:
         if not self._away:

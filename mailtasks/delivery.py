@@ -9,6 +9,8 @@ The rules:
 3. A delivery works for a bounded time, then gives back what is left, so that priorities take turns.
 4. What a failover could make somebody else send, because no replica has the claim, is given back, too.
 5. What may not go yet (paused, over the rate) holds neither thread nor connection: it waits in the ledger.
+6. A campaign's rows become mail when their window is claimed, and then only; whoever ends a delivery lets the
+   next of the campaigns' batches have their turn.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ from mailtasks.keeper import Keeper
 from mailtasks.logs import log_attempt, mask_all
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.pieces import Blob, blobs_in, filled
+from mailtasks.policy import brake
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.decision import Decision, decide
 from mailtasks.policy.rate import TokenBucket
 from mailtasks.policy.verdict import Destination
 from mailtasks.publish import Publisher
+from mailtasks.rendering import Rendering
 from mailtasks.reply import How, Outcome, Stage
 from mailtasks.routing import Route
 from mailtasks.settings import Settings
@@ -44,7 +48,9 @@ from mailtasks.smtp.envelope import Envelope, Notifications
 from mailtasks.smtp.grammar import canonical_pieces
 from mailtasks.smtp.session import ConnectFailed
 from mailtasks.state import State
+from mailtasks.store.campaigns import Campaigns
 from mailtasks.store.events import Events
+from mailtasks.store.keys import uid_in
 from mailtasks.store.ledger import (
     Claim,
     ClaimedMessage,
@@ -55,6 +61,7 @@ from mailtasks.store.ledger import (
     Result,
     new_claim,
 )
+from mailtasks.store.records import CampaignPart
 from mailtasks.suppression import one_line
 
 log = logging.getLogger(__name__)
@@ -68,6 +75,10 @@ _WORDS_KEPT: Final = (
     300  # characters of a reply; a relay may say kilobytes, and each failed recipient keeps it
 )
 _WAIT_FOR_CONNECTION: Final = 10.0  # seconds; then the window is given back
+HINTS_A_THREAD: Final = 2
+"""Campaigns' batches that wait in a queue for each thread of whoever puts them there: so many that no thread
+idles, and so few that another campaign's batch has its turn soon."""
+
 _WAIT_FOR_ROOM: Final = 10.0  # seconds, the same, for attachments in this process' memory
 
 
@@ -140,6 +151,56 @@ class Limiter:
             return None if self._bucket is None else self._bucket.available(time.monotonic())
 
 
+class Feeder:
+    """Lets campaigns' batches have their turn while little waits in a priority's queue.
+
+    Args:
+        threads: that deliver, in this process.
+    """
+
+    def __init__(
+        self, campaigns: Campaigns, publisher: Publisher, limiter: Limiter, threads: int = 1
+    ) -> None:
+        self._campaigns = campaigns
+        self._publisher = publisher
+        self._limiter = limiter
+        self._most = HINTS_A_THREAD * threads
+        self._spare: Counter[Priority] = Counter()  # deliveries that may end before it is looked again
+        self._lock = threading.Lock()
+
+    def delivered(self, priority: Priority) -> None:
+        """A delivery has ended: feed, unless enough must wait still. A pump looks in any case.
+
+        Raises:
+            StoreUnavailable: as `feed`.
+        """
+        with self._lock:
+            self._spare[priority] -= 1
+            enough = self._spare[priority] > 0
+        if not enough:
+            self.feed(priority)
+
+    def feed(self, priority: Priority, most: int | None = None) -> None:
+        """Hint the next batches of campaigns.
+
+        Args:
+            most: how many; None: as many as keep the threads busy, with those that wait in the queue already.
+
+        Raises:
+            StoreUnavailable: Redis is away: the ledger's or the broker's.
+        """
+        if self._limiter.available() == 0 or not self._campaigns.waiting(priority):
+            return
+        waiting = self._publisher.waiting(priority) if most is None else 0
+        room = self._most - waiting if most is None else min(most, self._most)
+        # A few together cost less than each by itself.
+        hints = self._campaigns.feed(priority, room) if room >= self._most / 2 or most is not None else []
+        with self._lock:
+            self._spare[priority] = (waiting + len(hints)) // 2
+        if hints:
+            self._publisher.hint((hint.batch, hint.priority) for hint in hints)
+
+
 class Delivery:
     """Delivers batches. One for a process, used by all of its threads.
 
@@ -147,6 +208,7 @@ class Delivery:
         owner: this worker's name, as `status` and doubt show it.
         retry_policy, limiter: what `task_annotations` say; see `mailtasks.tasks`.
         stopping: set when no dot may be begun any more.
+        threads: that deliver, in this process.
     """
 
     def __init__(
@@ -162,6 +224,7 @@ class Delivery:
         retry_policy: RetryPolicy,
         limiter: Limiter,
         stopping: threading.Event | None = None,
+        threads: int = 1,
     ) -> None:
         self.ledger = ledger
         self.events = events
@@ -174,6 +237,9 @@ class Delivery:
         self.limiter = limiter
         self.stopping = stopping or threading.Event()
         self._largest_window = max(ledger.limits.windows.values())
+        self.campaigns = Campaigns(ledger)
+        self.rendering = Rendering(self.campaigns.template, settings.size_limit)
+        self.feeder = Feeder(self.campaigns, publisher, limiter, threads)
         self.blob_cache = BlobCache(settings.blob_memory, Blobs(ledger.redis, ledger.keys, settings).fetch)
 
     def deliver(self, batch: str, priority: Priority) -> Report:
@@ -188,10 +254,25 @@ class Delivery:
             report.ended = Refusal.STOPPING
             self.publisher.hint([(batch, priority)])
             return report
+        try:
+            self._deliver(batch, priority, report)
+        finally:
+            if uid_in(batch) and not self.stopping.is_set():
+                self._feed(priority)
+        return report
+
+    def _feed(self, priority: Priority) -> None:
+        """There is room for the next batches of campaigns."""
+        try:
+            self.feeder.delivered(priority)
+        except StoreError as error:
+            log.warning("campaigns have to wait for a pump to go on: %s", error)
+
+    def _deliver(self, batch: str, priority: Priority, report: Report) -> None:
         allowed = self.limiter.take(self._largest_window, priority)
         if not allowed:
             report.ended = self.ledger.park(batch, self.owner).why
-            return report
+            return
         claim = new_claim(batch, self.route.relay)
         try:
             refused = self._move(claim, (), allowed)
@@ -201,10 +282,9 @@ class Delivery:
         if refused:
             self.limiter.give_back(allowed)
             report.ended = self._conclude(claim, refused).why
-            return report
+            return
         with self.keeper.keeping(claim):
             report.ended = self._work(claim, allowed, priority, report).why
-        return report
 
     def _work(self, claim: Claim, allowed: int, priority: Priority, report: Report) -> Released:
         """Window after window, until nothing is left or the time is up."""
@@ -214,6 +294,7 @@ class Delivery:
             report.counts.update({State.SUPPRESSED: len(claim.withheld)} if claim.withheld else {})
             settled = self._send_window(claim, report) if claim.window else []
             results = [each.result(self.route.relay, self._reason(each)) for each in settled]
+            self._brake(claim, settled)  # before more is claimed
             unsafe = not claim.confirmed
             over = unsafe or self.stopping.is_set() or claim.lost or time.monotonic() > ends
             allowed = 0 if over else self.limiter.take(self._largest_window, priority)
@@ -323,14 +404,36 @@ class Delivery:
             begun.extend([number] if may else [])
             return may
 
+        unrendered = self._render(claim)
         needed = self._needed(claim.window)
-        if not needed:
+        if not needed and not unrendered:
             return self._send([_envelope(message, {}) for message in claim.window], may_begin)
         try:
             with self.blob_cache.lend(needed, _WAIT_FOR_ROOM) as attachments:
-                return self._talk_about(claim, attachments, may_begin)
+                return self._talk_about(claim, attachments, unrendered, may_begin)
         except NoRoom:
-            return self._talk_about(claim, {}, may_begin)
+            return self._talk_about(claim, {}, unrendered, may_begin)
+
+    def _render(self, claim: Claim) -> dict[str, Outcome]:
+        """Give a campaign's messages their bodies; returns by id why some can't have one."""
+        part = claim.record.campaign
+        failures: dict[str, Outcome] = {}
+        if part is None:
+            return failures
+        rendered = []
+        for message in claim.window:
+            made = self._rendered(part, message)
+            if isinstance(made, Outcome):
+                failures[message.id] = made
+            rendered.append(message if isinstance(made, Outcome) else made)
+        claim.window = tuple(rendered)
+        return failures
+
+    def _rendered(self, part: CampaignPart, message: ClaimedMessage) -> ClaimedMessage | Outcome:
+        try:
+            return self.rendering.message(part, message)
+        except StoreUnavailable as error:
+            return Outcome(Stage.CONTENT, How.LOST, detail=str(error))
 
     def _needed(self, window: Sequence[ClaimedMessage]) -> list[Blob]:
         """The attachments of as much of a window as there is memory for; the rest is given back."""
@@ -346,11 +449,14 @@ class Delivery:
         self,
         claim: Claim,
         attachments: Mapping[str, Encoded | Exception],
+        unrendered: Mapping[str, Outcome],
         may_begin: Callable[[int], bool],
     ) -> list[tuple[Outcome, ...]]:
-        """Send what can be sent: a message whose attachment can't be had stops no other."""
+        """Send what can be sent: a message that can't be rendered or has no attachment stops no other."""
         had = {digest: it for digest, it in attachments.items() if not isinstance(it, Exception)}
-        unsendable = [_unsendable(message, attachments) for message in claim.window]
+        unsendable = [
+            unrendered.get(message.id) or _unsendable(message, attachments) for message in claim.window
+        ]
         envelopes = [
             _envelope(message, had)
             for message, failure in zip(claim.window, unsendable, strict=True)
@@ -425,6 +531,33 @@ class Delivery:
                 self.events.record(list(events))
             except StoreError as error:
                 log.warning("%d relay events were not recorded: %s", len(events), error)
+
+    def _brake(self, claim: Claim, settled: Sequence[_Settled]) -> None:
+        """Pause a campaign that would be refused, whoever its recipients are."""
+        uid = uid_in(claim.batch)
+        if uid is None:
+            return
+        run = brake.run_at_end(each.decision.case for each in settled)
+        if not run.length and not (run.is_broken and claim.brake):
+            return
+        try:
+            length = self.campaigns.brake(uid, run.case or "", run.length, run.is_broken)
+            if run.case and brake.is_too_long(length):
+                last = next(each for each in reversed(settled) if each.decision.case is run.case)
+                self._pause(uid, brake.reason(run.case, length, last.words))
+        except StoreError as error:
+            log.warning("refusals of a campaign's mail were not counted: %s", error)
+
+    def _pause(self, uid: str, reason: str) -> None:
+        record = self.campaigns.record(uid)
+        if record and self.campaigns.pause(record, reason):
+            log.error(
+                "campaign %s is paused, and the rest of it stays queued: %s; when that is mended, resume it "
+                "(mailtasks campaign resume %s)",
+                record.name,
+                reason,
+                record.name,
+            )
 
     def _findings(self) -> Iterator[RelayEvent]:
         """What was found out about the relay as a whole."""

@@ -13,6 +13,10 @@
     ├── InputError               a file of people can't be read, or not to its end; says where
     ├── IdempotencyConflict      the key was used before with other content
     ├── UnknownMessage           no such id: never accepted, or past its retention
+    ├── CampaignError            a campaign can't be begun, or go on, as asked
+    │   ├── CampaignConflict     one of that name was begun with another template or other options
+    │   ├── InputChanged         its rows aren't those that were accepted before
+    │   └── UnknownCampaign      there is none of that name
     ├── IllegalMove              a state can't become that state
     ├── StoreError               Redis didn't do what was asked
     │   └── StoreUnavailable     Redis is away, hangs, or is loading
@@ -152,6 +156,61 @@ class UnknownMessage(MailtasksError, LookupError):
             "it was never accepted there, or its retention has ended; "
             "check the id and whether that is the right Redis, or `mailtasks find ADDRESS`"
         )
+
+
+class CampaignError(MailtasksError):
+    """A campaign can't be begun, or go on, as asked."""
+
+
+class CampaignConflict(CampaignError):
+    """A campaign of that name was begun with another template or other options.
+
+    Attributes:
+        name: the campaign's.
+        fields: what is different.
+    """
+
+    def __init__(self, name: str, fields: Sequence[str]) -> None:
+        self.name = name
+        self.fields = tuple(fields)
+        super().__init__(
+            f"the campaign {name!r} was begun with other values of {', '.join(fields)}; give those of "
+            "then to take it up, or another name to another campaign"
+        )
+
+
+class InputChanged(CampaignError):
+    """The rows aren't those that were accepted before. Nothing of the changed ones was accepted.
+
+    Attributes:
+        name: the campaign's.
+        row: the first that may be another, from 1.
+    """
+
+    def __init__(self, name: str, row: int, what: str) -> None:
+        self.name = name
+        self.row = row
+        super().__init__(
+            f"the input of campaign {name!r} has changed: {what}; give the rows of then, in their order, or "
+            "send the others under another name"
+        )
+
+
+class UnknownCampaign(CampaignError, LookupError):
+    """There is no campaign of that name.
+
+    Attributes:
+        name: that was asked for.
+    """
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name = name
+        there = (
+            f"there are {', '.join(known[:10])}{', …' if len(known) > 10 else ''}"
+            if known
+            else "there is none"
+        )
+        super().__init__(f"no campaign is called {name!r}; {there}")
 
 
 class IllegalMove(MailtasksError):

@@ -94,6 +94,7 @@ class Installation:
                     retry_policy=retry_policy,
                     limiter=self.limiter,
                     stopping=self._stopping,
+                    threads=self.threads,
                 )
             self._delivery.retry_policy = retry_policy
             return self._delivery

@@ -26,6 +26,7 @@ from mailtasks.errors import (
     MessageError,
     SettingsError,
     StoreUnavailable,
+    UnknownCampaign,
     UnknownMessage,
 )
 from mailtasks.message import PRIORITIES, Mailable, Priority, as_message
@@ -46,9 +47,10 @@ from mailtasks.status import (
     Stray,
 )
 from mailtasks.store.books import Books, Snapshot
+from mailtasks.store.campaigns import CampaignRecord, Campaigns
 from mailtasks.store.connection import connect
 from mailtasks.store.events import Events
-from mailtasks.store.keys import LISTED_STATES, Keys, split_id
+from mailtasks.store.keys import LISTED_STATES, Keys, campaign_batch_id, split_id
 from mailtasks.store.ledger import Acceptance, Ledger, Limits
 from mailtasks.store.records import NewBatch, Tries
 from mailtasks.store.suppressions import Suppressions
@@ -108,6 +110,7 @@ class Mailer:
         keys = Keys(self.settings.namespace)
         self.ledger = Ledger(self.redis, keys, limits_from(self.settings))
         self.books = Books(self.redis, keys)
+        self.campaigns = Campaigns(self.ledger)
         self.events = Events(self.redis, keys)
         self.suppressions = Suppressions(self.ledger)
         self.room = Room(self.redis, keys, self.settings)
@@ -349,6 +352,7 @@ class Mailer:
         code: str | None = None,
         domain: str | None = None,
         tag: str | None = None,
+        campaign: str | None = None,
         force: bool = False,
         dry_run: bool = False,
     ) -> RetryReport:
@@ -363,25 +367,32 @@ class Mailer:
             code: what a basic or enhanced code must begin with: "550", "5.7.", "4".
             domain: of the recipient's address: "example.com".
             tag: that the message must carry.
+            campaign: whose message it must be, by its name.
             force: also those whose address was refused for good, those that were resent out of doubt before,
                 and, by id, those in doubt: the last two may so get a second mail.
             dry_run: count only.
 
         Raises:
             UnknownMessage: there is none with one of the ids; nothing was retried.
+            UnknownCampaign: there is no such campaign.
             AddressError: the domain is none.
             MessageError: neither ids nor anything that must fit, which would be everything; or a code that
                 none begins with.
         """
-        if not (ids or reason or code or domain or tag):
-            raise MessageError("retry what? Give ids, a reason, a code, a domain or a tag")
+        if not (ids or reason or code or domain or tag or campaign):
+            raise MessageError("retry what? Give ids, a reason, a code, a domain, a tag or a campaign")
         if code and not re.fullmatch(r"[2-5](\d{0,2}|\.[\d.]*)", code):
             raise MessageError(f"no code begins with {code!r}; give one such as 550, 5.7. or 4")
         # As addresses are kept: in lower case, as A-labels.
         at = address.parse(f"x@{domain}").domain if domain else None
         wanted = _Wanted(reason, code, at, tag)
         states = {*RETRYABLE, State.QUEUED, *([State.IN_DOUBT] if force else [])}
-        found = self._of(ids, states) if ids else self._all_in(State.FAILED, State.EXPIRED)
+        if ids:
+            found: Iterable[_Chosen] = self._of(ids, states)
+        elif campaign:
+            found = self._all_of(self._campaign(campaign), State.FAILED, State.EXPIRED)
+        else:
+            found = self._all_in(State.FAILED, State.EXPIRED)
         fitting = ((snapshot, wanted.among(snapshot, indices)) for snapshot, indices in found)
         return self._queue_again(fitting, force=force, dry_run=dry_run)
 
@@ -518,6 +529,26 @@ class Mailer:
                 if snapshot.id not in told:
                     told.add(snapshot.id)
                     yield snapshot, [i for i, state in enumerate(snapshot.states) if state in states]
+
+    def in_campaign(self, record: CampaignRecord) -> Iterator[Snapshot]:
+        """A campaign's batches in order, as far as they are kept.
+
+        Raises:
+            StoreUnavailable: Redis is away; as it is read bit by bit, this may come between two batches.
+        """
+        return self.books.batches(campaign_batch_id(record.uid, number) for number in range(record.next))
+
+    def _all_of(self, record: CampaignRecord, *states: State) -> Iterator[_Chosen]:
+        for snapshot in self.in_campaign(record):
+            if indices := [i for i, state in enumerate(snapshot.states) if state in states]:
+                yield snapshot, indices
+
+    def _campaign(self, name: str) -> CampaignRecord:
+        uid = self.campaigns.uid_of(name)
+        record = self.campaigns.record(uid) if uid else None
+        if record is None:
+            raise UnknownCampaign(name, sorted(self.campaigns.names()))
+        return record
 
     def sweep(self) -> list[Stray]:
         """Look through all that is kept for what should never be found, and mend it; workers do so hourly.

@@ -25,7 +25,7 @@ from mailtasks.state import BY_CODE, UNFINISHED, State
 from mailtasks.status import MessageStatus, QueueStatus, RecipientStatus, ResponseTimes, SetAside, Stats
 from mailtasks.store import records
 from mailtasks.store.connection import Client, available
-from mailtasks.store.keys import Keys
+from mailtasks.store.keys import Keys, uid_in
 from mailtasks.store.records import BatchRecord, MessageRecord, Tries, moment
 from mailtasks.suppression import Suppression
 
@@ -162,9 +162,13 @@ class Books:
 
     def bodies(self, id: str) -> set[int]:
         """The numbers of a batch's messages whose bodies are still kept."""
+        key, states_key, _ = self.keys.batch(id)
+        pipeline = self.redis.pipeline(transaction=False)
         with available(self.redis):
-            fields = self.redis.hkeys(self.keys.batch(id)[0])
+            fields, size = pipeline.hkeys(key).strlen(states_key).execute()
         names = [field.decode() for field in fields]
+        if "d" in names:  # a campaign's messages are rendered from rows
+            return set(range(size))
         return {int(name[1:]) for name in names if name[0] == "c" and name[1:].isdecimal()}
 
     def listed(self, state: State) -> Iterator[Snapshot]:
@@ -249,7 +253,12 @@ class Books:
             pipeline.zcard(self.keys.gate(gate, priority))
         with available(self.redis):
             (recipients, doubts), batches, ready, sample, held, limited = pipeline.execute()
-        waiting = {"pause": held, "aside": len(self.set_aside(priority)), "rate": limited}
+        waiting = {
+            "pause": held,
+            "aside": len(self.set_aside(priority)),
+            "rate": limited,
+            "campaign": self._waiting_for_their_turn(priority),
+        }
         return QueueStatus(
             priority=priority,
             recipients=int(recipients or 0),
@@ -263,17 +272,35 @@ class Books:
             in_doubt=int(doubts or 0),
         )
 
+    def _waiting_for_their_turn(self, priority: Priority) -> int:
+        """Batches of campaigns that aren't finished."""
+        with available(self.redis):
+            uids = [uid.decode() for uid in self.redis.zrange(self.keys.open_campaigns, 0, -1)]
+        pipeline = self.redis.pipeline(transaction=False)
+        for uid in uids:
+            record, gate, *_ = self.keys.campaign(uid)
+            pipeline.hget(record, "priority").zcard(gate)
+        with available(self.redis):
+            answers = pipeline.execute()
+        named = zip(answers[::2], answers[1::2], strict=True)
+        return sum(batches for of, batches in named if of == priority.value.encode())
+
     def _next_due(self, priority: Priority, sample: Sequence[tuple[bytes, float]]) -> datetime | None:
         """When the first comes due that waits behind no gate: behind one, it is filed under its expiry."""
         if not sample:
             return None
         pipeline = self.redis.pipeline(transaction=False)
-        for gate in ("pause", "aside", "rate"):
-            pipeline.zmscore(self.keys.gate(gate, priority), [id for id, _ in sample])
+        for id, _ in sample:
+            uid = uid_in(id.decode())
+            for gate in ("pause", "aside", "rate", "campaign"):
+                name = (uid or "none") if gate == "campaign" else priority
+                pipeline.zscore(self.keys.gate(gate, name), id)
         with available(self.redis):
             waiting = pipeline.execute()
-        dues = (at for (_, at), *since in zip(sample, *waiting, strict=True) if not any(since))
-        return next((moment(at / 1000) for at in dues), None)
+        for number, (_, at) in enumerate(sample):
+            if all(since is None for since in waiting[4 * number : 4 * number + 4]):
+                return moment(at / 1000)
+        return None
 
     def _oldest(self, ids: Sequence[str]) -> datetime | None:
         pipeline = self.redis.pipeline(transaction=False)
@@ -329,6 +356,7 @@ def _snapshot(id: str, answers: Sequence[Any]) -> Snapshot | None:
 
 def _unpacked(id: str, fields: list[Any], states: bytes, tries: list[bytes]) -> Snapshot:
     priority, accepted, not_before, expires, header, recipients, finished, owner = fields
+    record = records.unpack_record(header)
     return Snapshot(
         id=id,
         priority=Priority(priority.decode()),
@@ -337,14 +365,21 @@ def _unpacked(id: str, fields: list[Any], states: bytes, tries: list[bytes]) -> 
         expires=int(expires) / 1000,
         finished=int(finished) / 1000 if finished else None,
         owner=(owner or b"").decode(),
-        record=records.unpack_record(header),
-        recipients=records.unpack_recipients(recipients),
+        record=record,
+        recipients=_recipients(record, recipients),
         states=tuple(BY_CODE[code] for code in states.decode()),
         tries={
             int(index): records.unpack_tries(packed)
             for index, packed in zip(tries[::2], tries[1::2], strict=True)
         },
     )
+
+
+def _recipients(record: BatchRecord, packed: bytes | None) -> tuple[str, ...]:
+    """The addresses, "" for each if they are gone: a campaign's aren't kept once all of a batch is sent."""
+    if record.campaign and packed is None:
+        return ("",) * record.campaign.size
+    return records.unpack_recipients(packed or b"")
 
 
 def _first_unfinished(states: Any) -> int:

@@ -2,7 +2,9 @@
 
 A batch id is `SHARD TIME RANDOM` in Crockford's base 32, the first character being the shard: wherever
 an id is seen, its keys are known. A message id is `BATCH.INDEX`, the index of its first recipient in
-the batch. All keys of a shard carry one hash tag, so that a script touches one slot of a cluster.
+the batch. The id of a campaign's batch is `SHARD u CAMPAIGN NUMBER`: the same rows sent again are the same
+batches, and who knows a batch knows its campaign. All keys of a shard carry one hash tag, so that a script
+touches one slot of a cluster.
 
 | key | type | content |
 | --- | --- | --- |
@@ -15,6 +17,14 @@ the batch. All keys of a shard carry one hash tag, so that a script touches one 
 | `{ns:S}:counts` | hash | recipients by state, and tallies |
 | `{ns:S}:minute:N` | hash | the same for one minute, kept for a day |
 | `{ns:S}:steering` | hash | pauses, the clock watch, what pumps do by turns |
+| `{ns:S}:campaigns` | hash | name of a campaign → how often it was begun (`--again`) |
+| `{ns:S}:campaigns:open` | zset | campaigns that aren't finished → since when |
+| `{ns:S}:campaign:UID` | hash | the campaign; its fields are in `store/campaigns.py` |
+| `{ns:S}:campaign:UID:t` | string | its template |
+| `{ns:S}:campaign:UID:k` | string | 16 characters a batch: the fingerprints of what it was given |
+| `{ns:S}:gate:campaign:UID` | zset | batches that wait for their turn → their number |
+| `{ns:S}:turns:PRIORITY` | zset | campaigns of which batches wait → how many turns they have had |
+| `{ns:S}:fed` | zset | batches that have their turn, until they are hinted → since when |
 | `{ns:S}:suppressed` | hash | the suppression list: mailbox → source, time, reason (`records.Listed`) |
 | `{ns:S}:suppressed:latest` | list | the latest that were added to it, "MARK MAILBOX", the latest first |
 | `{ns:S}:bounced:MAILBOX` | string | days on which it refused mail, while they are too few for that list |
@@ -30,7 +40,9 @@ A batch's fields: p priority, m messages in runs of as many recipients each ("1x
 h header, r recipients, c0… bodies, a accepted, w not before, x expires, f finished, t token, l lease's
 end, o owner, y the relay that it sends to, z lapsed claims, g hints since the last claim, e when it was
 hinted (none: when it was accepted), u last step applied, n no deferred recipient is due before, k
-fingerprint, v mark of the suppression list that it was held against. Times are Redis' milliseconds.
+fingerprint, v mark of the suppression list that it was held against. Of a campaign's batch also d the rows'
+values, in the place of bodies; q waits at its campaign's gate since, i its campaign's end. Times are Redis'
+milliseconds.
 
 What it takes in Redis (MEMORY USAGE; 7.0 and 6.2, addresses of 17 characters): a queued recipient 14 to 15
 bytes in a batch of 300, 22 to 23 in one of 100; a single mail 1,040 to 1,280 bytes. A body takes 58 to 99
@@ -51,8 +63,14 @@ from typing import Final
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import State
 
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
+ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+"""Crockford's: no i, l, o, u."""
+
 ID_LENGTH: Final = 27  # one of shard, ten of time or digest, sixteen of randomness or digest
+UID_LENGTH: Final = 16
+PRINT_LENGTH: Final = 16  # characters of a fingerprint in a campaign's list of them
+_OF_A_CAMPAIGN: Final = "u"  # the second character of an id: none of the alphabet
+_NUMBER_LENGTH: Final = ID_LENGTH - UID_LENGTH - 2
 LISTED_STATES: Final = (State.FAILED, State.EXPIRED, State.IN_DOUBT)
 """The states whose batches are listed under `with:STATE`, because a person may want to act."""
 
@@ -61,13 +79,13 @@ def _base32(number: int, length: int) -> str:
     digits = []
     for _ in range(length):
         number, digit = divmod(number, 32)
-        digits.append(_ALPHABET[digit])
+        digits.append(ALPHABET[digit])
     return "".join(reversed(digits))
 
 
 def new_batch_id(shard: int = 0) -> str:
     """A new id, sorting by time: 48 bits of milliseconds, then 80 random bits."""
-    return _ALPHABET[shard] + _base32(time.time_ns() // 1_000_000, 10) + _base32(secrets.randbits(80), 16)
+    return ALPHABET[shard] + _base32(time.time_ns() // 1_000_000, 10) + _base32(secrets.randbits(80), 16)
 
 
 def batch_id_for_key(idempotency_key: str, shard: int = 0) -> str:
@@ -77,12 +95,34 @@ def batch_id_for_key(idempotency_key: str, shard: int = 0) -> str:
     retention, which starts with its final state, has ended.
     """
     digest = blake2b(idempotency_key.encode(), digest_size=17).digest()
-    return _ALPHABET[shard] + _base32(int.from_bytes(digest) >> 6, ID_LENGTH - 1)
+    return ALPHABET[shard] + _base32(int.from_bytes(digest) >> 6, ID_LENGTH - 1)
+
+
+def campaign_uid(name: str, run: int) -> str:
+    """What a campaign is known by in keys and ids.
+
+    Args:
+        name: by which people know it.
+        run: how often a campaign of this name was begun, from 1.
+    """
+    digest = blake2b(f"{run} {name}".encode(), digest_size=10, person=b"campaign").digest()
+    return _base32(int.from_bytes(digest), UID_LENGTH)
+
+
+def campaign_batch_id(uid: str, number: int, shard: int = 0) -> str:
+    """The id of a campaign's batch, counted from 0."""
+    return f"{ALPHABET[shard]}{_OF_A_CAMPAIGN}{uid}{_base32(number, _NUMBER_LENGTH)}"
+
+
+def uid_in(batch: str) -> str | None:
+    """The campaign of a batch; None, if it is none's."""
+    return batch[2 : 2 + UID_LENGTH] if batch[1:2] == _OF_A_CAMPAIGN else None
 
 
 def is_batch_id(text: str) -> bool:
     """Whether it looks like one."""
-    return len(text) == ID_LENGTH and not set(text) - set(_ALPHABET)
+    plain = text[:1] + text[2:] if uid_in(text) else text
+    return len(text) == ID_LENGTH and not set(plain) - set(ALPHABET)
 
 
 def split_id(id: str) -> tuple[str, int]:
@@ -129,6 +169,30 @@ class Keys:
     def minute(self, number: int) -> str:
         """The tallies of one minute, counted from 1970."""
         return f"{self.tag}:minute:{number}"
+
+    @property
+    def campaigns(self) -> str:
+        """The names of campaigns."""
+        return f"{self.tag}:campaigns"
+
+    def turns(self, priority: Priority) -> str:
+        """The campaigns of which batches wait for their turn."""
+        return f"{self.tag}:turns:{priority}"
+
+    @property
+    def open_campaigns(self) -> str:
+        """The campaigns that aren't finished."""
+        return f"{self.tag}:campaigns:open"
+
+    def campaign(self, uid: str) -> list[str]:
+        """A campaign's four keys, in the order in which the scripts want them."""
+        key = f"{self.tag}:campaign:{uid}"
+        return [key, self.gate("campaign", uid), f"{key}:t", f"{key}:k"]
+
+    @property
+    def of_all_campaigns(self) -> list[str]:
+        """What campaigns share, in the order in which the scripts want it."""
+        return [*map(self.turns, PRIORITIES), f"{self.tag}:fed", self.open_campaigns]
 
     @property
     def suppressed(self) -> str:

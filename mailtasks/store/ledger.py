@@ -32,8 +32,8 @@ from mailtasks.state import State
 from mailtasks.status import Stray
 from mailtasks.store import records
 from mailtasks.store.connection import Client, Scripts, available, not_confirmed, now_of
-from mailtasks.store.keys import ID_LENGTH, Keys, is_batch_id
-from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch
+from mailtasks.store.keys import ID_LENGTH, Keys, is_batch_id, uid_in
+from mailtasks.store.records import BatchRecord, CampaignPart, MessageRecord, NewBatch, Values
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,8 @@ class Acceptance(StrEnum):
     CONFLICT = "conflict"  # the id was held already, by other content
     UNNAMED = "unnamed"  # mailboxes are wanted, since there is a suppression list; nothing was accepted
     BLOBLESS = "blobless"  # an attachment that it needs isn't stored; nothing was accepted
+    GAP = "gap"  # its campaign's batch before isn't accepted; nothing was
+    CLOSED = "closed"  # its campaign takes no more; nothing was accepted
 
 
 class Refusal(StrEnum):
@@ -127,6 +129,7 @@ class ClaimedMessage:
     record: MessageRecord
     body: Content
     recipients: tuple[ClaimedRecipient, ...]
+    values: Mapping[str, Any] | None = None  # of the row that a campaign's is rendered from
 
     def without(self, indices: Set[int]) -> ClaimedMessage | None:
         """The same for fewer recipients; None if none is left."""
@@ -161,6 +164,8 @@ class Claim:
     lease_ends: float  # by `lease_clock`
     give_up: float  # by `lease_clock`; after that it isn't renewed
     relay: str = ""  # host:port, for people: where doubt about its window arose
+    values: Values | None = None  # of a campaign's rows
+    brake: str = ""  # what its campaign counts, see `Campaigns.brake`; "": nothing
     steps: int = 0  # that were answered; the next one's number
     confirmed: bool = True  # False: no replica knows that the window is claimed, so nothing may be sent
     stepping: bool = False  # a step is under way, or has ended the claim: its answer tells what is lost
@@ -227,6 +232,8 @@ def new_claim(batch: str, relay: str = "") -> Claim:
 
 def _runs(record: BatchRecord) -> str:
     """Messages in runs of as many recipients each: "1x300", "1x2,3x1"."""
+    if record.campaign:
+        return f"1x{record.campaign.size}"
     sizes = groupby(message.recipients for message in record.messages)
     return ",".join(f"{recipients}x{sum(1 for _ in run)}" for recipients, run in sizes)
 
@@ -312,6 +319,12 @@ class Ledger:
 
     def _accept_call(self, batch: NewBatch) -> tuple[list[str], list[Any]]:
         references = batch.references() if batch.blobs else {}
+        blob_keys = [self.keys.blobs, *map(self.keys.blob, references)] if references else []
+        keys, of_campaign = self._with_campaigns(
+            [*self._keys(batch.id), self.keys.suppressed, *blob_keys], [batch.id]
+        )
+        if of_campaign:
+            of_campaign |= {"campaign": uid_in(batch.id), "ends": _ms(batch.ends)}
         argument = self._argument(
             id=batch.id,
             priority=batch.priority.value,
@@ -322,13 +335,11 @@ class Ledger:
             lifetime=_ms(batch.lifetime),
             **({"mailboxes": _mailboxes(batch.recipients)} if self._names_mailboxes else {}),
             **({"blobs": list(references.items())} if references else {}),
+            **of_campaign,
         )
-        bodies = [records.pack_body(body) for body in batch.bodies]
+        bodies = [batch.values] if of_campaign else [records.pack_body(body) for body in batch.bodies]
         header = records.pack_record(batch.record)
         recipients = records.pack_recipients(batch.recipients)
-        keys = [*self._keys(batch.id), self.keys.suppressed]
-        if references:
-            keys += [self.keys.blobs, *map(self.keys.blob, references)]
         return keys, [argument, header, recipients, *bodies]
 
     def held(self, batches: Sequence[str]) -> set[str]:
@@ -702,16 +713,35 @@ class Ledger:
         batches: Sequence[str],
         more_keys: Sequence[str] = (),
         scripts: Scripts | None = None,
+        campaigns: Iterable[str] = (),
+        more_arguments: Sequence[bytes] = (),
         **values: object,
     ) -> Any:
-        keys, argument = [*self._keys(*batches), *more_keys], self._argument(**values)
+        keys, of_campaigns = self._with_campaigns([*self._keys(*batches), *more_keys], batches, campaigns)
+        argument = self._argument(**values, **of_campaigns)
         with available(self.redis):
-            return (scripts or self._scripts).run(name, keys, [argument])
+            return (scripts or self._scripts).run(name, keys, [argument, *more_arguments])
+
+    def _with_campaigns(
+        self, keys: list[str], batches: Sequence[str], uids: Iterable[str] = ()
+    ) -> tuple[list[str], dict[str, Any]]:
+        """The keys with those of the campaigns that batches are of, and where they are among them."""
+        wanted = dict.fromkeys([*uids, *(uid for uid in map(uid_in, batches) if uid)])
+        if not wanted:
+            return keys, {}
+        shared = len(keys) + 1  # Lua counts from 1
+        keys = keys + self.keys.of_all_campaigns
+        places = {}
+        for uid in wanted:
+            places[uid] = len(keys) + 1
+            keys += self.keys.campaign(uid)
+        return keys, {"shared": shared, "campaigns": places}
 
     def _run_confirmed(
         self, name: str, batches: Sequence[str], seconds: float, more_keys: Sequence[str], **values: object
     ) -> tuple[Any, bool]:
-        call = [*self._keys(*batches), *more_keys], [self._argument(**values)]
+        keys, of_campaigns = self._with_campaigns([*self._keys(*batches), *more_keys], batches)
+        call = keys, [self._argument(**values, **of_campaigns)]
         with available(self.redis):
             [answer], confirmed = self._scripts.run_confirmed(name, [call], seconds)
         return answer, confirmed
@@ -734,10 +764,15 @@ def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[str, str]]:
 
 def _take(claim: Claim, answer: Sequence[Any]) -> None:
     """Put what was claimed into the claim."""
-    entries, numbers, bodies, header, recipients = answer
+    entries, numbers, bodies, header, recipients, values, brake = answer
     if not claim.recipients:
         claim.record = records.unpack_record(header)
         claim.recipients = records.unpack_recipients(recipients)
+        claim.values = Values(values) if claim.record.campaign else None
+    claim.brake = brake.decode()
+    if claim.record.campaign and claim.values:
+        claim.window = tuple(_of_campaign(claim, claim.record.campaign, claim.values, *it) for it in entries)
+        return
     wanted = {index: (attempts, code.decode()) for index, attempts, code in entries}
     contents = dict(zip(numbers, bodies, strict=True))
     claim.window = tuple(
@@ -756,6 +791,18 @@ def _take(claim: Claim, answer: Sequence[Any]) -> None:
     )
     if sum(len(message.recipients) for message in claim.window) != len(wanted):
         raise ValueError("its header names other messages than its states")
+
+
+def _of_campaign(
+    claim: Claim, part: CampaignPart, values: Values, index: int, attempts: int, code: bytes
+) -> ClaimedMessage:
+    return ClaimedMessage(
+        id=f"{claim.batch}.{index}",
+        record=part.message(index),
+        body=b"",
+        recipients=(ClaimedRecipient(index, claim.recipients[index], attempts, code.decode()),),
+        values=values[index],
+    )
 
 
 def _released(status: bytes, rest: list[Any]) -> Released:

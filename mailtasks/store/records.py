@@ -7,9 +7,9 @@ longer than half a kilobyte is compressed. What the scripts write themselves is 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -42,14 +42,42 @@ class MessageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     require_tls: bool = False  # RFC 8689
 
 
+class CampaignPart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is alike for all messages of a campaign's batch, each of which has one recipient."""
+
+    campaign: str  # its name
+    batch: str  # its id
+    size: int
+    template: str  # its digest
+    sender: str  # the envelope's
+    domain: str  # of Message-IDs
+    date: int  # of the Date header, in seconds since 1970: the same over all retries
+    subject: str = ""  # the template's, for people
+    tags: tuple[str, ...] = ()
+
+    def message(self, index: int) -> MessageRecord:
+        """What is kept of one of them."""
+        return MessageRecord(
+            message_id=f"<{self.batch}.{index}@{self.domain}>",
+            sender=self.sender,
+            subject=self.subject,
+            tags=self.tags,
+            metadata={"campaign": self.campaign},
+        )
+
+
 class BatchRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A batch's header."""
 
     messages: tuple[MessageRecord, ...]
     version: int = 1
+    campaign: CampaignPart | None = None  # instead of messages
 
     def ranges(self) -> Iterator[tuple[int, MessageRecord, range]]:
         """Each message with its number and the indices of its recipients."""
+        if self.campaign:
+            for index in range(self.campaign.size):
+                yield index, self.campaign.message(index), range(index, index + 1)
         first = 0
         for number, message in enumerate(self.messages):
             yield number, message, range(first, first + message.recipients)
@@ -91,6 +119,8 @@ class NewBatch(msgspec.Struct, frozen=True):
     lifetime: float  # seconds until it expires, from send_at or now
     send_at: float = 0.0  # seconds since 1970; 0: now
     blobs: dict[str, bytes] = {}  # what the blobs in its bodies stand for, by digest
+    values: bytes = b""  # of a campaign's rows, in the place of bodies: `encode_values`, packed
+    ends: float = 0.0  # seconds since 1970, after which a campaign's rest expires; 0: it doesn't
 
     def message_ids(self) -> Iterator[str]:
         """The ids of its messages."""
@@ -175,6 +205,54 @@ def pack_recipients(recipients: Sequence[str]) -> bytes:
 def unpack_recipients(packed: bytes) -> tuple[str, ...]:
     """The recipients that were stored."""
     return _recipients_decoder.decode(unpack(packed))
+
+
+class _Table(msgspec.Struct, frozen=True, array_like=True):
+    """Rows that have the same fields: column by column, since alike compresses well beside alike."""
+
+    names: tuple[str, ...]
+    columns: tuple[tuple[Any, ...], ...]
+
+
+_values_decoder = msgspec.json.Decoder(_Table)
+_rows_decoder = msgspec.json.Decoder(list[dict[str, Any]])
+
+
+def encode_values(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """What rows hold, as JSON; see `pack`.
+
+    Raises:
+        TypeError, ValueError: something that JSON can't hold.
+    """
+    names = tuple(rows[0])
+    if all(tuple(row) == names for row in rows):
+        columns = tuple(zip(*(row.values() for row in rows), strict=True))
+        return b"t" + msgspec.json.encode(_Table(names, columns))
+    return b"r" + msgspec.json.encode(rows)
+
+
+class Values:
+    """The rows of a batch, once they are unpacked.
+
+    Raises:
+        ValueError: they aren't of `encode_values`' making.
+    """
+
+    def __init__(self, packed: bytes) -> None:
+        encoded = unpack(packed)
+        kind, data = encoded[:1], encoded[1:]
+        self._table = _values_decoder.decode(data) if kind == b"t" else None
+        self._rows = _rows_decoder.decode(data) if kind == b"r" else []
+        if kind not in (b"t", b"r"):
+            raise ValueError("its rows are kept in an unknown way")
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One row: the fields that the template's names stand for."""
+        if self._table is None:
+            return self._rows[index]
+        return {
+            name: column[index] for name, column in zip(self._table.names, self._table.columns, strict=True)
+        }
 
 
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()

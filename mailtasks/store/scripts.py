@@ -9,7 +9,9 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
+from mailtasks.message import PRIORITIES
 from mailtasks.state import CODES, LAPSES_BEFORE_ASIDE, MOVES, UNFINISHED, State
+from mailtasks.store.keys import ALPHABET, PRINT_LENGTH, UID_LENGTH
 
 NAMES = (
     "accept",
@@ -26,6 +28,11 @@ NAMES = (
     "reserve",
     "stored",
     "collect",
+    "begin",
+    "steer",
+    "feed",
+    "count",
+    "brake",
 )
 """One script a move; each file opens with its keys, arguments and answer."""
 
@@ -47,6 +54,9 @@ def _constants() -> str:
             f"local MOVES = {moves}",
             f"local UNFINISHED = {unfinished}",
             f"local LAPSES_BEFORE_ASIDE = {LAPSES_BEFORE_ASIDE}",
+            f"local ALPHABET = {ALPHABET!r}",
+            f"local UID_LENGTH, PRINT_LENGTH = {UID_LENGTH}, {PRINT_LENGTH}",
+            f"local PRIORITIES = {{ {', '.join(repr(priority.value) for priority in PRIORITIES)} }}",
         ]
     )
 

@@ -20,6 +20,7 @@ from mailtasks import bootsteps
 from mailtasks import celery as celery_module
 from mailtasks import stopgap as stopgap_module
 from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Pump, _Collecting, _Pumping
+from mailtasks.campaign import Campaign, Options
 from mailtasks.celery import install
 from mailtasks.errors import StoreUnavailable
 from mailtasks.installation import Installation
@@ -33,6 +34,7 @@ from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.stopgap import KEPT, Stopgap
 from mailtasks.testing import CatchingServer, wait_until
+from tests.campaigns import people, template
 
 
 @pytest.fixture
@@ -492,3 +494,42 @@ def test_a_stopping_worker_renews_the_lease_until_the_relay_has_answered(
         assert mailer.status(id).reply == "250 2.0.0 at last"
         tallies = mailer.stats().tallies
         assert (tallies["lapses"], tallies["late_evidence"], tallies["duplicates"]) == (0, 0, 0)
+
+
+# --- Campaigns --------------------------------------------------------------------------------------
+
+
+def a_campaign(installation: Installation, rows: int, rows_a_batch: int = 10) -> Campaign:
+    options = Options(rows_a_batch=rows_a_batch)
+    campaign = Campaign.begin(installation.mailer, "spring", template(), options)
+    campaign.add(people(rows))
+    campaign.complete()
+    return campaign
+
+
+def test_the_pump_feeds_campaigns_while_little_waits(pump: _Pumping, installation: Installation) -> None:
+    a_campaign(installation, 50)
+    assert pump._tick()
+    assert installation.publisher.waiting(Priority.BULK) == 2
+    assert pump._tick()
+    assert installation.publisher.waiting(Priority.BULK) == 2
+    assert installation.mailer.queue()[2].waiting == {"campaign": 3}
+
+
+def test_while_hints_cant_be_published_the_pump_feeds_this_worker(
+    pump: _Pumping, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_campaign(installation, 50)
+    monkeypatch.setattr(Publisher, "_published", lambda *_: False)
+    installation.publisher.refused = True
+    pump._tick()
+    assert pump._stopgap.room() == KEPT - 2
+
+
+def test_the_pump_counts_what_is_finished_and_cancels_on(pump: _Pumping, installation: Installation) -> None:
+    campaign = a_campaign(installation, 50)
+    installation.mailer.campaigns.cancel(campaign._record)
+    assert pump._tick()
+    status = campaign.status()
+    assert (status.state, status.states[State.CANCELLED]) == ("cancelled", 50)
+    assert installation.mailer.campaigns.open() == []

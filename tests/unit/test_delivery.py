@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email import message_from_bytes
@@ -21,6 +21,7 @@ import msgspec
 import pytest
 
 from mailtasks import delivery
+from mailtasks.campaign import Campaign, Options
 from mailtasks.delivery import Report
 from mailtasks.errors import StoreError, StoreUnavailable
 from mailtasks.local.book import Caught
@@ -36,6 +37,7 @@ from mailtasks.store.ledger import Claim, Refusal, lease_clock
 from mailtasks.testing import CatchingServer, LocalRedis, wait_until
 from mailtasks.testing.scripted import Script, ScriptedRelay
 from tests.bench import Bench
+from tests.campaigns import Person, people, template
 from tests.lmtp import LmtpScript, serving
 
 
@@ -917,3 +919,171 @@ def test_a_window_that_was_claimed_when_the_last_was_settled_is_given_back_too(
     assert one.deliver(ids[0]).counts == {State.SENT: 4, State.QUEUED: 2}
     assert len(sink.messages) == 4
     assert [one.state(id) for id in ids] == [State.SENT] * 4 + [State.QUEUED] * 2
+
+
+# --- Campaigns --------------------------------------------------------------------------------------
+
+
+REFUSES = "550 5.7.60 not as this sender"
+
+
+def a_campaign(one: Bench, rows: Iterable[Person], **parts: Any) -> Campaign:
+    """It has all its rows, and waits to be fed."""
+    options = Options(rows_a_batch=parts.pop("rows_a_batch", 300), rate=parts.pop("rate", None))
+    campaign = Campaign.begin(one.mailer, "spring", template(**parts), options)
+    campaign.add(rows)
+    campaign.complete()
+    return campaign
+
+
+def fed(one: Bench) -> list[str]:
+    return [hint.batch for hint in one.mailer.campaigns.feed(Priority.BULK, 1)]
+
+
+def test_a_row_that_cant_be_rendered_fails_alone(bench: Callable[..., Bench], sink: CatchingServer) -> None:
+    one, rows = bench(), list(people(20))
+    del rows[3].fields["city"]
+    rows[11].fields["name"] = "Ann\r\nBcc: eve@example.com"
+    campaign = a_campaign(one, rows)
+    [batch] = fed(one)
+    report = one.delivery.deliver(batch, Priority.BULK)
+    assert report.counts == {State.SENT: 18, State.FAILED: 2}
+    assert [message.recipients[0].address for message in campaign.failures()] == [
+        "ann3@example.com",
+        "ann11@example.com",
+    ]
+    [first, second] = [message.reply for message in campaign.failures()]
+    assert "'city' is undefined" in first
+    assert "would be broken by the field 'name'" in second
+    assert len(sink.messages) == 18
+
+
+def test_a_retry_renders_the_very_same_mail(bench: Callable[..., Bench]) -> None:
+    with ScriptedRelay() as relay:
+        relay.script = Script({"DOT": ["450 4.3.0 later", "250 2.0.0 taken"]})
+        one = bench(
+            relay=f"smtp://127.0.0.1:{relay.port}",
+            policy=RetryPolicy(retry_jitter=False, retry_backoff=0.001, default_retry_delay=0),
+        )
+        a_campaign(one, people(1))
+        [batch] = fed(one)
+        one.delivery.deliver(batch, Priority.BULK)
+        assert one.state(f"{batch}.0") is State.DEFERRED
+        wait_until(lambda: one.mailer.ledger.look(one.mailer.ledger.due(), {}) or fed(one), timeout=10)
+        one.delivery.deliver(batch, Priority.BULK)
+        assert one.state(f"{batch}.0") is State.SENT
+        first, second = relay.script.messages
+    assert first == second
+
+
+def test_who_ends_a_delivery_feeds_the_next(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    a_campaign(one, people(40), rows_a_batch=10)
+    [batch] = fed(one)
+    one.delivery.deliver(batch, Priority.BULK)
+    assert one.hints() == 2, "as many as wait for one thread"
+    one.delivery.feeder.feed(Priority.BULK)
+    assert one.hints() == 2
+
+
+def test_while_enough_waits_a_feeder_doesnt_ask(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench()
+    a_campaign(one, people(200), rows_a_batch=10)
+    feeder = delivery.Feeder(one.mailer.campaigns, one.mailer.publisher, one.delivery.limiter, threads=4)
+    asked: list[Priority] = []
+    waiting = one.mailer.publisher.waiting
+    monkeypatch.setattr(one.mailer.publisher, "waiting", lambda it: asked.append(it) or waiting(it))
+    for _ in range(4):
+        feeder.delivered(Priority.BULK)
+    assert (len(asked), waiting(Priority.BULK)) == (1, 8)
+    feeder.delivered(Priority.BULK)
+    assert (len(asked), waiting(Priority.BULK)) == (2, 8)
+
+
+def test_a_campaign_that_may_not_go_feeds_nothing(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    campaign = a_campaign(one, people(40), rows_a_batch=10)
+    campaign.pause()
+    one.delivery.feeder.feed(Priority.BULK)
+    assert one.hints() == 0
+    campaign.resume()
+    one.delivery.limiter.set_rate(0.001)
+    one.delivery.limiter.take(1, Priority.BULK)
+    one.delivery.feeder.feed(Priority.BULK)
+    assert one.hints() == 0, "nor what the process' rate doesn't let go"
+
+
+def test_a_feeder_without_a_redis_is_only_a_warning(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench()
+    a_campaign(one, people(20), rows_a_batch=10)
+    [batch] = fed(one)
+
+    def away(priority: Priority) -> int:
+        raise StoreUnavailable("the broker is away")
+
+    monkeypatch.setattr(one.delivery.publisher, "waiting", away)
+    assert one.delivery.deliver(batch, Priority.BULK).counts == {State.SENT: 10}
+    assert "campaigns have to wait for a pump to go on: the broker is away" in caplog.text
+
+
+def test_while_its_template_cant_be_asked_for_a_campaign_waits(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench()
+    a_campaign(one, people(5))
+    [batch] = fed(one)
+
+    def away(uid: str) -> bytes:
+        raise StoreUnavailable("Redis is away")
+
+    monkeypatch.setattr(one.delivery.rendering, "_fetch", away)
+    assert one.delivery.deliver(batch, Priority.BULK).counts == {State.DEFERRED: 5}
+    assert one.mailer.status(f"{batch}.0").attempts == 0
+
+
+def test_a_campaign_whose_template_is_gone_is_set_aside(bench: Callable[..., Bench]) -> None:
+    one = bench()
+    campaign = a_campaign(one, people(5))
+    [batch] = fed(one)
+    one.mailer.redis.delete(one.mailer.ledger.keys.campaign(campaign._record.uid)[2])
+    with pytest.raises(StoreError, match="the template of campaign 'spring' isn't there any more"):
+        one.delivery.deliver(batch, Priority.BULK)
+    assert campaign.status().states[State.QUEUED] == 5
+
+
+def test_refusals_that_are_nobodys_fault_pause_a_campaign(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    with ScriptedRelay() as relay:
+        relay.script = Script({"MAIL": REFUSES})
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        campaign = a_campaign(one, people(100), rows_a_batch=30)
+        [batch] = fed(one)
+        one.delivery.deliver(batch, Priority.BULK)
+    status = campaign.status()
+    assert status.state == "paused"
+    assert status.reason == (
+        "the relay refuses the sender: 24 refusals in a row, the last one: 550 5.7.60 not as this sender"
+    )
+    assert status.states[State.FAILED] == 24, "three windows"
+    assert status.states[State.QUEUED] == 76
+    [said] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert said == (
+        f"campaign spring is paused, and the rest of it stays queued: {status.reason}; when that is mended, "
+        "resume it (mailtasks campaign resume spring)"
+    )
+
+
+def test_a_mail_that_is_sent_ends_a_run_of_refusals(bench: Callable[..., Bench]) -> None:
+    with ScriptedRelay() as relay:
+        relay.script = Script({"MAIL": [*[REFUSES] * 9, "250 2.1.0 sender ok"] * 10})
+        one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
+        campaign = a_campaign(one, people(100), rows_a_batch=100)
+        [batch] = fed(one)
+        one.delivery.deliver(batch, Priority.BULK)
+    assert campaign.status().states[State.SENT] == 10
+    assert campaign.status().state == "finished"

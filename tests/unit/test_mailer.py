@@ -935,7 +935,7 @@ def test_the_repeated_hour_in_autumn_is_two_hours(mailer: Mailer) -> None:
 
 def test_everything_is_not_retried_by_accident(mailer: Mailer) -> None:
     with pytest.raises(
-        MessageError, match=re.escape("retry what? Give ids, a reason, a code, a domain or a tag")
+        MessageError, match=re.escape("retry what? Give ids, a reason, a code, a domain, a tag or a campaign")
     ):
         mailer.retry()
 

@@ -1,8 +1,8 @@
 -- Stands before every script: loading a batch, moving its recipients, writing it back.
 --
 -- A script works on a batch in memory and calls `save` once, after everything that can fail: an error
--- leaves nothing half done. QUEUED … SUPPRESSED, MOVES, NAMES, UNFINISHED and LAPSES_BEFORE_ASIDE are
--- set in front of this text by mailtasks/store/scripts.py, from mailtasks/state.py.
+-- leaves nothing half done. QUEUED … SUPPRESSED, MOVES, NAMES, UNFINISHED, LAPSES_BEFORE_ASIDE and what ids are
+-- made of are set in front of this text by mailtasks/store/scripts.py.
 --
 -- KEYS, the same in every script (types in brackets):
 --   1 counts [hash]            states and tallies of this shard
@@ -16,7 +16,10 @@
 --   13-15 gate:rate:PRIORITY [zset]
 --   16-18 with:STATE [zset]    batch -> ms, for failed, expired, in_doubt
 --   19… per batch: batch [hash], states [string], tries [hash]
--- and behind those what a script's own head names.
+-- and behind those what a script's own head names. Last of all, if a batch is of a campaign, from KEYS[arg.shared]:
+--   turns:PRIORITY [zset], for urgent, normal, bulk; fed [zset]; campaigns:open [zset]
+-- and for each campaign, from KEYS[arg.campaigns[UID]]:
+--   campaign [hash], its gate [zset], its template [string], its fingerprints [string]
 --
 -- ARGV[1] is a MessagePack map, here `arg`; in every script it holds lease, margin, jump, retention (ms)
 -- and doubt {PRIORITY = 'resend' or 'hold'}. All times are milliseconds of Redis' clock.
@@ -89,10 +92,79 @@ local function is_paused(priority)
   return paused[1] or paused[2]
 end
 
+-- Waiting for a campaign's turn, for the end of a pause or for its rate ends some time, if nothing else does.
+local LONGEST_AT_GATE = 400 * 24 * 3600 * 1000
+local TURNS, FED, OPEN = {}, '', ''
+if arg.shared then
+  for i, priority in ipairs(PRIORITIES) do TURNS[priority] = KEYS[arg.shared + i - 1] end
+  FED, OPEN = KEYS[arg.shared + 3], KEYS[arg.shared + 4]
+end
+local campaigns = {}
+
+-- A campaign, read once a script. Its state is '' if a hand has deleted its record.
+local function campaign_by(uid)
+  if not campaigns[uid] then
+    local at = arg.campaigns[uid]
+    local f = redis.call('HMGET', KEYS[at], 'state', 'counted', 'begins', 'rate', 'tokens', 'filled', 'next', 'brake')
+    campaigns[uid] = {
+      uid = uid, key = KEYS[at], gate = KEYS[at + 1], template_key = KEYS[at + 2], prints_key = KEYS[at + 3],
+      state = f[1] or '',                -- active, paused or cancelled
+      counted = f[1] and tonumber(f[2] or 0) or math.huge, -- batches before this one: their states are in its count:STATE
+      begins = tonumber(f[3] or 0),      -- not before
+      rate = tonumber(f[4] or 0) or 0,   -- messages a second; 0: any
+      tokens = tonumber(f[5] or 1),      -- messages that the rate lets go,
+      filled = tonumber(f[6] or now),    -- at that time
+      next = tonumber(f[7] or 0),        -- batches that are accepted
+      brake = f[8] or '',                -- refusals in a row that are nobody's fault: how many, and of which kind
+    }
+  end
+  return campaigns[uid]
+end
+
+local function campaign_of(id)
+  if string.sub(id, 2, 2) ~= 'u' then return nil end
+  return campaign_by(string.sub(id, 3, 2 + UID_LENGTH))
+end
+
+-- Which of its campaign's batches it is.
+local function number_of(id)
+  local number = 0
+  for digit in string.gmatch(string.sub(id, 3 + UID_LENGTH), '.') do
+    number = number * 32 + string.find(ALPHABET, digit, 1, true) - 1
+  end
+  return number
+end
+
+-- Messages that a campaign's rate lets go now; as `mailtasks.policy.rate` has it.
+local function tokens_of(campaign)
+  if campaign.rate == 0 then return math.huge end
+  local since = math.max(0, now - campaign.filled)
+  return math.min(campaign.rate + 1, campaign.tokens + since * campaign.rate / 1000)
+end
+
+-- It has its turn when those have had theirs that wait already.
+local function wants_turns(campaign, priority)
+  local first = redis.call('ZRANGE', TURNS[priority], 0, 0, 'WITHSCORES')
+  redis.call('ZADD', TURNS[priority], 'NX', first[2] or 0, campaign.uid)
+end
+
+-- A campaign's batch. The time that it waits at its gate doesn't make it older.
+local function load_campaign(batch, since, ends)
+  batch.campaign, batch.number = campaign_of(batch.id), number_of(batch.id)
+  batch.at_gate_since, batch.ends = tonumber(since), tonumber(ends) or math.huge
+  if batch.at_gate_since then
+    local waited = math.max(0, now - batch.at_gate_since)
+    batch.not_before = batch.not_before + waited
+    batch.expires = math.min(batch.expires + waited, batch.at_gate_since + LONGEST_AT_GATE)
+  end
+  batch.expires = math.min(batch.expires, batch.ends)
+end
+
 -- The batch whose three keys start at KEYS[first], or nil if there is none. An error if a hand has
 -- changed its records so that they can't be read.
 local function load(id, first)
-  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'n', 'f', 'm', 'y', 'e', 'v')
+  local f = redis.call('HMGET', KEYS[first], 'p', 'a', 'w', 'x', 't', 'l', 'o', 'z', 'g', 'u', 'n', 'f', 'm', 'y', 'e', 'v',
+    'q', 'i')
   if not (f[1] or f[13]) then return nil end
   local batch = {
     id = id, key = KEYS[first], states_key = KEYS[first + 1], tries_key = KEYS[first + 2],
@@ -125,6 +197,7 @@ local function load(id, first)
       and batch.lapses and batch.hints and batch.next_due and #(batch.states or '') == size) then
     error('mailtasks damaged: the records of batch ' .. id .. ' are damaged; mend them, or delete its keys')
   end
+  if string.sub(id, 2, 2) == 'u' then load_campaign(batch, f[17], f[18]) end
   -- Accepted before the clock was set back, and not planned for later: it may go now.
   if batch.not_before == batch.accepted then batch.not_before = math.min(batch.not_before, now) end
   return batch
@@ -281,7 +354,18 @@ local function next_look(batch)
   return at
 end
 
+-- Its turn has come: from now on it grows older.
+local function leave_campaign_gate(batch)
+  redis.call('ZREM', batch.campaign.gate, batch.id)
+  redis.call('ZREM', FED, batch.id)
+  if not batch.at_gate_since then return end
+  batch.at_gate_since = nil
+  redis.call('HSET', batch.key, 'w', integer(batch.not_before), 'x', integer(batch.expires))
+  redis.call('HDEL', batch.key, 'q')
+end
+
 local function leave_gates(batch)
+  if batch.campaign then leave_campaign_gate(batch) end
   local kinds = { GATE_PAUSE[batch.priority], GATE_ASIDE[batch.priority], GATE_RATE[batch.priority] }
   if redis.call('EXISTS', unpack(kinds)) == 0 then return end
   for _, gate in ipairs(kinds) do redis.call('ZREM', gate, batch.id) end
@@ -289,6 +373,7 @@ end
 
 -- A body goes when every recipient of its message is sent; all the rest when the retention ends.
 local function drop_sent_body(batch, index)
+  if batch.campaign then return end -- its rows go all at once (shed)
   local number, first, recipients = message_of(batch, index)
   local states = string.sub(batch.states, first + 1, first + recipients)
   if states == string.rep(SENT, recipients) then table.insert(batch.gone, 'c' .. number) end
@@ -298,8 +383,13 @@ local function keep_for_ever(batch)
   for _, key in ipairs({ batch.key, batch.states_key, batch.tries_key }) do redis.call('PERSIST', key) end
 end
 
+-- Whether its states are in its campaign's record, which outlives them.
+local function is_counted(batch)
+  return not batch.campaign or batch.number < batch.campaign.counted
+end
+
 local function keep_for_retention(batch)
-  if has(batch, IN_DOUBT) then return keep_for_ever(batch) end
+  if has(batch, IN_DOUBT) or not is_counted(batch) then return keep_for_ever(batch) end
   for _, key in ipairs({ batch.key, batch.states_key, batch.tries_key }) do
     redis.call('PEXPIRE', key, integer(arg.retention))
   end
@@ -317,7 +407,8 @@ local function list_under(batch, code)
   if code == IN_DOUBT then return redis.call('ZADD', WITH[code], integer(now), batch.id) end
   local finished = not string.find(batch.states, ANY_UNFINISHED)
   local gone = (finished and now or math.max(now, batch.expires)) + arg.retention
-  redis.call('ZADD', WITH[code], has(batch, IN_DOUBT) and '+inf' or integer(gone), batch.id)
+  local for_ever = has(batch, IN_DOUBT) or not is_counted(batch)
+  redis.call('ZADD', WITH[code], for_ever and '+inf' or integer(gone), batch.id)
   redis.call('ZREMRANGEBYSCORE', WITH[code], '-inf', integer(now))
 end
 
@@ -339,6 +430,11 @@ local function write_states(batch)
     if WITH[code] then list_under(batch, code) end
   end
   tally(batch.counts, 'unfinished:' .. batch.priority, unfinished)
+  if batch.campaign and is_counted(batch) and batch.campaign.state ~= '' then
+    local by_state = {}
+    for code, by in pairs(batch.moved) do tally(by_state, 'count:' .. NAMES[code], by) end
+    add_up(batch.campaign.key, by_state)
+  end
 end
 
 local function write_tries(batch)
@@ -363,8 +459,36 @@ local function write(batch)
   add_up_minute(batch.minute)
 end
 
+-- Whether a person may still ask who that was, and why.
+local function is_kept(batch, index, has_tries)
+  local state = state_of(batch, index)
+  return state == FAILED or state == IN_DOUBT or (state == EXPIRED and has_tries and tries_of(batch, index) ~= nil)
+end
+
+-- Of a campaign's batch that is finished, states are kept; rows, addresses and replies only if some weren't sent
+-- that should have been.
+local function shed(batch)
+  local kept, untold = 0, {}
+  local has_tries = redis.call('HLEN', batch.tries_key) > 0 or next(batch.tries) ~= nil
+  for index = 0, #batch.states - 1 do
+    if is_kept(batch, index, has_tries) then
+      kept = kept + 1
+    else
+      table.insert(untold, index)
+      if batch.tries[index] then batch.tries[index].changed = nil end
+    end
+  end
+  if kept == 0 then
+    redis.call('DEL', batch.tries_key)
+    for _, name in ipairs({ 'r', 'd' }) do table.insert(batch.gone, name) end
+  elseif has_tries then
+    call_in_slices('HDEL', batch.tries_key, untold)
+  end
+end
+
 local function finish(batch)
   set_field(batch, 'f', integer(now))
+  if batch.campaign then shed(batch) end
   write(batch)
   leave_gates(batch)
   for code in pairs(WITH) do
@@ -392,6 +516,20 @@ local function park(batch, gate)
   set_field(batch, 'g', 0) -- once it is opened, it is hinted at as if for the first time
   if save(batch, batch.expires) then
     redis.call('ZADD', gate[batch.priority], 'NX', integer(now), batch.id)
+  end
+end
+
+-- Files a campaign's batch behind its gate, among the others by its number.
+local function park_at_campaign(batch)
+  set_field(batch, 'g', 0)
+  if not batch.at_gate_since then
+    batch.at_gate_since = now
+    set_field(batch, 'q', integer(now))
+  end
+  if save(batch, math.min(batch.ends, batch.at_gate_since + LONGEST_AT_GATE)) then
+    redis.call('ZREM', FED, batch.id)
+    redis.call('ZADD', batch.campaign.gate, batch.number, batch.id)
+    if batch.campaign.state == 'active' then wants_turns(batch.campaign, batch.priority) end
   end
 end
 
@@ -445,6 +583,12 @@ end
 local function expire(batch)
   for index in each(batch, QUEUED) do move(batch, index, EXPIRED) end
   for index in each(batch, DEFERRED) do move(batch, index, EXPIRED) end
+end
+
+-- Of a cancelled campaign, what isn't being sent.
+local function cancel_rest(batch)
+  for index in each(batch, QUEUED) do move(batch, index, CANCELLED) end
+  for index in each(batch, DEFERRED) do move(batch, index, CANCELLED) end
 end
 
 -- What the suppression list says of an address: source, since when (ms), reason.

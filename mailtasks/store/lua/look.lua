@@ -34,6 +34,13 @@ redis.call('HSET', STEERING, 'looked', integer(now))
 if arg.room then redis.call('HSET', STEERING, 'limited', integer(now)) end
 local quiet = is_quiet()
 
+-- Whether a campaign's batch is to be hinted: it was just fed, or its hint was lost.
+local function has_its_turn(batch)
+  if batch.campaign.state ~= 'active' or is_paused(batch.priority) then return false end
+  local was_fed = redis.call('ZSCORE', FED, batch.id)
+  return was_fed or (batch.hints > 0 and not batch.at_gate_since)
+end
+
 local function look(batch)
   if batch.token then
     if batch.lease > now + arg.lease then -- it was written before the clock was set back
@@ -52,8 +59,18 @@ local function look(batch)
     expire(batch)
     return save(batch)
   end
+  if batch.campaign and batch.campaign.state == 'cancelled' then cancel_rest(batch) end
   local at = next_look(batch)
   if not at or at > now then return save(batch) end
+  if batch.campaign then
+    if batch.campaign.state == '' then
+      note_aside(batch.id, 'there is no record of its campaign')
+      leave_campaign_gate(batch)
+      return park(batch, GATE_ASIDE)
+    end
+    if not has_its_turn(batch) then return park_at_campaign(batch) end
+    leave_campaign_gate(batch)
+  end
   if is_paused(batch.priority) then return park(batch, GATE_PAUSE) end
   if batch.lapses >= LAPSES_BEFORE_ASIDE then
     note_aside(batch.id, batch.lapses .. ' claims of it lapsed one after the other')

@@ -14,6 +14,11 @@ local is_aside = batch.lapses >= LAPSES_BEFORE_ASIDE
   or redis.call('ZSCORE', GATE_ASIDE[batch.priority], batch.id)
 
 local function has_body(index)
+  local campaign = batch.campaign
+  if campaign then
+    return campaign.state ~= 'cancelled' and redis.call('HEXISTS', batch.key, 'd') == 1
+      and redis.call('EXISTS', campaign.template_key) == 1
+  end
   return redis.call('HEXISTS', batch.key, 'c' .. message_of(batch, index)) == 1
 end
 
@@ -47,6 +52,7 @@ for _, want in ipairs(arg.wanted) do
 end
 if retried == 0 then return { retried, bodiless } end
 
+if batch.campaign then leave_gates(batch) end
 -- What is planned for later stays planned.
 local from = math.max(now, batch.not_before)
 batch.expires = from + batch.expires - batch.not_before
@@ -57,6 +63,15 @@ set_field(batch, 'x', integer(batch.expires))
 forget_checked(batch)
 set_field(batch, 'z', 0)
 set_field(batch, 'g', 0)
-save(batch, batch.token and batch.lease)
-leave_gates(batch)
+if batch.campaign then
+  redis.call('PERSIST', batch.campaign.template_key)
+  redis.call('HDEL', batch.campaign.key, 'finished')
+  redis.call('ZADD', OPEN, 'NX', integer(now), batch.campaign.uid)
+end
+if batch.campaign and not batch.token then
+  park_at_campaign(batch)
+else
+  save(batch, batch.token and batch.lease)
+  leave_gates(batch)
+end
 return { retried, bodiless }

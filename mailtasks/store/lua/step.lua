@@ -21,10 +21,11 @@
 --   'released' hint (0 or 1), priority
 --                                the lease is given back; 1: hint it, it can go on now
 --   'claimed'  entries {{index, attempts, last basic code}, …}, messages {number, …}, bodies {body, …},
---              header, recipients, check
---                                header and recipients are empty but for the first step. Before anything is
---                                sent the batch is to be held against the suppression list: check is {} (it
---                                was), {before, mark, {mailbox, …}} (against what was added since), or
+--              header, recipients, values, brake, check
+--                                header, recipients and values (of a campaign's rows, which has no bodies) are
+--                                empty but for the first step; brake: what its campaign counts, or ''. Before
+--                                anything is sent the batch is to be held against the suppression list: check is
+--                                {} (it was), {before, mark, {mailbox, …}} (against what was added since), or
 --                                {before, mark} (against all of it)
 write_though_full()
 local GATES = { rate = GATE_RATE, aside = GATE_ASIDE }
@@ -43,6 +44,7 @@ local WAYS_TO_SENT = {
 
 local batch = load(arg.id, FIRST_BATCH_KEY)
 if not batch then return { 'gone' } end
+local campaign = batch.campaign
 local this_step = arg.token .. ':' .. arg.number
 local repeated = batch.applied == this_step
 local applied_token, applied_number = string.match(batch.applied, '^(.*):(%d+)$')
@@ -184,10 +186,16 @@ local function released(hint)
   return { 'released', hint, batch.priority }
 end
 
+-- Whether nothing of a campaign may go now.
+local function is_held_back()
+  return campaign.state ~= 'active' or is_paused(batch.priority) or tokens_of(campaign) < 1
+end
+
 local function give_back()
   settle_the_rest()
   drop_lease(batch)
   set_field(batch, 'u', this_step)
+  if campaign and campaign.state == 'cancelled' then cancel_rest(batch) end
   local at = next_look(batch)
   if not at or at > now then
     save(batch)
@@ -195,6 +203,10 @@ local function give_back()
   end
   if now >= batch.expires then -- time has jumped: neither begun nor expired until that is over
     save(batch, now + arg.lease)
+    return released(0)
+  end
+  if campaign and arg.gate ~= 'aside' and (arg.gate == 'rate' or is_held_back()) then
+    park_at_campaign(batch)
     return released(0)
   end
   if arg.gate ~= '' then
@@ -210,7 +222,7 @@ end
 local function park_at(gate, why)
   drop_lease(batch)
   set_field(batch, 'u', this_step)
-  park(batch, gate)
+  if gate then park(batch, gate) else park_at_campaign(batch) end
   return { why }
 end
 
@@ -226,6 +238,7 @@ end
 -- What this step claimed already, if its answer was lost; else the next messages in order.
 local function choose()
   local again, window = has(batch, SENDING), arg.windows[batch.priority]
+  if campaign then window = math.min(window, math.floor(tokens_of(campaign) + 1e-9)) end
   local codes = SENDING
   if not again then
     if now >= batch.expires then return {}, {} end
@@ -282,8 +295,12 @@ local function claim()
     entries[i] = { index, tries and tries.attempts or 0, last_code(tries) }
   end
   for i, message in ipairs(messages) do fields[i] = 'c' .. message end
-  local bodies = redis.call('HMGET', batch.key, unpack(fields))
+  local bodies = campaign and {} or redis.call('HMGET', batch.key, unpack(fields))
   for i, body in ipairs(bodies) do bodies[i] = body or '' end
+  if campaign and campaign.rate > 0 and not again then
+    local left = tokens_of(campaign) - #messages
+    redis.call('HSET', campaign.key, 'tokens', string.format('%.6f', left), 'filled', integer(now))
+  end
   batch.token, batch.lease = arg.token, now + arg.lease
   set_field(batch, 't', arg.token)
   set_field(batch, 'l', integer(batch.lease))
@@ -295,9 +312,10 @@ local function claim()
   local header = { '', '' }
   if arg.number == 0 then
     leave_gates(batch)
-    header = redis.call('HMGET', batch.key, 'h', 'r')
+    header = redis.call('HMGET', batch.key, 'h', 'r', 'd')
   end
-  return { 'claimed', entries, messages, bodies, header[1] or '', header[2] or '', check() }
+  return { 'claimed', entries, messages, bodies, header[1] or '', header[2] or '', header[3] or '',
+    campaign and campaign.brake or '', check() }
 end
 
 if batch.token and batch.lease <= now and not is_quiet() then lapse(batch) end
@@ -317,6 +335,8 @@ if now >= batch.expires and not is_quiet() then expire(batch) end
 if arg.more == 0 then return give_back() end
 if not repeated then settle_the_rest() end
 if not has(batch, SENDING) then
+  if campaign and campaign.state == 'cancelled' then return give_back() end
+  if campaign and campaign.state ~= '' and is_held_back() then return park_at(nil, 'paused') end
   if is_paused(batch.priority) then return park_at(GATE_PAUSE, 'paused') end
   if batch.lapses >= LAPSES_BEFORE_ASIDE then return park_at(GATE_ASIDE, 'aside') end
 end

@@ -33,6 +33,10 @@ end
 local function for_ever(ms) return ms == -1 end
 local function for_a_while(ms) return ms >= 0 end
 
+local function waits_for_its_turn(batch)
+  return batch.campaign and redis.call('ZSCORE', batch.campaign.gate, batch.id)
+end
+
 local function waits_at_a_gate(batch)
   for _, gate in ipairs({ GATE_PAUSE, GATE_ASIDE, GATE_RATE }) do
     if redis.call('ZSCORE', gate[batch.priority], batch.id) then return true end
@@ -42,6 +46,7 @@ end
 -- Until when it must be looked at, at the latest.
 local function latest_look(batch)
   if batch.token then return batch.lease end
+  if waits_for_its_turn(batch) then return math.min(batch.ends, batch.at_gate_since + LONGEST_AT_GATE) end
   if batch.hints > 0 or waits_at_a_gate(batch) then return batch.expires end
   return next_look(batch)
 end
@@ -59,6 +64,14 @@ local function judge_unfinished(batch)
   if has(batch, SENDING) and not batch.token then return file(batch, 'it was being sent under no lease') end
   if not looking then return end
   local at = tonumber(due)
+  if batch.campaign and at > now and not batch.token then
+    if batch.campaign.state == '' and not waits_at_a_gate(batch) then
+      return file(batch, 'there is no record of its campaign')
+    end
+    if batch.at_gate_since and not waits_for_its_turn(batch) and not waits_at_a_gate(batch) then
+      return file(batch, 'it waits for its turn, and no campaign would have fed it')
+    end
+  end
   if at < now - LONG_PAST then
     if redis.call('ZRANK', DUE[batch.priority], batch.id) < FIRST_LOOKED_AT then
       note(batch.id, 'it was due long ago, and nothing came of it') -- it is due still, and rightly
@@ -83,12 +96,13 @@ local function judge(id, first)
   if not batch then return judge_remains(id, first) end
   local unfinished, doubt = string.find(batch.states, ANY_UNFINISHED), has(batch, IN_DOUBT)
   if doubt then judge_doubt(batch) end
-  if (unfinished or doubt) and any_lives(batch, for_a_while) then
+  local for_good = unfinished or doubt or not is_counted(batch)
+  if for_good and any_lives(batch, for_a_while) then
     note(id, 'it is neither finished nor settled, and was to vanish')
     keep_for_ever(batch)
   end
   if unfinished then return judge_unfinished(batch) end
-  if not doubt and any_lives(batch, for_ever) then
+  if not for_good and any_lives(batch, for_ever) then
     note(id, 'it is finished, and would have been kept for ever')
     finish(batch)
   end

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import State
 from mailtasks.store import keys
-from mailtasks.store.keys import LISTED_STATES, Keys, batch_id_for_key, new_batch_id, split_id
+from mailtasks.store.keys import (
+    LISTED_STATES,
+    Keys,
+    batch_id_for_key,
+    campaign_batch_id,
+    campaign_uid,
+    new_batch_id,
+    split_id,
+    uid_in,
+)
 
 
 def test_new_ids_differ_and_sort_by_time() -> None:
@@ -116,3 +125,34 @@ def test_every_key_is_in_the_table_of_the_docstring() -> None:
         one.bounced("MAILBOX"),
     ):
         assert key.replace("{ns:0}", "{ns:S}").replace("minute:0", "minute:N") in shown
+
+
+def test_a_campaigns_batch_names_its_campaign() -> None:
+    uid = campaign_uid("spring", 1)
+    first, last = campaign_batch_id(uid, 0), campaign_batch_id(uid, 10**12)
+    assert uid_in(first) == uid_in(last) == uid == campaign_uid("spring", 1)
+    assert first < campaign_batch_id(uid, 1) < campaign_batch_id(uid, 1000) < last
+    assert split_id(f"{last}.7") == (last, 7)
+    assert len({uid, campaign_uid("spring", 2), campaign_uid("autumn", 1)}) == 3
+
+
+def test_no_other_id_names_a_campaign() -> None:
+    others = [batch_id_for_key(f"{number}") for number in range(1000)] + [new_batch_id() for _ in range(1000)]
+    assert not [id for id in others if uid_in(id)]
+
+
+def test_the_keys_of_a_campaign_are_in_its_shard() -> None:
+    keys = Keys("n", 2)
+    assert keys.campaign("abc") == [
+        "{n:2}:campaign:abc",
+        "{n:2}:gate:campaign:abc",
+        "{n:2}:campaign:abc:t",
+        "{n:2}:campaign:abc:k",
+    ]
+    assert keys.of_all_campaigns == [
+        "{n:2}:turns:urgent",
+        "{n:2}:turns:normal",
+        "{n:2}:turns:bulk",
+        "{n:2}:fed",
+        "{n:2}:campaigns:open",
+    ]

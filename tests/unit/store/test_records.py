@@ -13,7 +13,15 @@ from mailtasks.message import Priority
 from mailtasks.pieces import Blob
 from mailtasks.store import records
 from mailtasks.store.keys import new_batch_id
-from mailtasks.store.records import BatchRecord, MessageRecord, NewBatch, Tries
+from mailtasks.store.records import (
+    BatchRecord,
+    MessageRecord,
+    NewBatch,
+    Tries,
+    Values,
+    encode_values,
+    pack,
+)
 
 from .bench import LIFETIME, Bench
 
@@ -118,3 +126,23 @@ def test_a_body_of_bytes_is_stored_as_ever():
 def test_a_damaged_body_is_damage(wrong):
     with pytest.raises(records.DAMAGE):
         records.unpack_body(wrong)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"name": "Ann", "age": 4}, {"name": "Bob", "age": None}],
+        [{"name": "Ann"}, {"age": 5, "list": [1, {"a": "ü"}]}, {}],
+        [{"name": "Ann", "age": 4}, {"age": 5, "name": "Bob"}],
+        [{}, {}],
+        [{"long": "x" * 1000}] * 300,
+    ],
+)
+def test_the_values_of_rows_come_back_one_by_one(rows: list[dict[str, object]]) -> None:
+    values = Values(pack(encode_values(rows)))
+    assert [values[index] for index in range(len(rows))] == rows
+
+
+def test_values_of_another_making_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown way"):
+        Values(pack(b"x[]"))
