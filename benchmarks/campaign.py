@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
 import sys
@@ -21,8 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from benchmarks.drain import sent, timed, workers
-from benchmarks.sinks import sink
+from benchmarks.drain import sent, stage, timed, workers
 from mailtasks.campaign import Campaign
 from mailtasks.compose.template import Template
 from mailtasks.local.redis import LocalRedis
@@ -116,13 +114,7 @@ def main() -> int:
             accepted.append(accept(mailer, f"{number}", wanted))
             say(f"accepted {accepted[-1][0]:8,.0f} rows/s   {accepted[-1][1]:.1f} bytes a row")
     pairs = []
-    with LocalRedis() as redis, sink() as (name, port):
-        environment = {
-            "MAILTASKS_BROKER_URL": redis.url,
-            "MAILTASKS_RELAY": f"smtp://127.0.0.1:{port}",
-            "MAILTASKS_DEFAULT_FROM": "shop@example.com",
-        }
-        os.environ.update(environment)
+    with stage() as (name, environment):
 
         def run() -> AbstractContextManager[None]:
             return workers(2, 8, environment)

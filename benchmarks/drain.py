@@ -52,6 +52,19 @@ def workers(processes: int, threads: int, environment: dict[str, str]) -> Iterat
             child.wait(60)
 
 
+@contextmanager
+def stage() -> Iterator[tuple[str, dict[str, str]]]:
+    """A Redis and a sink, in this process' environment: the sink's name, and what workers need to know."""
+    with LocalRedis() as redis, sink() as (name, port):
+        environment = {
+            "MAILTASKS_BROKER_URL": redis.url,
+            "MAILTASKS_RELAY": f"smtp://127.0.0.1:{port}",
+            "MAILTASKS_DEFAULT_FROM": "shop@example.com",
+        }
+        os.environ.update(environment)
+        yield name, environment
+
+
 def timed(remaining: Callable[[], int], items: int) -> float:
     """Items a second, from the first one taken to the last one done."""
     while remaining() == items:
@@ -102,13 +115,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     pairs = []
-    with LocalRedis() as redis, sink() as (name, port):
-        environment = {
-            "MAILTASKS_BROKER_URL": redis.url,
-            "MAILTASKS_RELAY": f"smtp://127.0.0.1:{port}",
-            "MAILTASKS_DEFAULT_FROM": "shop@example.com",
-        }
-        os.environ.update(environment)
+    with stage() as (name, environment):
 
         def run_workers() -> object:
             return workers(arguments.processes, arguments.threads, environment)

@@ -12,8 +12,8 @@ from typing import Any, Final
 from celery import Celery, bootsteps
 from celery.signals import worker_ready, worker_shutdown
 
-from mailtasks.delivery import Feeder
 from mailtasks.errors import SettingsError, StoreError, StoreUnavailable
+from mailtasks.feeder import Feeder
 from mailtasks.guard import refuse
 from mailtasks.installation import Installation, installation_of, is_installed
 from mailtasks.message import PRIORITIES, Priority

@@ -475,7 +475,7 @@ def _over(record: CampaignRecord) -> str:
     what = "was cancelled" if record.state == "cancelled" else "is finished"
     return (
         f"the campaign {record.name!r} {what}: {record.rows:,} rows were accepted; to send it once more, to "
-        "everybody, say so (--again), or give it another name"
+        "everybody, say so (again=True), or give it another name"
     )
 
 

@@ -30,14 +30,15 @@ from mailtasks.blob_cache import BlobCache, Encoded, NoRoom
 from mailtasks.blobs import BlobLost, Blobs
 from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailable
 from mailtasks.event import CHUNKING_NOT_BORNE, PIPELINING_NOT_BORNE, RelayEvent
+from mailtasks.feeder import Feeder
 from mailtasks.keeper import Keeper
+from mailtasks.limiter import Limiter
 from mailtasks.logs import log_attempt, mask_all
-from mailtasks.message import PRIORITIES, Priority
+from mailtasks.message import Priority
 from mailtasks.pieces import Blob, blobs_in, filled
 from mailtasks.policy import brake
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.policy.decision import Decision, decide
-from mailtasks.policy.rate import TokenBucket
 from mailtasks.policy.verdict import Destination
 from mailtasks.publish import Publisher
 from mailtasks.rendering import Rendering
@@ -75,10 +76,6 @@ _WORDS_KEPT: Final = (
     300  # characters of a reply; a relay may say kilobytes, and each failed recipient keeps it
 )
 _WAIT_FOR_CONNECTION: Final = 10.0  # seconds; then the window is given back
-HINTS_A_THREAD: Final = 2
-"""Campaigns' batches that wait in a queue for each thread of whoever puts them there: so many that no thread
-idles, and so few that another campaign's batch has its turn soon."""
-
 _WAIT_FOR_ROOM: Final = 10.0  # seconds, the same, for attachments in this process' memory
 
 
@@ -107,98 +104,6 @@ class Report:
         parts = [f"{count} {state}" for state, count in self.counts.items()]
         told = ", ".join(parts) or f"nothing sent ({self.ended})"
         return f"{told} ({self.reason})" if self.reason else told
-
-
-class Limiter:
-    """This process' rate, in messages; without a rate there is no limit."""
-
-    def __init__(self) -> None:
-        self._bucket: TokenBucket | None = None
-        self._kept_for: Priority | None = None
-        self._lock = threading.Lock()
-
-    def set_rate(self, rate: float | None) -> None:
-        """Messages a second; None: no limit. Setting the same rate again changes nothing."""
-        with self._lock:
-            if rate is None:
-                self._bucket = None
-            elif self._bucket is None or self._bucket.rate != rate:
-                self._bucket = TokenBucket(rate)
-
-    def keep_for(self, priority: Priority | None) -> None:
-        """Mail of this priority waits for the rate: none goes to lower ones. None: nothing waits."""
-        with self._lock:
-            self._kept_for = priority
-
-    def take(self, most: int, priority: Priority) -> int:
-        """Up to `most` messages of a priority that may go now."""
-        with self._lock:
-            if self._bucket is None:
-                return most
-            if self._kept_for and PRIORITIES.index(priority) > PRIORITIES.index(self._kept_for):
-                return 0
-            return self._bucket.take(most, time.monotonic())
-
-    def give_back(self, messages: int) -> None:
-        """What was taken and not used."""
-        with self._lock:
-            if self._bucket is not None:
-                self._bucket.give_back(messages)
-
-    def available(self) -> int | None:
-        """Messages that may go now; None: no limit."""
-        with self._lock:
-            return None if self._bucket is None else self._bucket.available(time.monotonic())
-
-
-class Feeder:
-    """Lets campaigns' batches have their turn while little waits in a priority's queue.
-
-    Args:
-        threads: that deliver, in this process.
-    """
-
-    def __init__(
-        self, campaigns: Campaigns, publisher: Publisher, limiter: Limiter, threads: int = 1
-    ) -> None:
-        self._campaigns = campaigns
-        self._publisher = publisher
-        self._limiter = limiter
-        self._most = HINTS_A_THREAD * threads
-        self._spare: Counter[Priority] = Counter()  # deliveries that may end before it is looked again
-        self._lock = threading.Lock()
-
-    def delivered(self, priority: Priority) -> None:
-        """A delivery has ended: feed, unless enough must wait still. A pump looks in any case.
-
-        Raises:
-            StoreUnavailable: as `feed`.
-        """
-        with self._lock:
-            self._spare[priority] -= 1
-            enough = self._spare[priority] > 0
-        if not enough:
-            self.feed(priority)
-
-    def feed(self, priority: Priority, most: int | None = None) -> None:
-        """Hint the next batches of campaigns.
-
-        Args:
-            most: how many; None: as many as keep the threads busy, with those that wait in the queue already.
-
-        Raises:
-            StoreUnavailable: Redis is away: the ledger's or the broker's.
-        """
-        if self._limiter.available() == 0 or not self._campaigns.waiting(priority):
-            return
-        waiting = self._publisher.waiting(priority) if most is None else 0
-        room = self._most - waiting if most is None else min(most, self._most)
-        # A few together cost less than each by itself.
-        hints = self._campaigns.feed(priority, room) if room >= self._most / 2 or most is not None else []
-        with self._lock:
-            self._spare[priority] = (waiting + len(hints)) // 2
-        if hints:
-            self._publisher.hint((hint.batch, hint.priority) for hint in hints)
 
 
 class Delivery:
@@ -553,7 +458,7 @@ class Delivery:
         if record and self.campaigns.pause(record, reason):
             log.error(
                 "campaign %s is paused, and the rest of it stays queued: %s; when that is mended, resume it "
-                "(mailtasks campaign resume %s)",
+                "(Campaign.of(mailer, %r).resume())",
                 record.name,
                 reason,
                 record.name,

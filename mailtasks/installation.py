@@ -11,9 +11,10 @@ from typing import Any
 
 from celery import Celery
 
-from mailtasks.delivery import Delivery, Limiter
+from mailtasks.delivery import Delivery
 from mailtasks.errors import SettingsError
 from mailtasks.keeper import Keeper
+from mailtasks.limiter import Limiter
 from mailtasks.mailer import Mailer
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.publish import CELERYS_BROKER, Publisher

@@ -89,9 +89,7 @@ class Rendering:
             return found
 
     def _compile(self, part: CampaignPart) -> CompiledTemplate:
-        from mailtasks.compose.template import (
-            TemplateRecord,
-        )  # brings in Jinja2, which single mails don't need
+        from mailtasks.compose.template import TemplateRecord  # brings in Jinja2, which few mails need
 
         encoded = self._fetch(uid_in(part.batch) or "")
         if encoded is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mailtasks.delivery import Delivery, Limiter, Report
+from mailtasks.delivery import Delivery, Report
 from mailtasks.keeper import Keeper
+from mailtasks.limiter import Limiter
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
 from mailtasks.policy.backoff import RetryPolicy

@@ -1,12 +1,14 @@
-"""Rows and a template for tests of campaigns."""
+"""Rows, a template and a campaign for tests."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mailtasks.campaign import Campaign, Options
 from mailtasks.compose.template import Template, TemplateRecord
+from mailtasks.mailer import Mailer
 
 
 @dataclass
@@ -32,3 +34,12 @@ def template(**parts: Any) -> TemplateRecord:
         **parts,
     }
     return Template(**given).load()
+
+
+def a_campaign(mailer: Mailer, rows: Iterable[Person], **parts: Any) -> Campaign:
+    """It has all its rows, and waits to be fed."""
+    options = Options(rows_a_batch=parts.pop("rows_a_batch", 300), rate=parts.pop("rate", None))
+    campaign = Campaign.begin(mailer, "spring", template(**parts), options)
+    campaign.add(rows)
+    campaign.complete()
+    return campaign

@@ -178,7 +178,7 @@ class Campaigns:
             Its record: as wanted, or as whoever began it wanted it.
         """
         flat = [part for pair in wanted.fields.items() for part in pair]
-        held = self._ledger._run(
+        held = self._ledger.run(
             "begin",
             [],
             [self._keys.campaigns],
@@ -220,7 +220,7 @@ class Campaigns:
 
     def _steer(self, record: CampaignRecord, to: str, reason: str = "", next: int = 0) -> int:
         return int(
-            self._ledger._run(
+            self._ledger.run(
                 "steer",
                 [],
                 campaigns=[record.uid],
@@ -243,7 +243,7 @@ class Campaigns:
             How many of that kind there are in a row, of all workers together.
         """
         return int(
-            self._ledger._run(
+            self._ledger.run(
                 "brake", [], campaigns=[uid], campaign=uid, case=case, run=run, is_broken=int(is_broken)
             )
         )
@@ -263,7 +263,7 @@ class Campaigns:
         """
         fed: list[str] = []
         for uids in _parts(self.waiting(priority) if most > 0 else (), _ASKED_AT_ONCE):
-            found = self._ledger._run(
+            found = self._ledger.run(
                 "feed",
                 [],
                 campaigns=uids,
@@ -348,7 +348,7 @@ class Campaigns:
             ids = [campaign_batch_id(record.uid, number) for number, _ in found]
             if not ids and not (record.complete and counted >= record.next) and record.name:
                 return False
-            after, is_over = self._ledger._run(
+            after, is_over = self._ledger.run(
                 "count", ids, campaigns=[record.uid], campaign=record.uid, ids=ids
             )
             if is_over or after <= counted or after >= record.next:

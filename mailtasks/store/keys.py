@@ -17,7 +17,7 @@ touches one slot of a cluster.
 | `{ns:S}:counts` | hash | recipients by state, and tallies |
 | `{ns:S}:minute:N` | hash | the same for one minute, kept for a day |
 | `{ns:S}:steering` | hash | pauses, the clock watch, what pumps do by turns |
-| `{ns:S}:campaigns` | hash | name of a campaign → how often it was begun (`--again`) |
+| `{ns:S}:campaigns` | hash | name of a campaign → how often it was begun |
 | `{ns:S}:campaigns:open` | zset | campaigns that aren't finished → since when |
 | `{ns:S}:campaign:UID` | hash | the campaign; its fields are in `store/campaigns.py` |
 | `{ns:S}:campaign:UID:t` | string | its template |

@@ -357,7 +357,7 @@ class Ledger:
         Returns:
             How many are cancelled, by this call or one before; -1 if there is no such batch.
         """
-        return int(self._run("cancel", [batch], id=batch, indices=list(indices)))
+        return int(self.run("cancel", [batch], id=batch, indices=list(indices)))
 
     def retry(
         self, batch: str, wanted: Mapping[int, State], resends: Mapping[int, int] | None = None
@@ -372,7 +372,7 @@ class Ledger:
             is no such batch.
         """
         seen = [(index, state.code, (resends or {}).get(index, -1)) for index, state in wanted.items()]
-        retried, bodiless = self._run("retry", [batch], id=batch, wanted=seen)
+        retried, bodiless = self.run("retry", [batch], id=batch, wanted=seen)
         return int(retried), int(bodiless)
 
     def settle(self, batch: str, indices: Iterable[int], state: State, said: str) -> int:
@@ -384,7 +384,7 @@ class Ledger:
         Returns:
             How many this call settled; -1 if there is no such batch.
         """
-        return int(self._run("settle", [batch], id=batch, indices=list(indices), to=state.code, said=said))
+        return int(self.run("settle", [batch], id=batch, indices=list(indices), to=state.code, said=said))
 
     # The suppression list
 
@@ -400,7 +400,7 @@ class Ledger:
         """
         keys = [self.keys.suppressed, self.keys.suppressed_latest]
         mark = secrets.token_hex(6)
-        return int(self._run("suppress", [], keys, entries=entries, replace=int(replace), mark=mark))
+        return int(self.run("suppress", [], keys, entries=entries, replace=int(replace), mark=mark))
 
     def listed(self, mailboxes: Collection[str]) -> set[str]:
         """Those of some mailboxes that are on the suppression list."""
@@ -564,7 +564,7 @@ class Ledger:
         before = lease_clock()
         pairs = [(claim.batch, claim.token) for claim in claims]
         batches = [claim.batch for claim in claims]
-        answers = self._run("renew", batches, scripts=self._renewals, claims=pairs)
+        answers = self.run("renew", batches, scripts=self._renewals, claims=pairs)
         for claim, renewed in zip(claims, answers, strict=True):
             if renewed:
                 claim.lease_ends = before + self.limits.lease
@@ -614,7 +614,7 @@ class Ledger:
             The batches to hint.
         """
         busy_by_name = {priority.value: _ms(busy.get(priority, 0)) for priority in PRIORITIES}
-        hints, aside, doubt = self._run(
+        hints, aside, doubt = self.run(
             "look",
             due,
             ids=list(due),
@@ -640,7 +640,7 @@ class Ledger:
     def open(self, kind: str, priority: Priority, most: int) -> int:
         """Let the first `most` batches of the gate `kind:priority` become due; returns how many did."""
         gate = self.keys.gate(kind, priority)
-        return int(self._run("open", [], [gate], priority=priority.value, most=most))
+        return int(self.run("open", [], [gate], priority=priority.value, most=most))
 
     # The sweep
 
@@ -655,7 +655,7 @@ class Ledger:
 
     def sweep_on(self) -> list[Stray]:
         """The same, a little at a time, at every tick of every pump: one of them has its turn."""
-        turn = self._run("turn", []).decode()
+        turn = self.run("turn", []).decode()
         if not turn:
             return []
         cursor, ids = self._scan(int(turn))
@@ -672,7 +672,7 @@ class Ledger:
         return after, [id for id in ids if is_batch_id(id)]
 
     def _sweep(self, ids: Sequence[str], cursor: str = "") -> list[Stray]:
-        answer = self._run("sweep", ids, ids=list(ids), cursor=cursor)
+        answer = self.run("sweep", ids, ids=list(ids), cursor=cursor)
         found = [Stray(id, what) for id, what in _pairs(answer)]
         for stray in found:
             log.error("the sweep found batch %s: %s", stray.batch, stray.found)
@@ -707,7 +707,7 @@ class Ledger:
             keys += self.keys.batch(batch)
         return keys
 
-    def _run(
+    def run(
         self,
         name: str,
         batches: Sequence[str],
@@ -717,6 +717,18 @@ class Ledger:
         more_arguments: Sequence[bytes] = (),
         **values: object,
     ) -> Any:
+        """Run a script of `lua/`; what it is given and returns stands at its head.
+
+        Args:
+            batches: whose keys come first, behind those of every script.
+            more_keys: behind them; then come the keys of `campaigns`, and of those that the batches are of.
+            scripts: over whose connection; by default that of all.
+            more_arguments: behind the map of `values` and what every script holds.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+            IllegalMove: the script refused a move.
+        """
         keys, of_campaigns = self._with_campaigns([*self._keys(*batches), *more_keys], batches, campaigns)
         argument = self._argument(**values, **of_campaigns)
         with available(self.redis):

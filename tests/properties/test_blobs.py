@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test as run
 
 from mailtasks.blobs import Blobs
 from mailtasks.errors import BlobsFull
@@ -29,6 +27,8 @@ from mailtasks.store.connection import connect
 from mailtasks.store.keys import Keys
 from mailtasks.store.ledger import Acceptance, Claim, Ledger, Limits, Result
 from mailtasks.store.records import NewBatch
+
+from .machines import play
 
 CLOCK = "clock"
 GRACE, MARGIN = 100.0, 10.0
@@ -270,12 +270,4 @@ class Machine(RuleBasedStateMachine):
 
 
 def test_what_is_needed_is_kept_and_all_else_goes(redis_url: str) -> None:
-    run(
-        lambda: Machine(redis_url),
-        settings=settings(
-            max_examples=60,
-            stateful_step_count=25,
-            deadline=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-        ),
-    )
+    play(lambda: Machine(redis_url), examples=60, steps=25)

@@ -11,10 +11,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test as run
 
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.state import BY_CODE, State
@@ -26,6 +24,7 @@ from mailtasks.store.ledger import Claim, Ledger, Limits, Released, Result
 from mailtasks.store.records import BatchRecord, CampaignPart, NewBatch
 
 from .campaign_model import Batch, Campaign
+from .machines import play
 
 CLOCK = "clock"
 LIMITS = Limits(lease=60.0, margin=10.0, retention=10_000_000.0, windows=dict.fromkeys(PRIORITIES, 3))
@@ -198,7 +197,7 @@ class Machine(RuleBasedStateMachine):
         if dies:
             uids = self.campaigns.waiting(Priority.BULK)
             arguments: dict[str, Any] = {"priority": "bulk", "most": most, "uids": uids}
-            fed = self.ledger._run("feed", [], campaigns=uids, **arguments)
+            fed = self.ledger.run("feed", [], campaigns=uids, **arguments)
             assert all(self.campaign_of(id.decode()).state == "active" for id in fed)
             return
         for hint in self.campaigns.feed(Priority.BULK, most):
@@ -398,23 +397,11 @@ class Machine(RuleBasedStateMachine):
             self.after_step(id, claim if ended is None else ended)
 
 
-def play(url: str, examples: int, steps: int) -> None:
-    run(
-        lambda: Machine(url),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-
-
 def test_any_order_of_producers_feeders_workers_and_operator(redis_url: str) -> None:
-    play(redis_url, examples=40, steps=40)
+    play(lambda: Machine(redis_url), examples=40, steps=40)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_same_for_longer(redis_url: str) -> None:
-    play(redis_url, examples=500, steps=80)
+    play(lambda: Machine(redis_url), examples=500, steps=80)

@@ -14,10 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test as run
 
 from mailtasks.address import mailbox
 from mailtasks.local.redis import LocalRedis
@@ -32,6 +30,7 @@ from mailtasks.store.suppressions import Suppressions
 from mailtasks.suppression import Suppression
 
 from .ledger_model import Batch, Model
+from .machines import play
 
 CLOCK = "clock"
 LIMITS = Limits(lease=60.0, margin=10.0, retention=10_000_000.0)
@@ -588,20 +587,8 @@ class Machine(RuleBasedStateMachine):
             assert [one.attempts if one else 0 for one in tries] == [one.attempts for one in batch.recipients]
 
 
-def play(url: str, examples: int, steps: int) -> None:
-    run(
-        lambda: Machine(url),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-
-
 def test_any_order_of_workers_operator_pump_and_clock(redis_url: str) -> None:
-    play(redis_url, examples=50, steps=40)
+    play(lambda: Machine(redis_url), examples=50, steps=40)
 
 
 @pytest.fixture
@@ -612,10 +599,10 @@ def embedded() -> Iterator[LocalRedis]:
 
 
 def test_the_same_on_redis_6_2(embedded: LocalRedis) -> None:
-    play(embedded.url, examples=15, steps=40)
+    play(lambda: Machine(embedded.url), examples=15, steps=40)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_same_for_longer(redis_url: str) -> None:
-    play(redis_url, examples=600, steps=80)
+    play(lambda: Machine(redis_url), examples=600, steps=80)

@@ -195,7 +195,7 @@ def test_a_finished_one_is_sent_again_only_if_that_is_said(bench: Bench, sink: C
         begin(bench)
     assert str(raised.value) == (
         "the campaign 'spring' is finished: 10 rows were accepted; to send it once more, to everybody, say "
-        "so (--again), or give it another name"
+        "so (again=True), or give it another name"
     )
     once_more = begin(bench, again=True)
     once_more.add(people(10))

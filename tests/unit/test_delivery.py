@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email import message_from_bytes
@@ -21,7 +21,6 @@ import msgspec
 import pytest
 
 from mailtasks import delivery
-from mailtasks.campaign import Campaign, Options
 from mailtasks.delivery import Report
 from mailtasks.errors import StoreError, StoreUnavailable
 from mailtasks.local.book import Caught
@@ -37,7 +36,7 @@ from mailtasks.store.ledger import Claim, Refusal, lease_clock
 from mailtasks.testing import CatchingServer, LocalRedis, wait_until
 from mailtasks.testing.scripted import Script, ScriptedRelay
 from tests.bench import Bench
-from tests.campaigns import Person, people, template
+from tests.campaigns import a_campaign, people
 from tests.lmtp import LmtpScript, serving
 
 
@@ -862,20 +861,6 @@ def test_a_batch_larger_than_the_rate_goes_in_parts(
     assert one.mailer.queue()[1].waiting == {"rate": 1}
 
 
-def test_tokens_that_nothing_was_sent_for_come_back(bench: Callable[..., Bench]) -> None:
-    limiter = bench().delivery.limiter
-    limiter.set_rate(1000)
-    assert limiter.available() == 1
-    assert limiter.take(5, Priority.NORMAL) == 1
-    limiter.give_back(1)
-    assert limiter.available() >= 1
-    limiter.set_rate(1000)
-    assert limiter.available() >= 1
-    limiter.set_rate(None)
-    assert (limiter.available(), limiter.take(7, Priority.NORMAL)) == (None, 7)
-    limiter.give_back(7)
-
-
 # --- A replica that has to know ---------------------------------------------------------------------
 
 
@@ -927,15 +912,6 @@ def test_a_window_that_was_claimed_when_the_last_was_settled_is_given_back_too(
 REFUSES = "550 5.7.60 not as this sender"
 
 
-def a_campaign(one: Bench, rows: Iterable[Person], **parts: Any) -> Campaign:
-    """It has all its rows, and waits to be fed."""
-    options = Options(rows_a_batch=parts.pop("rows_a_batch", 300), rate=parts.pop("rate", None))
-    campaign = Campaign.begin(one.mailer, "spring", template(**parts), options)
-    campaign.add(rows)
-    campaign.complete()
-    return campaign
-
-
 def fed(one: Bench) -> list[str]:
     return [hint.batch for hint in one.mailer.campaigns.feed(Priority.BULK, 1)]
 
@@ -944,7 +920,7 @@ def test_a_row_that_cant_be_rendered_fails_alone(bench: Callable[..., Bench], si
     one, rows = bench(), list(people(20))
     del rows[3].fields["city"]
     rows[11].fields["name"] = "Ann\r\nBcc: eve@example.com"
-    campaign = a_campaign(one, rows)
+    campaign = a_campaign(one.mailer, rows)
     [batch] = fed(one)
     report = one.delivery.deliver(batch, Priority.BULK)
     assert report.counts == {State.SENT: 18, State.FAILED: 2}
@@ -965,7 +941,7 @@ def test_a_retry_renders_the_very_same_mail(bench: Callable[..., Bench]) -> None
             relay=f"smtp://127.0.0.1:{relay.port}",
             policy=RetryPolicy(retry_jitter=False, retry_backoff=0.001, default_retry_delay=0),
         )
-        a_campaign(one, people(1))
+        a_campaign(one.mailer, people(1))
         [batch] = fed(one)
         one.delivery.deliver(batch, Priority.BULK)
         assert one.state(f"{batch}.0") is State.DEFERRED
@@ -978,7 +954,7 @@ def test_a_retry_renders_the_very_same_mail(bench: Callable[..., Bench]) -> None
 
 def test_who_ends_a_delivery_feeds_the_next(bench: Callable[..., Bench]) -> None:
     one = bench()
-    a_campaign(one, people(40), rows_a_batch=10)
+    a_campaign(one.mailer, people(40), rows_a_batch=10)
     [batch] = fed(one)
     one.delivery.deliver(batch, Priority.BULK)
     assert one.hints() == 2, "as many as wait for one thread"
@@ -986,40 +962,11 @@ def test_who_ends_a_delivery_feeds_the_next(bench: Callable[..., Bench]) -> None
     assert one.hints() == 2
 
 
-def test_while_enough_waits_a_feeder_doesnt_ask(
-    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = bench()
-    a_campaign(one, people(200), rows_a_batch=10)
-    feeder = delivery.Feeder(one.mailer.campaigns, one.mailer.publisher, one.delivery.limiter, threads=4)
-    asked: list[Priority] = []
-    waiting = one.mailer.publisher.waiting
-    monkeypatch.setattr(one.mailer.publisher, "waiting", lambda it: asked.append(it) or waiting(it))
-    for _ in range(4):
-        feeder.delivered(Priority.BULK)
-    assert (len(asked), waiting(Priority.BULK)) == (1, 8)
-    feeder.delivered(Priority.BULK)
-    assert (len(asked), waiting(Priority.BULK)) == (2, 8)
-
-
-def test_a_campaign_that_may_not_go_feeds_nothing(bench: Callable[..., Bench]) -> None:
-    one = bench()
-    campaign = a_campaign(one, people(40), rows_a_batch=10)
-    campaign.pause()
-    one.delivery.feeder.feed(Priority.BULK)
-    assert one.hints() == 0
-    campaign.resume()
-    one.delivery.limiter.set_rate(0.001)
-    one.delivery.limiter.take(1, Priority.BULK)
-    one.delivery.feeder.feed(Priority.BULK)
-    assert one.hints() == 0, "nor what the process' rate doesn't let go"
-
-
 def test_a_feeder_without_a_redis_is_only_a_warning(
     bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = bench()
-    a_campaign(one, people(20), rows_a_batch=10)
+    a_campaign(one.mailer, people(20), rows_a_batch=10)
     [batch] = fed(one)
 
     def away(priority: Priority) -> int:
@@ -1034,7 +981,7 @@ def test_while_its_template_cant_be_asked_for_a_campaign_waits(
     bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = bench()
-    a_campaign(one, people(5))
+    a_campaign(one.mailer, people(5))
     [batch] = fed(one)
 
     def away(uid: str) -> bytes:
@@ -1047,7 +994,7 @@ def test_while_its_template_cant_be_asked_for_a_campaign_waits(
 
 def test_a_campaign_whose_template_is_gone_is_set_aside(bench: Callable[..., Bench]) -> None:
     one = bench()
-    campaign = a_campaign(one, people(5))
+    campaign = a_campaign(one.mailer, people(5))
     [batch] = fed(one)
     one.mailer.redis.delete(one.mailer.ledger.keys.campaign(campaign._record.uid)[2])
     with pytest.raises(StoreError, match="the template of campaign 'spring' isn't there any more"):
@@ -1061,7 +1008,7 @@ def test_refusals_that_are_nobodys_fault_pause_a_campaign(
     with ScriptedRelay() as relay:
         relay.script = Script({"MAIL": REFUSES})
         one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
-        campaign = a_campaign(one, people(100), rows_a_batch=30)
+        campaign = a_campaign(one.mailer, people(100), rows_a_batch=30)
         [batch] = fed(one)
         one.delivery.deliver(batch, Priority.BULK)
     status = campaign.status()
@@ -1074,7 +1021,7 @@ def test_refusals_that_are_nobodys_fault_pause_a_campaign(
     [said] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert said == (
         f"campaign spring is paused, and the rest of it stays queued: {status.reason}; when that is mended, "
-        "resume it (mailtasks campaign resume spring)"
+        "resume it (Campaign.of(mailer, 'spring').resume())"
     )
 
 
@@ -1082,7 +1029,7 @@ def test_a_mail_that_is_sent_ends_a_run_of_refusals(bench: Callable[..., Bench])
     with ScriptedRelay() as relay:
         relay.script = Script({"MAIL": [*[REFUSES] * 9, "250 2.1.0 sender ok"] * 10})
         one = bench(relay=f"smtp://127.0.0.1:{relay.port}")
-        campaign = a_campaign(one, people(100), rows_a_batch=100)
+        campaign = a_campaign(one.mailer, people(100), rows_a_batch=100)
         [batch] = fed(one)
         one.delivery.deliver(batch, Priority.BULK)
     assert campaign.status().states[State.SENT] == 10

@@ -182,7 +182,7 @@ def test_what_a_feeder_left_when_it_died_is_hinted_by_the_next_look(plays: Plays
     record = plays.begin()
     [id] = plays.accept(record)
     arguments = {"priority": "bulk", "most": 1, "uids": [record.uid]}
-    plays.bench.ledger._run("feed", [], campaigns=[record.uid], **arguments)
+    plays.bench.ledger.run("feed", [], campaigns=[record.uid], **arguments)
     assert plays.gate(record) == []
     assert plays.bench.ledger.sweep() == []
     assert plays.bench.look() == [id]

@@ -1574,7 +1574,7 @@ def test_pumps_sweep_by_turns_a_little_at_a_time_and_a_round_an_hour(
 def test_a_pump_that_dies_in_its_turn_loses_it_after_a_lease(bench: Bench) -> None:
     id = bench.accept()
     bench.redis.zrem(bench.keys.due(Priority.BULK), id)
-    assert bench.ledger._run("turn", []) == b"0"
+    assert bench.ledger.run("turn", []) == b"0"
     assert bench.ledger.sweep_on() == []
     bench.later(60)
     assert [stray.batch for stray in bench.ledger.sweep_on()] == [id]
