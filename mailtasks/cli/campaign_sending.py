@@ -16,6 +16,7 @@ from mailtasks.cli.campaign_status import print_status, unsent, watch
 from mailtasks.cli.context import Context, as_json, pass_context
 from mailtasks.cli.options import headers, moment
 from mailtasks.cli.output import counted, print_json, print_line
+from mailtasks.errors import StoreUnavailable
 from mailtasks.message import Priority
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ if TYPE_CHECKING:
 )
 @click.option("--end", "ends", callback=moment, metavar="TIME", help="What isn't sent by then expires.")
 @click.option("--tag", "tags", multiple=True, metavar="WORD", help="A word that each mail carries.")
-@click.option("--rejects", type=Path, metavar="FILE", help="Write all rows that can't be mailed, as CSV.")
+@click.option(
+    "--rejects",
+    "rejects_file",
+    type=Path,
+    metavar="FILE",
+    help="Write all rows that can't be mailed, as CSV.",
+)
 @click.option("--again", is_flag=True, help="If one of that name is finished or cancelled, send it anew.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen and show one mail; accept nothing.")
 @click.option("--test-to", metavar="ADDRESS", help="Send one of the mails to this address, and nothing else.")
@@ -61,7 +68,7 @@ def send(
     /,
     people: str,
     name: str | None,
-    rejects: Path | None,
+    rejects_file: Path | None,
     encoding: str | None,
     again: bool,
     dry_run: bool,
@@ -88,12 +95,13 @@ def send(
     with ExitStack() as stack:
         mailer = stack.enter_context(context.mailer())
         wanted = Campaign(name, template, options, mailer=mailer)
-        told = _Rejects(people, stack.enter_context(_written(rejects)))
-        progress = stack.enter_context(_counting("read"))
-        prepared = stack.enter_context(
-            wanted.prepare(people, again=again, encoding=encoding, rejected=told.tell, progress=progress)
-        )
-        _tell(prepared, told)
+        rejects = _Rejects(people, stack.enter_context(_written(rejects_file)))
+        with _counting("read") as progress:
+            prepared = wanted.prepare(
+                people, again=again, encoding=encoding, rejected=rejects.tell, progress=progress
+            )
+        stack.enter_context(prepared)
+        _tell(prepared, rejects)
         if test_to:
             _test(prepared, test_to, as_json)
         elif dry_run:
@@ -230,8 +238,8 @@ def _accept(prepared: Prepared) -> Report:
     try:
         with _counting("accepted") as progress:
             return prepared.send(progress)
-    except BaseException:
-        _say(f"it was interrupted; the same command takes it up: campaign {prepared.name!r}")
+    except (KeyboardInterrupt, StoreUnavailable):
+        _say(f"interrupted; the same command takes campaign {prepared.name!r} up, and mails nobody twice")
         raise
 
 

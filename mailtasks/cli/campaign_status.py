@@ -116,6 +116,7 @@ def _shown() -> Iterator[_Show]:
         from rich.console import Console, Group
         from rich.live import Live
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
     except ImportError:
         yield _Lines().show
@@ -123,8 +124,10 @@ def _shown() -> Iterator[_Show]:
     with Live(console=Console(stderr=True), auto_refresh=False) as live:
 
         def show(status: CampaignStatus, pace: Pace) -> None:
-            bar = ProgressBar(total=max(1, status.rows), completed=_through(status), width=40)
-            live.update(Group(bar, Text(_line(status, pace)), Text(_states(status))), refresh=True)
+            bar = ProgressBar(total=max(1, status.rows), completed=_through(status), width=30)
+            line = Table.grid(padding=(0, 1))
+            line.add_row(bar, Text(_line(status, pace)))
+            live.update(Group(line, Text(_states(status))), refresh=True)
 
         yield show
 
@@ -150,11 +153,11 @@ def _through(status: CampaignStatus) -> int:
 def _line(status: CampaignStatus, pace: Pace) -> str:
     """`12,000 of 48,213 (25 %), 812/s, 0:00:45 left`."""
     percent = 100 * _through(status) // max(1, status.rows)
-    parts = [f"{_through(status):,} of {status.rows:,} ({percent} %)", f"{pace.a_second:,.0f}/s"]
-    left = pace.left(status.unfinished)
-    if status.state == "running" and left is not None:
-        parts.append(f"{left} left")
-    elif status.state != "running":
+    parts = [f"{_through(status):,} of {status.rows:,} ({percent} %)"]
+    if status.state == "running":
+        left = pace.left(status.unfinished)
+        parts += [f"{pace.a_second:,.0f}/s", f"{left} left" if left is not None else "-"]
+    else:
         parts.append(status.state + (f": {status.reason}" if status.reason else ""))
     return ", ".join(parts)
 
