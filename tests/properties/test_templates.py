@@ -206,6 +206,15 @@ def test_so_does_the_slow_road(text, html, given):
     assert template.fast == {"text": False, "html": False}
 
 
+@given(sources | looking_sources, sources, fields)
+@settings(max_examples=50)
+def test_the_names_that_are_required_are_enough(text, html, given):
+    assume(is_html(html))
+    record = Template(subject="s", sender="shop@example.com", text=text, html=html).load()
+    record.check(record.required_names)
+    rendered(record.compile(), {name: given[name] for name in record.required_names})
+
+
 @given(sources, static, fields)
 @settings(max_examples=50)
 def test_so_do_includes_and_inheritance(block, around, given):

@@ -152,6 +152,19 @@ class TemplateRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
                     "attachment_fields", None, f"there is no field {name!r}; give one, or leave it out"
                 )
 
+    @property
+    def required_names(self) -> frozenset[str]:
+        """The names that the fields of a mail must have; `email` isn't one, since each mail has it.
+
+        A name that the template assigns isn't required, nor one that it asks about (`default`, `is defined`),
+        nor `unsubscribe_url` where it is given. `check` refuses fields that lack one of these. All sources
+        are parsed for it: ask once for a template, not for each mail.
+
+        Raises:
+            TemplateError: a record that `load` hasn't made is no template.
+        """
+        return frozenset([*[asked.name for asked in self._asked()], *self.attachment_fields])
+
     def _asked(self) -> Iterator[Asked]:
         """What its parts ask the fields for."""
         text = None if self.text_from_html else self.text  # asks for nothing but what the HTML does
