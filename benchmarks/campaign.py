@@ -21,7 +21,9 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from benchmarks.drain import sent, stage, timed, workers
-from mailtasks.campaign import Campaign
+from mailtasks.campaign import CampaignOptions
+from mailtasks.campaign.batches import batched
+from mailtasks.campaign.intake import Intake
 from mailtasks.compose.template import Template
 from mailtasks.local.redis import LocalRedis
 from mailtasks.mailer import Mailer
@@ -65,11 +67,12 @@ def template() -> Template:
 
 def accept(mailer: Mailer, name: str, wanted: list[Row]) -> tuple[float, float]:
     """Rows a second, and bytes of Redis for each."""
-    campaign = Campaign.begin(mailer, name, template().load(["name", "city", "email"]))
+    loaded = template().load(["name", "city", "email"])
+    intake = Intake.begin(mailer, name, loaded, CampaignOptions())
     before = mailer.redis.info("memory")["used_memory_dataset"]
     began = time.process_time()
-    campaign.add(wanted)
-    campaign.complete()
+    intake.add(batched(wanted))
+    intake.complete()
     rate = len(wanted) / (time.process_time() - began)
     return rate, (mailer.redis.info("memory")["used_memory_dataset"] - before) / len(wanted)
 

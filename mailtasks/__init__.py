@@ -11,12 +11,11 @@ nothing and imports no framework.
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mailtasks.default import default_mailer
 from mailtasks.errors import MailtasksError
 from mailtasks.message import Alternative, Attachment, Mailable, Message, Priority
 from mailtasks.settings import Settings
@@ -24,12 +23,17 @@ from mailtasks.state import State
 from mailtasks.status import MessageStatus, RetryReport
 
 if TYPE_CHECKING:
+    from mailtasks.campaign import Campaign, CampaignOptions, CampaignStatus
     from mailtasks.celery import send_mail
+    from mailtasks.compose.template import Template
     from mailtasks.mailer import Mailer
 
 __all__ = [
     "Alternative",
     "Attachment",
+    "Campaign",
+    "CampaignOptions",
+    "CampaignStatus",
     "Mailer",
     "MailtasksError",
     "Message",
@@ -38,6 +42,7 @@ __all__ = [
     "RetryReport",
     "Settings",
     "State",
+    "Template",
     "asend",
     "cancel",
     "default_mailer",
@@ -49,37 +54,20 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_LAZY = {"Mailer": "mailtasks.mailer", "send_mail": "mailtasks.celery"}
-_default: Mailer | None = None
-_default_lock = threading.Lock()
+_LAZY = {
+    "Campaign": "mailtasks.campaign",
+    "CampaignOptions": "mailtasks.campaign",
+    "CampaignStatus": "mailtasks.campaign",
+    "Mailer": "mailtasks.mailer",
+    "Template": "mailtasks.compose.template",
+    "send_mail": "mailtasks.celery",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def default_mailer() -> Mailer:
-    """The mailer behind this module's functions, made on first use.
-
-    As with `send_mail`, it is that of the Celery app that was installed last, so that both know the same
-    mail; without such an app, one from environment and file.
-
-    Raises:
-        SettingsError: environment or file hold a wrong setting.
-    """
-    global _default
-    celery = sys.modules.get("mailtasks.celery")  # nothing was installed before it is imported
-    if celery and (app := celery.installed_app()):
-        mailer: Mailer = app.mailtasks.mailer
-        return mailer
-    with _default_lock:
-        if _default is None:
-            from mailtasks.mailer import Mailer
-
-            _default = Mailer()
-        return _default
 
 
 def send(message: Mailable, *, id: str | None = None) -> str:

@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "retry": "messages",
     "failed": "messages",
     "in-doubt": "doubt",
+    "campaign": "campaigning",
     "suppress": "suppressing",
     "stats": "operate",
     "queue": "operate",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -264,6 +264,7 @@ def cancel(context: Context, id: str, as_json: bool) -> None:
 @click.option("--code", metavar="CODE", help="Those whose last reply has this code, such as 550 or 5.7.1.")
 @click.option("--domain", metavar="DOMAIN", help="Those to addresses at this domain.")
 @click.option("--tag", metavar="WORD", help="Those whose mail carries this tag.")
+@click.option("--campaign", metavar="NAME", help="Those of this campaign.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option(
     "--force", is_flag=True, help="Also addresses that are refused for good, and mail that may have arrived."
@@ -277,6 +278,7 @@ def retry(
     code: str | None,
     domain: str | None,
     tag: str | None,
+    campaign: str | None,
     dry_run: bool,
     force: bool,
     as_json: bool,
@@ -288,13 +290,23 @@ def retry(
     Exits 1 if something was left alone that could be tried again so or with --force, or whose text is no
     longer kept; 0 also if there was nothing to do.
     """
-    if not (ids or reason or code or domain or tag):
-        raise click.UsageError("Name what to retry: ids, --reason, --code, --domain or --tag.")
+    wanted = {"reason": reason, "code": code, "domain": domain, "tag": tag, "campaign": campaign}
+    if not (ids or any(wanted.values())):
+        raise click.UsageError("Name what to retry: ids, --reason, --code, --domain, --tag or --campaign.")
     with context.mailer() as mailer:
-        report = mailer.retry(
-            *ids, reason=reason, code=code, domain=domain, tag=tag, dry_run=dry_run, force=force
-        )
+        report = mailer.retry(*ids, **wanted, dry_run=dry_run, force=force)
         asked = [] if force else [mailer.status(id) for id in ids]
+    tell_retry(report, asked, dry_run=dry_run, as_json=as_json)
+
+
+def tell_retry(
+    report: RetryReport, asked: Sequence[MessageStatus] = (), *, dry_run: bool, as_json: bool
+) -> NoReturn:
+    """Print what was retried, and exit with 1 if something was left alone.
+
+    Args:
+        asked: the messages that were named, as they are now.
+    """
     doubts = sum(it.state is State.IN_DOUBT for message in asked for it in message.recipients)
     if as_json:
         print_json(report.as_dict())

@@ -57,7 +57,7 @@ class People:
 
     Attributes:
         name: of the source, as errors have it.
-        columns: of CSV, the names of the template's variables; of other sources, ().
+        columns: of CSV, the names of the template's variables; None of other sources, whose rows differ.
         rows: how many were read. It is up to date when the iteration has ended.
         finished: whether all were read.
     """
@@ -68,7 +68,7 @@ class People:
         rows: Iterable[Person | Rejected],
         digest: Callable[[], str],
         unusable: Unusable,
-        columns: tuple[str, ...] = (),
+        columns: tuple[str, ...] | None = None,
     ) -> None:
         self.name = name
         self.columns = columns

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     QUOTES = "quotes"
     NOT_AN_OBJECT = "not an object"
     BAD_FIELD = "a field that can't be mailed"
+    INCOMPLETE = "a field is missing"
     REPEATED = "repeated"
 
 

@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from mailtasks.campaign import Campaign, Options
+from mailtasks.campaign import Campaign
 from mailtasks.message import Message
 from mailtasks.state import State
-from tests.campaigns import people, template
+from tests.campaigns import Begun, people
 from tests.integration.conftest import Road, wait_until
 
 Make = Callable[..., Any]
 LARGE, SMALL = 4000, 60
 
 
-def begin(road: Road, name: str, **options: Any) -> Campaign:
-    return Campaign.begin(road.mailer, name, template(), Options(rows_a_batch=100, **options))
+def begin(road: Road, name: str, **options: Any) -> Begun:
+    return Begun(road.mailer, name, rows_a_batch=100, **options)
 
 
 def sent(campaign: Campaign) -> int:
@@ -85,7 +85,7 @@ def test_who_dies_while_he_cancels_is_followed_by_pumps(highway: Make) -> None:
     campaign.add(people(LARGE))
     road.start_worker()
     wait_until(lambda: sent(campaign) > 100)
-    road.mailer.campaigns.cancel(campaign._record)  # and no more than that
+    road.mailer.campaigns.cancel(campaign._record())  # and no more than that
     wait_until(lambda: not campaign.status().unfinished)
     states = campaign.status().states
     assert states[State.SENT] + states[State.CANCELLED] == LARGE

@@ -25,7 +25,7 @@ def reader(tmp_path, redis_url, monkeypatch):
         monkeypatch.delenv(setting.variable, raising=False)
     monkeypatch.setenv("MAILTASKS_BROKER_URL", redis_url)
     monkeypatch.setenv("MAILTASKS_DEFAULT_FROM", "shop@example.com")
-    monkeypatch.setattr(mailtasks, "_default", None)
+    monkeypatch.setattr("mailtasks.default._default", None)
     yield monkeypatch
     mailtasks.default_mailer().close()
 

@@ -20,7 +20,6 @@ from mailtasks import bootsteps
 from mailtasks import celery as celery_module
 from mailtasks import stopgap as stopgap_module
 from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Pump, _Collecting, _Pumping
-from mailtasks.campaign import Campaign, Options
 from mailtasks.celery import install
 from mailtasks.errors import StoreUnavailable
 from mailtasks.installation import Installation
@@ -34,7 +33,7 @@ from mailtasks.settings import Settings
 from mailtasks.state import State
 from mailtasks.stopgap import KEPT, Stopgap
 from mailtasks.testing import CatchingServer, wait_until
-from tests.campaigns import people, template
+from tests.campaigns import Begun, people
 
 
 @pytest.fixture
@@ -499,9 +498,8 @@ def test_a_stopping_worker_renews_the_lease_until_the_relay_has_answered(
 # --- Campaigns --------------------------------------------------------------------------------------
 
 
-def a_campaign(installation: Installation, rows: int, rows_a_batch: int = 10) -> Campaign:
-    options = Options(rows_a_batch=rows_a_batch)
-    campaign = Campaign.begin(installation.mailer, "spring", template(), options)
+def a_campaign(installation: Installation, rows: int, rows_a_batch: int = 10) -> Begun:
+    campaign = Begun(installation.mailer, rows_a_batch=rows_a_batch)
     campaign.add(people(rows))
     campaign.complete()
     return campaign
@@ -528,7 +526,7 @@ def test_while_hints_cant_be_published_the_pump_feeds_this_worker(
 
 def test_the_pump_counts_what_is_finished_and_cancels_on(pump: _Pumping, installation: Installation) -> None:
     campaign = a_campaign(installation, 50)
-    installation.mailer.campaigns.cancel(campaign._record)
+    installation.mailer.campaigns.cancel(campaign._record())
     assert pump._tick()
     status = campaign.status()
     assert (status.state, status.states[State.CANCELLED]) == ("cancelled", 50)

@@ -33,7 +33,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Each test has a first time, and a folder without a celeryconfig.py."""
     monkeypatch.setattr(module, "_own", None)
     monkeypatch.setattr(module, "_installed", None)
-    monkeypatch.setattr(mailtasks, "_default", None)
+    monkeypatch.setattr("mailtasks.default._default", None)
     sys.modules.pop("celeryconfig", None)
     _search(monkeypatch, [path for path in sys.path if not (Path(path) / "celeryconfig.py").exists()])
     monkeypatch.chdir(tmp_path)

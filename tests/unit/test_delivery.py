@@ -996,7 +996,7 @@ def test_a_campaign_whose_template_is_gone_is_set_aside(bench: Callable[..., Ben
     one = bench()
     campaign = a_campaign(one.mailer, people(5))
     [batch] = fed(one)
-    one.mailer.redis.delete(one.mailer.ledger.keys.campaign(campaign._record.uid)[2])
+    one.mailer.redis.delete(one.mailer.ledger.keys.campaign(campaign._record().uid)[2])
     with pytest.raises(StoreError, match="the template of campaign 'spring' isn't there any more"):
         one.delivery.deliver(batch, Priority.BULK)
     assert campaign.status().states[State.QUEUED] == 5

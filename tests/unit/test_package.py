@@ -93,7 +93,7 @@ def default(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A default mailer that this test alone sees."""
     monkeypatch.setenv("MAILTASKS_BROKER_URL", redis_url)
     monkeypatch.setenv("MAILTASKS_DEFAULT_FROM", "shop@example.com")
-    monkeypatch.setattr(mailtasks, "_default", None)
+    monkeypatch.setattr("mailtasks.default._default", None)
 
 
 @pytest.mark.usefixtures("default")
@@ -113,6 +113,6 @@ def test_the_modules_functions_use_one_default_mailer() -> None:
 
 def test_a_wrong_setting_is_said_at_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAILTASKS_LEASE", "soon")
-    monkeypatch.setattr(mailtasks, "_default", None)
+    monkeypatch.setattr("mailtasks.default._default", None)
     with pytest.raises(SettingsError, match=r"^lease \(environment MAILTASKS_LEASE\): 'soon' is wrong; "):
         mailtasks.send(mailtasks.Message(to="ann@example.com", text="hi"))

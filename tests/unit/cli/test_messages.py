@@ -469,7 +469,7 @@ def test_retry_of_nothing_in_particular_is_wrong_use(live):
     ran = live("retry")
     assert (ran.code, ran.err) == (
         2,
-        "mailtasks: Name what to retry: ids, --reason, --code, --domain or --tag. "
+        "mailtasks: Name what to retry: ids, --reason, --code, --domain, --tag or --campaign. "
         "See `mailtasks retry --help`.\n",
     )
 

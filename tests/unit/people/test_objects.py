@@ -99,7 +99,7 @@ def test_names_that_no_template_can_use_are_left_out_and_told():
     people = read([ANN | {"first name": "Ann", "a": 1}, ANN | {"a": 2, "1": 1}])
     assert [row.fields for row in people] == [{"a": 1}, {"a": 2}]
     assert people.unusable == ("first name", "1")
-    assert people.columns == ()
+    assert people.columns is None
 
 
 class Name(str):

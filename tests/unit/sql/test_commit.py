@@ -256,7 +256,7 @@ def test_two_mailers_each_send_their_own(session, redis_url, mailer, ask):
 def test_by_default_it_is_the_default_mailer(session, redis_url, monkeypatch):
     monkeypatch.setenv("MAILTASKS_BROKER_URL", redis_url)
     monkeypatch.setenv("MAILTASKS_DEFAULT_FROM", "shop@example.com")
-    monkeypatch.setattr(mailtasks, "_default", None)
+    monkeypatch.setattr("mailtasks.default._default", None)
     on_commit(session, mail())
     session.commit()
     assert mailtasks.default_mailer().stats().accepted == 1

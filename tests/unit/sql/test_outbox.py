@@ -151,7 +151,7 @@ def test_retry_releases_what_was_set_aside(engine, outbox, rows, write):
 
 def test_the_relays_mailer_is_by_default_the_default_one(outbox, engine, redis_url, write, monkeypatch):
     monkeypatch.setenv("MAILTASKS_BROKER_URL", redis_url)
-    monkeypatch.setattr(mailtasks, "_default", None)
+    monkeypatch.setattr("mailtasks.default._default", None)
     [id] = write(mail())
     assert outbox.relay(engine).drain().accepted == 1
     assert mailtasks.status(id).id == id

@@ -1,0 +1,178 @@
+"""A campaign of which all is known and nothing accepted: what is asked before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import make_msgid
+from functools import cached_property
+from typing import Any, Self
+
+from mailtasks.address import parse
+from mailtasks.campaign.batches import RowBatch
+from mailtasks.campaign.gathering import Gathered
+from mailtasks.campaign.intake import Intake, wanted_record
+from mailtasks.campaign.options import CampaignOptions
+from mailtasks.compose.template import CompiledTemplate, Rendered, TemplateRecord
+from mailtasks.errors import InputError, RenderError
+from mailtasks.mailer import Mailer
+from mailtasks.message import Message
+from mailtasks.people import Person, Reason, Rejected
+from mailtasks.rendering import fields_of
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a campaign's rows when they were given.
+
+    Attributes:
+        campaign: its name.
+        accepted: how many people it has; those who are on the suppression list are among them.
+        before: how many of them were accepted already when this began.
+        rejected: how many rows can't be mailed.
+        reasons: of these, by reason.
+    """
+
+    campaign: str
+    accepted: int
+    before: int
+    rejected: int
+    reasons: Mapping[Reason, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "campaign": self.campaign,
+            "accepted": self.accepted,
+            "before": self.before,
+            "rejected": self.rejected,
+            "reasons": {reason.value: count for reason, count in self.reasons.items()},
+        }
+
+
+class Prepared:
+    """A campaign that could be sent now. Made by `Campaign.prepare`; close it, or use it in `with`.
+
+    Attributes:
+        name: the campaign's.
+        people: how many would be mailed.
+        rejected: how many rows can't be, by reason.
+        told: the first hundred of these, with line and reason.
+        unusable: names of columns that no template can use; their fields are left out.
+    """
+
+    def __init__(
+        self,
+        mailer: Mailer,
+        name: str,
+        template: TemplateRecord,
+        options: CampaignOptions,
+        gathered: Gathered,
+        *,
+        again: bool,
+        unusable: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.template = template
+        self.options = options
+        self.people = gathered.people
+        self.rejected: Mapping[Reason, int] = gathered.rejected
+        self.told: list[Rejected] = gathered.told
+        self.unusable = unusable
+        self._mailer = mailer
+        self._gathered = gathered
+        self._again = again
+        self._person, self._rendered = self._first_mail()
+        self.before = wanted_record(mailer, name, template, options, again=again).rows
+
+    @property
+    def person(self) -> Person:
+        """The first one whose mail can be made; `mail` is theirs."""
+        return self._person
+
+    @property
+    def mail(self) -> Rendered:
+        """One of the mails, as it would be sent."""
+        return self._rendered
+
+    @cached_property
+    def suppressed(self) -> int:
+        """How many of the people are on the suppression list now.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        suppressions = self._mailer.suppressions
+        if not suppressions:
+            return 0
+        return sum(len(suppressions.among(batch.emails)) for batch in self._gathered)
+
+    def test(self, to: str) -> str:
+        """Send one of the mails to an address of one's own; the campaign isn't begun. Returns the mail's id.
+
+        Raises:
+            AddressError: it is none.
+            StoreUnavailable: Redis is away.
+        """
+        rendered = self._render(self._person, to)
+        assert isinstance(rendered.content, bytes), "it was compiled without blobs"
+        return self._mailer.send(Message(to=to, raw=rendered.content, tags=("campaign-test",)))
+
+    def send(self, progress: Callable[[int], object] = lambda rows: None) -> Report:
+        """Accept everybody who isn't accepted yet. From then on workers send it.
+
+        Args:
+            progress: is told, again and again, how many rows were given.
+
+        Raises:
+            CampaignError: it was cancelled, completed or finished meanwhile.
+            InputChanged: it was begun with other rows.
+            StoreUnavailable: Redis is away or full; what was accepted is sent, and the same call goes on.
+        """
+        intake = Intake.begin(self._mailer, self.name, self.template, self.options, again=self._again)
+        before = intake.rows
+        intake.add(self._watched(progress))
+        accepted = intake.complete()
+        rejected = sum(self.rejected.values())
+        return Report(self.name, accepted, before, rejected, dict(self.rejected))
+
+    def close(self) -> None:
+        """Forget the people."""
+        self._gathered.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _watched(self, progress: Callable[[int], object]) -> Iterator[RowBatch]:
+        given = 0
+        for batch in self._gathered:
+            yield batch
+            given += len(batch.emails)
+            progress(given)
+
+    def _first_mail(self) -> tuple[Person, Rendered]:
+        """The first whose mail can be made. If it is none of the first few, the template fits nobody."""
+        failed: RenderError | None = None
+        for person in self._gathered.first:
+            try:
+                return person, self._render(person, person.email)
+            except RenderError as error:
+                failed = failed or error
+        raise failed or InputError("the people", "nobody is left who could be mailed")
+
+    def _render(self, person: Person, to: str) -> Rendered:
+        return self._compiled.render(
+            fields_of(person.email, person.fields),
+            to=to,
+            message_id=make_msgid(domain=parse(self.template.sender).domain),
+            date=datetime.now(UTC),
+            size_limit=self._mailer.settings.size_limit,
+        )
+
+    @cached_property
+    def _compiled(self) -> CompiledTemplate:
+        return self.template.compile()
