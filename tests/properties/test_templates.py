@@ -12,6 +12,7 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from pathlib import PurePosixPath
 from quopri import decodestring
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import jinja2
 import pytest
@@ -205,6 +206,15 @@ def test_so_does_the_slow_road(text, html, given):
     assert template.fast == {"text": False, "html": False}
 
 
+@given(sources | looking_sources, sources, fields)
+@settings(max_examples=50)
+def test_the_names_that_are_required_are_enough(text, html, given):
+    assume(is_html(html))
+    record = Template(subject="s", sender="shop@example.com", text=text, html=html).load()
+    record.check(record.required_names)
+    rendered(record.compile(), {name: given[name] for name in record.required_names})
+
+
 @given(sources, static, fields)
 @settings(max_examples=50)
 def test_so_do_includes_and_inheritance(block, around, given):
@@ -272,6 +282,36 @@ def test_no_field_ends_a_header(where, line, before, end, after):
     told = f"^the mail to ann@example.com: {where} would be broken by the field 'name', which holds "
     with pytest.raises(RenderError, match=told):
         rendered(template.compile(["name"]), {"name": before + end + after})
+
+
+@given(values, values, st.sampled_from(["", "a" * 80]))
+@example("a/b", "=?utf-8?q?x?=", "")
+@example("%", ",", "a" * 80)
+def test_an_unsubscribe_url_arrives(token, thing, more):
+    query = "?t={{ thing|urlencode }}&m={{ email|urlencode }}"
+    template = Template(
+        subject="s",
+        sender="shop@example.com",
+        text="{{ unsubscribe_url }}",
+        html="<a href='{{ unsubscribe_url }}'>",
+        headers={"X-Link": "{{ unsubscribe_url }}"},
+        unsubscribe=f"https://x.example/{more}/{{{{ name|urlencode }}}}{query}",
+    ).compile(["name", "thing"])
+    url = f"https://x.example/{more}/{quote(token, safe='')}?t={quote(thing, safe='')}&m=ann%40example.com"
+    try:
+        octets = rendered(template, {"name": token, "thing": thing})
+    except RenderError:
+        assert not token or not thing or len(url) > 898
+        return
+    mail = read(octets)
+    assert mail["List-Unsubscribe"] == f"<{url}>"
+    assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert mail["X-Link"] == url
+    [text, html] = mail.iter_parts()
+    assert content(text) == unix(url)
+    assert content(html) == unix(f"<a href='{url.replace('&', '&amp;')}'>")
+    assert unquote(urlsplit(url).path.rpartition("/")[2]) == token
+    assert dict(parse_qsl(urlsplit(url).query)) == {"t": thing, "m": "ann@example.com"}
 
 
 def files(at_most):

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
@@ -22,6 +23,7 @@ from mailtasks.errors import TemplateError
 
 _ASKED_FILTERS: Final = frozenset(["default", "d"])
 _ASKED_TESTS: Final = frozenset(["defined", "undefined"])
+_SETS: Final = (nodes.Assign, nodes.AssignBlock)
 _BY_NAME: Final = {
     "attr": 0,
     "map": None,
@@ -35,32 +37,76 @@ _BY_NAME: Final = {
 """Filters that take an attribute's name, and which of their arguments it is; or by keyword only."""
 
 
-def check_part(environment: Environment, part: Part, fields: Iterable[str] | None) -> None:
-    """Look at all sources of a part.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A name that a template asks for, and that a field must give."""
+
+    name: str
+    source: Source
+    line: int
+
+
+def check_part(environment: Environment, part: Part) -> None:
+    """Look at all sources of a part, but not at the names that they ask for.
 
     Args:
         environment: in which they will run.
-        fields: the names that a mail is rendered with; None: they aren't known, and no name is refused.
 
     Raises:
         TemplateError: something in it is wrong.
     """
-    trees = {name: parse(environment, source) for name, source in part.sources.items()}
-    for name, tree in trees.items():
-        _check_tree(environment, part.sources[name], tree)
-    if fields is not None:
-        given = frozenset(fields) | frozenset(environment.globals) | _asked_about(trees.values())
-        for name, tree in trees.items():
-            assigned = _assigned(other for key, other in trees.items() if key != name)
-            _check_names(part.sources[name], tree, given | assigned, sorted(fields))
+    for source in part.sources.values():
+        _check_tree(environment, source, parse(environment, source))
+
+
+def asked_for(part: Part) -> list[Asked]:
+    """What the fields must give to a part: for each source the names in the order of their lines.
+
+    Names that the part assigns aren't there, nor those that it asks about, nor what Jinja2 gives itself.
+
+    Raises:
+        TemplateError: Jinja2 finds something wrong.
+    """
+    trees = _trees(part)
+    asked_about = _asked_about(trees.values())
+    return [
+        asked
+        for key, tree in trees.items()
+        for asked in _asked(
+            part.sources[key],
+            tree,
+            asked_about | _set_in_a_branch(tree) | _assigned(trees[other] for other in trees if other != key),
+        )
+    ]
+
+
+def check_names(asked: Iterable[Asked], fields: Iterable[str]) -> None:
+    """Refuse a name that no field gives.
+
+    Raises:
+        TemplateError: there is one; it tells the first.
+    """
+    known = sorted(fields)
+    for one in asked:
+        if one.name not in known:
+            listed = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+            raise TemplateError(
+                one.source.where,
+                one.line,
+                f"nothing gives {one.name!r}{_near(one.name, known)}; the fields are: {listed or 'none'}",
+            )
 
 
 def names_in(part: Part) -> frozenset[str]:
     """The names that a part asks for, fields or not."""
-    environment = Sandbox(html=False)
     return frozenset(
-        name for source in part.sources.values() for name in _undeclared(source, parse(environment, source))
+        name for key, tree in _trees(part).items() for name in _undeclared(part.sources[key], tree)
     )
+
+
+def _trees(part: Part) -> dict[str, nodes.Template]:
+    environment = Sandbox(html=False)
+    return {key: parse(environment, source) for key, source in part.sources.items()}
 
 
 def _undeclared(source: Source, tree: nodes.Template) -> set[str]:
@@ -125,8 +171,8 @@ def _asked_about(trees: Iterable[nodes.Template]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _assigned(trees: Iterable[nodes.Template]) -> frozenset[str]:
-    """Names that other templates give, by which an included one is reached."""
+def _assigned(trees: Iterable[nodes.Node]) -> frozenset[str]:
+    """Names that are given within these, as by other templates, by which an included one is reached."""
     names: set[str] = set()
     for tree in trees:
         names |= {node.name for node in tree.find_all(nodes.Name) if node.ctx in ("store", "param")}
@@ -137,22 +183,19 @@ def _assigned(trees: Iterable[nodes.Template]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _check_names(source: Source, tree: nodes.Template, given: frozenset[str], fields: list[str]) -> None:
+def _set_in_a_branch(tree: nodes.Template) -> frozenset[str]:
+    """Names that one way through a template sets: where it took another, Jinja2 asks the fields for them."""
+    branches = tree.find_all(nodes.If)
+    return _assigned(node for branch in branches for node in branch.find_all(_SETS))
+
+
+def _asked(source: Source, tree: nodes.Template, given: frozenset[str]) -> list[Asked]:
     unknown = _undeclared(source, tree) - given
-    if not unknown:
-        return
-    name, line = min(
-        ((node.name, node.lineno) for node in tree.find_all(nodes.Name) if node.name in unknown),
-        key=lambda found: found[1],
-    )
-    listed = (
-        ", ".join(fields) if len(fields) <= 20 else f"{', '.join(fields[:20])} and {len(fields) - 20} more"
-    )
-    raise TemplateError(
-        source.where,
-        line,
-        f"nothing gives {name!r}{_near(name, fields)}; the fields are: {listed or 'none'}",
-    )
+    lines: dict[str, int] = {}
+    for node in tree.find_all(nodes.Name):
+        if node.name in unknown:
+            lines[node.name] = min(node.lineno, lines.get(node.name, node.lineno))
+    return sorted((Asked(name, source, line) for name, line in lines.items()), key=lambda it: it.line)
 
 
 def _near(name: str, known: Mapping[str, object] | list[str]) -> str:

@@ -28,6 +28,7 @@ from mailtasks.compose.mime import attachment_part, date_header, from_header, mu
 from mailtasks.compose.template.budget import Budget, LimitReached, Limits, Refused, within
 from mailtasks.compose.template.roads import Body, Renderer, values_of
 from mailtasks.compose.template.sources import Source
+from mailtasks.compose.template.unsubscribe import URL_NAME, fault, header_lines
 from mailtasks.errors import MailtasksError, MessageError, MessageTooLarge, RenderError, TemplateError, place
 from mailtasks.message import Attachment
 from mailtasks.pieces import Blob, Content, joined, pieces_of, size_of
@@ -79,6 +80,7 @@ class CompiledTemplate:
         digest: str,
         subject: Header | str,
         bodies: Mapping[str, Body],
+        unsubscribe: Header | None,
         headers: Sequence[Header],
         fixed_headers: str,
         sender: str,
@@ -91,6 +93,7 @@ class CompiledTemplate:
         self._subject = subject
         # The HTML first: what is wrong there is wrong in the text that was made of it, at another line.
         self._bodies = [(name, bodies[name]) for name in ("html", "text") if name in bodies]
+        self._unsubscribe = unsubscribe
         self._headers = headers
         self._from = from_header(sender)
         self._fixed = f"{fixed_headers}MIME-Version: 1.0\r\n"
@@ -119,7 +122,7 @@ class CompiledTemplate:
         """The mail for one recipient.
 
         Args:
-            fields: what the template's names stand for.
+            fields: what the template's names stand for; `email`, if it isn't one of them, is the address.
             to: the recipient.
             message_id: with or without angle brackets.
             date: aware.
@@ -133,9 +136,11 @@ class CompiledTemplate:
         """
         address = to if isinstance(to, Address) else parse(to)
         values = values_of(fields)
+        values.setdefault("email", address.address)
         with within(self._limits) as budget:
             given = self._subject
             subject = given if isinstance(given, str) else self._line(address, given, values, budget)
+            unsubscribe = self._unsubscribe_lines(address, values, budget)
             headers = [self._header(address, header, values, budget) for header in self._headers]
             bodies = {
                 name: _guarded(address, name, body.render, values, budget) for name, body in self._bodies
@@ -148,6 +153,7 @@ class CompiledTemplate:
                 address_header("To", [address]),
                 _subject_line(subject),
                 f"Message-ID: <{message_id.strip('<>')}>\r\n",
+                unsubscribe,
                 *headers,
                 self._fixed,
                 part.headers,
@@ -176,6 +182,18 @@ class CompiledTemplate:
         if told:
             raise RenderError(address.address, f"{header.source.where} {told}")
         return text
+
+    def _unsubscribe_lines(self, address: Address, values: dict[str, Any], budget: Budget) -> str:
+        """The headers of the URL, which what is rendered next has among its values; "": there is none."""
+        header = self._unsubscribe
+        if header is None:
+            return ""
+        url = self._line(address, header, values, budget)
+        told = fault(url)
+        if told:
+            raise RenderError(address.address, f"{header.source.where} renders to {excerpt(url)}; {told}")
+        values[URL_NAME] = url
+        return header_lines(url)
 
     def _header(self, address: Address, header: Header, values: dict[str, Any], budget: Budget) -> str:
         text = self._line(address, header, values, budget)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from jinja2 import BaseLoader
 from mailtasks.address import parse
 from mailtasks.compose.headers import address_header
 from mailtasks.compose.template.budget import Limits
-from mailtasks.compose.template.checks import check_part, names_in
+from mailtasks.compose.template.checks import Asked, asked_for, check_names, check_part, names_in
 from mailtasks.compose.template.compiled import CompiledTemplate, Header, checked_header, static_line
 from mailtasks.compose.template.css import with_styles_inlined
 from mailtasks.compose.template.html_text import text_template
@@ -29,11 +29,13 @@ from mailtasks.compose.template.roads import Body, Renderer
 from mailtasks.compose.template.sandbox import Sandbox
 from mailtasks.compose.template.sources import Given, Part, Source, read_part
 from mailtasks.compose.template.sources import parse as parse_source
+from mailtasks.compose.template.unsubscribe import HEADERS, URL_NAME, check_template, urlencode
 from mailtasks.errors import MessageError, TemplateError
 from mailtasks.message import Attachment, Message, check_header_name, check_line
 
 _ANYBODY: Final = "somebody@example.com"
 _LIMITS: Final = Limits()
+_GIVEN: Final = frozenset(["email"])  # to every mail
 _TAG: Final = re.compile(r"<[a-zA-Z!/]")
 
 
@@ -55,6 +57,7 @@ class TemplateRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
         text_from_html: the text was made of the HTML.
         attachments: files that all mails have.
         attachment_fields: names of fields, each of which names a file of the recipient's own; "" is none.
+        unsubscribe: the source of the URL.
     """
 
     subject: Part
@@ -66,6 +69,7 @@ class TemplateRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
     attachments: tuple[File, ...] = ()
     attachment_fields: tuple[str, ...] = ()
     text_from_html: bool = False
+    unsubscribe: Part | None = None
 
     @classmethod
     def decode(cls, octets: bytes) -> TemplateRecord:
@@ -112,6 +116,7 @@ class TemplateRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
         return CompiledTemplate(
             digest=self.digest,
             subject=subject if subject.names else static_line(subject),
+            unsubscribe=None if self.unsubscribe is None else _url(self.unsubscribe),
             bodies=bodies,
             headers=[header for header in headers if header.names],
             fixed_headers="".join(fixed),
@@ -125,19 +130,55 @@ class TemplateRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
     def check(self, fields: Iterable[str] | None = None) -> None:
         """Look for what is wrong in its sources.
 
+        Args:
+            fields: the names that mails are rendered with, `email` or not; None: they aren't known.
+
         Raises:
             TemplateError: with file and line.
         """
-        given = None if fields is None else frozenset(fields)
         plain, html = Sandbox(html=False), Sandbox(html=True)
-        for part in (self.subject, *self.headers.values(), self.html, self.text):
+        for part in (self.unsubscribe, self.subject, *self.headers.values(), self.html, self.text):
             if part is not None:
-                check_part(html if part is self.html else plain, part, given)
+                check_part(html if part is self.html else plain, part)
+        if self.unsubscribe is not None:
+            check_template(self.unsubscribe)
+        if fields is None:
+            return
+        given = frozenset(fields)
+        check_names(self._asked(), given)
         for name in self.attachment_fields:
-            if given is not None and name not in given:
+            if name not in given:
                 raise TemplateError(
                     "attachment_fields", None, f"there is no field {name!r}; give one, or leave it out"
                 )
+
+    @property
+    def required_names(self) -> frozenset[str]:
+        """The names that the fields of a mail must have; `email` isn't one, since each mail has it.
+
+        A name that the template assigns isn't required, nor one that it asks about (`default`, `is defined`),
+        nor `unsubscribe_url` where it is given. `check` refuses fields that lack one of these. All sources
+        are parsed for it: ask once for a template, not for each mail.
+
+        Raises:
+            TemplateError: a record that `load` hasn't made is no template.
+        """
+        return frozenset([*[asked.name for asked in self._asked()], *self.attachment_fields])
+
+    def _asked(self) -> Iterator[Asked]:
+        """What its parts ask the fields for."""
+        text = None if self.text_from_html else self.text  # asks for nothing but what the HTML does
+        url = frozenset() if self.unsubscribe is None else frozenset([URL_NAME])
+        for part in (self.unsubscribe, self.subject, *self.headers.values(), self.html, text):
+            if part is not None:
+                # The subject is rendered before there is a URL.
+                given = _GIVEN if part is self.unsubscribe or part is self.subject else _GIVEN | url
+                yield from [asked for asked in asked_for(part) if asked.name not in given]
+
+
+def _url(part: Part) -> Header:
+    renderer = Renderer(part, filters={"urlencode": urlencode})
+    return Header("List-Unsubscribe", renderer, part.main, names_in(part))
 
 
 def _header(name: str, part: Part) -> Header:
@@ -166,7 +207,7 @@ class Template:
         sender: the From header, as `News <news@example.com>`.
         text, html: the bodies; one at least. Without `text` one is made of the HTML, once for the template.
         reply_to: where answers should go.
-        headers: further headers, whose values are templates too, such as the URL of List-Unsubscribe.
+        headers: further headers, whose values are templates too.
         attachments: files that all mails have, as `Attachment` objects or paths, which are read when the
             template is loaded; one with a `cid` is shown in the HTML by `<img src="cid:...">`.
         attachment_fields: names of fields, each of which names a file of the recipient's own.
@@ -174,6 +215,9 @@ class Template:
         loader: a loader of Jinja2, instead of files.
         text_from_html: False: without `text` the mail has HTML only.
         inline_css: rules in <style> become style attributes; needs `pip install mailtasks[css]`.
+        unsubscribe: the https URL by which a recipient unsubscribes in one click, such as
+            `https://example.com/u/{{ token|urlencode }}`, or `{{ link }}` where a field has it whole. It
+            makes List-Unsubscribe and List-Unsubscribe-Post; bodies and headers have it as `unsubscribe_url`.
     """
 
     subject: Given
@@ -188,23 +232,24 @@ class Template:
     loader: BaseLoader | None = None
     text_from_html: bool = True
     inline_css: bool = False
+    unsubscribe: Given | None = None
 
     def load(self, fields: Iterable[str] | None = None) -> TemplateRecord:
         """Read everything, and look at it: what compiling would find is found here.
 
         Args:
-            fields: the names that mails will be rendered with; None: they aren't known yet.
+            fields: the names that mails will be rendered with, `email` or not; None: they aren't known yet.
 
         Raises:
             TemplateError: something isn't there or is wrong; with file and line.
             AddressError, AttachmentError, MessageError: the sender, a file or the name of a header is.
         """
-        given = None if fields is None else frozenset(fields)
         if not self.sender:
             raise TemplateError("the template", None, "it has no sender; give one")
         checked = self._checked()
         subject = _in_one_line(self._part("subject", self.subject))
         headers = {name: _in_one_line(self._part(name, value)) for name, value in self.headers.items()}
+        url = None if self.unsubscribe is None else _in_one_line(self._part("unsubscribe", self.unsubscribe))
         text = None if self.text is None else self._part("text", self.text)
         html = None if self.html is None else self._part("html", self.html)
         if text is None and html is None:
@@ -221,8 +266,9 @@ class Template:
                 for file in checked.attachments
             ),
             attachment_fields=tuple(self.attachment_fields),
+            unsubscribe=url,
         )
-        record.check(given)  # before the HTML is changed, so that its lines are those of the files
+        record.check(fields)  # before the HTML is changed, so that its lines are those of the files
         finished = self._finished(record)
         finished.compile()
         return finished
@@ -246,6 +292,10 @@ class Template:
         """What isn't a template, checked as a message's."""
         for name in self.headers:
             check_header_name(check_line("headers: a name", name))
+            if self.unsubscribe is not None and name.lower() in HEADERS:
+                raise MessageError(
+                    f"headers: {name} can't be given beside `unsubscribe`, which makes it: leave one out"
+                )
         return Message(to=_ANYBODY, sender=self.sender, reply_to=self.reply_to, attachments=self.attachments)
 
     def _finished(self, record: TemplateRecord) -> TemplateRecord:

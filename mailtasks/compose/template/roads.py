@@ -55,6 +55,7 @@ _LOOKING_NAMES: Final = frozenset(["self", "super"])
 
 _READABLE_GROWTH: Final = 2  # as for a message that isn't made from a template
 _SOFT: Final = "=\r\n"
+_NO_FILTERS: Final[Mapping[str, Callable[..., Any]]] = {}
 _CHUNKS_A_LOOK: Final = 100  # at how much was rendered
 _LINE_ENDS: Final = re.compile(r"\r\n?")
 
@@ -69,13 +70,22 @@ class Renderer:
     Args:
         html: whether values are escaped.
         from_html: it is a text that was made of HTML, so that what was safe there must become text.
+        filters: that stand instead of Jinja2's.
 
     Raises:
         TemplateError: Jinja2 finds something wrong.
     """
 
-    def __init__(self, part: Part, *, html: bool = False, from_html: bool = False) -> None:
+    def __init__(
+        self,
+        part: Part,
+        *,
+        html: bool = False,
+        from_html: bool = False,
+        filters: Mapping[str, Callable[..., Any]] = _NO_FILTERS,
+    ) -> None:
         environment = _environment(part, _prepared, _plain_value, html=html, from_html=from_html)
+        environment.filters |= filters
         self._template = _compiled(environment, part)
 
     def text(self, values: dict[str, Any], budget: Budget) -> str:

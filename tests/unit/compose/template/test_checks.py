@@ -3,7 +3,7 @@ from __future__ import annotations
 import jinja2
 import pytest
 
-from mailtasks.compose.template.checks import check_part, names_in
+from mailtasks.compose.template.checks import asked_for, check_names, check_part, names_in
 from mailtasks.compose.template.sandbox import Sandbox
 from mailtasks.compose.template.sources import read_part
 from mailtasks.errors import TemplateError
@@ -11,7 +11,8 @@ from mailtasks.errors import TemplateError
 
 def check(source, fields=("name", "city"), **files):
     part = read_part("text", source, None, jinja2.DictLoader(files))
-    check_part(Sandbox(html=False), part, fields)
+    check_part(Sandbox(html=False), part)
+    check_names(asked_for(part), fields)
 
 
 def refused(source, fields=("name", "city"), **files) -> str:
@@ -81,6 +82,7 @@ def test_a_filter_is_missed_where_it_would_never_be_used():
         "{{ nick|default('you') }}",
         "{% macro m(a, b=1) %}{{ a }}{{ caller() }}{{ varargs }}{% endmacro %}{{ m(1) }}",
         "{% block a %}{{ self.a }}{{ super() }}{% endblock %}",
+        "{% if name %}{% set who = name %}{% else %}{% set who %}you{% endset %}{% endif %}{{ who }}",
     ],
 )
 def test_names_that_something_gives_are_none_of_the_fields(source):
@@ -94,8 +96,7 @@ def test_what_one_source_assigns_another_may_use():
     assert refused("{% include 'row' %}", row="\n{{ row }}").startswith("row, line 2: nothing gives 'row'")
 
 
-def test_without_fields_no_name_is_refused():
-    check("{{ anything }}", None)
+def test_an_error_lists_some_of_the_fields():
     assert refused("{{ x }}", ()) == "text, line 1: nothing gives 'x'; the fields are: none"
     many = [f"column{number:02}" for number in range(30)]
     assert refused("{{ x }}", many).endswith("column18, column19 and 10 more")

@@ -150,6 +150,38 @@ def test_what_is_wrong_is_told_before_anything_is_sent(given, told):
     assert refused(**given) == told
 
 
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"text": "Hi"}, set()),
+        ({"subject": "{{ a }}", "text": "{{ b.c }}", "headers": {"X-A": "{{ d }}"}}, {"a", "b", "d"}),
+        ({"html": "<p>{{ a }}"}, {"a"}),
+        ({"html": "<p title='{{ a }}'>", "inline_css": True}, {"a"}),
+        ({"text": "{% if a %}{% endif %}{% for x in b %}{{ x }}{{ loop.index }}{% endfor %}"}, {"a", "b"}),
+        ({"text": "{{ a|default('you') }}{% if b is defined %}{{ b }}{% endif %}{{ c|d('') }}"}, set()),
+        ({"text": "{{ a|default('you') }}", "subject": "{{ a }}"}, {"a"}),
+        ({"text": "{% set a = 1 %}{{ a }}{% with b = c %}{{ b }}{% endwith %}"}, {"c"}),
+        ({"text": "{% if a %}{% set b = 1 %}{% else %}{% set b = 2 %}{% endif %}{{ b }}"}, {"a"}),
+        (
+            {"text": "{% macro m(x) %}{{ x }}{{ y }}{% endmacro %}{{ m(range(3)|list) }}{{ namespace() }}"},
+            {"y"},
+        ),
+        ({"text": "{% include 'f' %}", "loader": jinja2.DictLoader({"f": "{{ a }}"})}, {"a"}),
+        ({"text": "{{ email }}", "attachment_fields": ["bill", "terms"]}, {"bill", "terms"}),
+        ({"text": "{{ unsubscribe_url }}"}, {"unsubscribe_url"}),
+        ({"text": "{{ unsubscribe_url }}", "unsubscribe": "https://x.example/{{ a|urlencode }}"}, {"a"}),
+        ({"text": "{{ unsubscribe_url }}", "unsubscribe": "{{ unsubscribe_url }}"}, {"unsubscribe_url"}),
+    ],
+)
+def test_the_names_that_fields_must_have_are_those_without_which_it_is_refused(given, names):
+    record = TemplateRecord.decode(template(**given).load().encode())
+    assert record.required_names == names
+    record.compile(names)
+    for name in names:
+        with pytest.raises(TemplateError, match=rf"(nothing gives|there is no field) '{name}'"):
+            record.compile(names - {name})
+
+
 def test_what_is_no_template_is_told_as_for_a_message():
     assert refused(AddressError, sender="x").startswith("sender: 'x' is no mail address")
     assert refused(AddressError, reply_to="x").startswith("reply_to: 'x' is no mail address")
