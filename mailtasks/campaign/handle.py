@@ -122,8 +122,10 @@ class Campaign:
         if self._name is not None:
             current_run(self._mailer, self._name, again=again)  # before a million rows are read
         with read(people, encoding=encoding) as rows:
-            template = self._template.load(None if rows.columns is None else ["email", *rows.columns])
-            gathered = gather(rows, _required(template), rejected=rejected, progress=progress)
+            template = self._template.load(rows.columns)
+            # Of CSV all rows have all columns, and that these are enough was seen just now.
+            required = template.required_names if rows.columns is None else frozenset[str]()
+            gathered = gather(rows, required, rejected=rejected, progress=progress)
             unusable = rows.unusable
         try:
             _demand_people(gathered, template, rows)
@@ -233,10 +235,6 @@ class Campaign:
         if record is None:
             raise UnknownCampaign(self.name, sorted(campaigns.names()))
         return record
-
-
-def _required(template: TemplateRecord) -> frozenset[str]:
-    return frozenset()
 
 
 def _demand_people(gathered: Gathered, template: TemplateRecord, people: People) -> None:

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 @click.option(
     "--header", "headers", multiple=True, callback=headers, metavar="NAME:TEMPLATE", help="A header."
 )
+@click.option(
+    "--unsubscribe",
+    metavar="TEMPLATE",
+    help="One-click unsubscription, such as 'https://example.com/u?who={{ email|urlencode }}'. Templates "
+    "know it as unsubscribe_url.",
+)
 @click.option("--attach", "attachments", multiple=True, metavar="FILE", help="A file to attach to each mail.")
 @click.option("--inline-css", is_flag=True, help="Rules in <style> become style attributes.")
 @click.option("--encoding", help="The file's, if it isn't UTF-8.")
@@ -128,7 +134,10 @@ def _template(context: Context, given: Mapping[str, Any]) -> Template:
     sender = given["sender"] or context.settings.default_from
     if not sender:
         raise click.UsageError("Name the sender with --from, or set MAILTASKS_DEFAULT_FROM.")
-    names = ("subject", "text", "html", "folder", "reply_to", "headers", "attachments", "inline_css")
+    names = (
+        *("subject", "text", "html", "folder", "reply_to", "headers", "unsubscribe", "attachments"),
+        "inline_css",
+    )
     return Template(sender=sender, **{name: given[name] for name in names})
 
 
@@ -185,6 +194,8 @@ def _tell(prepared: Prepared, rejects: _Rejects) -> None:
         _say(f"no template can use the columns {', '.join(prepared.unusable)}: rename them, if one should")
     if prepared.before:
         _say(f"{prepared.before:,} of {prepared.people:,} people are accepted already")
+    if prepared.template.unsubscribe is None:
+        _say("without --unsubscribe nobody can leave in one click, as large providers demand of bulk mail")
     if prepared.suppressed:
         _say(f"{counted(prepared.suppressed, 'address')} on the suppression list will get nothing")
 
@@ -201,7 +212,7 @@ def _test(prepared: Prepared, to: str, as_json: bool) -> None:
     if as_json:
         print_json({"campaign": prepared.name, "accepted": 0, "id": id})
     else:
-        print_line(f"the mail to {prepared.person.email} goes to {to}: {id}")
+        print_line(f"the mail to {prepared.person.email} goes to {to}, with that person's links: {id}")
 
 
 def _show(prepared: Prepared, as_json: bool) -> None:
