@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final, NamedTuple, Self
 
 from mailtasks import address
@@ -98,6 +99,18 @@ class Intake:
         self._accept()
         return self._rows
 
+    def compare(self, batches: Iterable[RowBatch]) -> None:
+        """See whether batches begin with those that are accepted already; none is accepted.
+
+        Raises:
+            InputChanged: they don't.
+            StoreUnavailable: Redis is away.
+        """
+        for batch in islice(batches, self._record.next):
+            self._take(batch)
+        if self._next < self._record.next:
+            raise self._other_number()
+
     def complete(self) -> int:
         """All batches were given. Returns how many rows the campaign has.
 
@@ -108,11 +121,7 @@ class Intake:
         self._campaigns.complete(self._record, self._next)
         self._reload()
         if self._record.next != self._next:
-            raise InputChanged(
-                self._record.name,
-                self._rows,
-                f"there are {self._rows:,} rows, and {self._record.rows:,} were accepted before",
-            )
+            raise self._other_number()
         return self._record.rows
 
     def _take(self, batch: RowBatch) -> None:
@@ -154,6 +163,10 @@ class Intake:
             taken.first,
             f"rows {taken.first:,} to {last:,} aren't those that were accepted there",
         )
+
+    def _other_number(self) -> InputChanged:
+        what = f"there are {self._rows:,} rows, and {self._record.rows:,} were accepted before"
+        return InputChanged(self._record.name, self._rows, what)
 
     def _new_batch(self, taken: _Pending) -> NewBatch:
         record, id = self._record, campaign_batch_id(self._record.uid, taken.number)
@@ -211,6 +224,7 @@ def wanted_record(
         lifetime=mailer.settings.max_age,
         rate=options.a_second,
         tags=tuple(options.tags),
+        next=held.next if held else 0,
         rows=held.rows if held else 0,
     )
     if held:

@@ -56,7 +56,8 @@ class Prepared:
 
     Attributes:
         name: the campaign's.
-        people: how many would be mailed.
+        people: how many can be mailed.
+        before: how many of them are accepted already.
         rejected: how many rows can't be, by reason.
         told: the first hundred of these, with line and reason.
         unusable: names of columns that no template can use; their fields are left out.
@@ -84,7 +85,9 @@ class Prepared:
         self._gathered = gathered
         self._again = again
         self._person, self._rendered = self._first_mail()
-        self.before = wanted_record(mailer, name, template, options, again=again).rows
+        wanted = wanted_record(mailer, name, template, options, again=again)
+        self.before = wanted.rows
+        Intake(mailer, wanted).compare(gathered)
 
     @property
     def person(self) -> Person:
@@ -98,7 +101,7 @@ class Prepared:
 
     @cached_property
     def suppressed(self) -> int:
-        """How many of the people are on the suppression list now.
+        """How many of the people who aren't accepted yet are on the suppression list now.
 
         Raises:
             StoreUnavailable: Redis is away.
@@ -106,7 +109,16 @@ class Prepared:
         suppressions = self._mailer.suppressions
         if not suppressions:
             return 0
-        return sum(len(suppressions.among(batch.emails)) for batch in self._gathered)
+        return sum(len(suppressions.among(batch.emails)) for batch in self._new())
+
+    @property
+    def to_send(self) -> int:
+        """How many people would be mailed who aren't accepted yet.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        return self.people - self.before - self.suppressed
 
     def test(self, to: str) -> str:
         """Send one of the mails to an address of one's own; the campaign isn't begun. Returns the mail's id.
@@ -146,6 +158,14 @@ class Prepared:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _new(self) -> Iterator[RowBatch]:
+        """The batches that aren't accepted yet."""
+        given = 0
+        for batch in self._gathered:
+            given += len(batch.emails)
+            if given > self.before:
+                yield batch
 
     def _watched(self, progress: Callable[[int], object]) -> Iterator[RowBatch]:
         given = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,33 +18,17 @@ from mailtasks.errors import (
     StoreUnavailable,
     UnknownCampaign,
 )
-from mailtasks.message import Priority
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.state import State
 from mailtasks.testing import CatchingServer, LocalRedis
 from tests.bench import Bench
-from tests.campaigns import Begun, Person, people, template
+from tests.campaigns import Begun, Person, people, sent_to_all, template
 
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture
-def bench(redis_url: str, sink: CatchingServer) -> Iterator[Bench]:
-    one = Bench(redis_url, sink.url, RetryPolicy(retry_jitter=False))
-    yield one
-    one.close()
-
-
 def begin(bench: Bench, name: str = "spring", again: bool = False, **options: Any) -> Begun:
     return Begun(bench.mailer, name, again=again, rows_a_batch=10, **options)
-
-
-def sent_to_all(bench: Bench, campaign: Campaign) -> None:
-    """Workers and pumps have done their work."""
-    while hints := bench.mailer.campaigns.feed(Priority.BULK, 100):
-        for hint in hints:
-            bench.delivery.deliver(hint.batch, hint.priority)
-    bench.mailer.campaigns.tend()
 
 
 # Rows
@@ -59,7 +42,7 @@ def test_all_rows_are_mailed_once(bench: Bench, sink: CatchingServer) -> None:
     assert campaign.status().state == "open"
     assert campaign.complete() == 23
     assert campaign.status().state == "running"
-    sent_to_all(bench, campaign)
+    sent_to_all(bench)
     status = campaign.status()
     assert (status.state, status.rows, status.states[State.SENT], status.unfinished) == (
         "finished",
@@ -139,11 +122,11 @@ def test_no_more_is_accepted_than_there_is_room_for(
             with pytest.raises(BacklogFull):
                 campaign.add(rows)
             accepted.append(campaign.status().rows)
-            sent_to_all(bench, campaign)
+            sent_to_all(bench)
             bench.mailer.room._looked = -1000.0  # a second later
         campaign.add(rows)
         assert (accepted, campaign.complete()) == ([40, 90], 100)
-        sent_to_all(bench, campaign)
+        sent_to_all(bench)
         assert len(sink.messages) == 100
 
 
@@ -179,7 +162,7 @@ def test_a_finished_one_is_sent_again_only_if_that_is_said(bench: Bench, sink: C
     campaign = begin(bench)
     campaign.add(people(10))
     campaign.complete()
-    sent_to_all(bench, campaign)
+    sent_to_all(bench)
     with pytest.raises(CampaignError) as raised:
         begin(bench)
     assert str(raised.value) == (
@@ -192,7 +175,7 @@ def test_a_finished_one_is_sent_again_only_if_that_is_said(bench: Bench, sink: C
     taken_up = begin(bench, again=True)
     taken_up.add(people(10))
     assert taken_up.complete() == 10
-    sent_to_all(bench, taken_up)
+    sent_to_all(bench)
     assert len(sink.messages) == 20
     assert [it.name for it in Campaign.all(bench.mailer)] == ["spring"]
 
