@@ -87,9 +87,9 @@ def a_campaign(mailer: Mailer, rows: Iterable[Person], *, rows_a_batch: int = 30
     return campaign
 
 
-def sent_to_all(bench: Bench) -> None:
+def sent_to_all(bench: Bench, priority: Priority = Priority.BULK) -> None:
     """Workers and pumps have done their work."""
-    while hints := bench.mailer.campaigns.feed(Priority.BULK, 100):
+    while hints := bench.mailer.campaigns.feed(priority, 100):
         for hint in hints:
             bench.delivery.deliver(hint.batch, hint.priority)
     bench.mailer.campaigns.tend()

@@ -79,6 +79,11 @@ class Intake:
         """How many the campaign had when it was begun or taken up, or was completed."""
         return self._record.rows
 
+    @property
+    def accepted(self) -> int:
+        """How many rows are known to be accepted."""
+        return max(self.rows, self._rows - sum(len(taken.rows.emails) for taken in self._pending))
+
     def add(self, batches: Iterable[RowBatch]) -> int:
         """Take batches, in order, from the first on; those that were accepted before are passed over.
 

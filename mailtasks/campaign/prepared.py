@@ -84,6 +84,7 @@ class Prepared:
         self._mailer = mailer
         self._gathered = gathered
         self._again = again
+        self._intake: Intake | None = None
         self._person, self._rendered = self._first_mail()
         wanted = wanted_record(mailer, name, template, options, again=again)
         self.before = wanted.rows
@@ -112,6 +113,11 @@ class Prepared:
         return sum(len(suppressions.among(batch.emails)) for batch in self._new())
 
     @property
+    def accepted(self) -> int:
+        """How many of the people are accepted, as far as is known: also after `send` was interrupted."""
+        return self._intake.accepted if self._intake else self.before
+
+    @property
     def to_send(self) -> int:
         """How many people would be mailed who aren't accepted yet.
 
@@ -135,7 +141,7 @@ class Prepared:
         """Accept everybody who isn't accepted yet. From then on workers send it.
 
         Args:
-            progress: is told, again and again, how many rows were given.
+            progress: is told, again and again, how many people are accepted.
 
         Raises:
             CampaignError: it was cancelled, completed or finished meanwhile.
@@ -143,8 +149,9 @@ class Prepared:
             StoreUnavailable: Redis is away or full; what was accepted is sent, and the same call goes on.
         """
         intake = Intake.begin(self._mailer, self.name, self.template, self.options, again=self._again)
-        before = intake.rows
+        self._intake, before = intake, intake.rows
         intake.add(self._watched(progress))
+        progress(self.accepted)
         accepted = intake.complete()
         rejected = sum(self.rejected.values())
         return Report(self.name, accepted, before, rejected, dict(self.rejected))
@@ -168,11 +175,9 @@ class Prepared:
                 yield batch
 
     def _watched(self, progress: Callable[[int], object]) -> Iterator[RowBatch]:
-        given = 0
         for batch in self._gathered:
             yield batch
-            given += len(batch.emails)
-            progress(given)
+            progress(self.accepted)
 
     def _first_mail(self) -> tuple[Person, Rendered]:
         """The first whose mail can be made. If it is none of the first few, the template fits nobody."""

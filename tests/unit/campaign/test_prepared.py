@@ -43,6 +43,7 @@ def interrupted(bench: Bench, people: Iterable[Mapping[str, Any]], monkeypatch: 
         patch.setattr("mailtasks.campaign.intake._BATCHES_A_CALL", 1)
         with pytest.raises(KeyboardInterrupt):
             one.send(lambda number: interrupt() if number == 300 else None)
+        assert one.accepted == 300
 
 
 def interrupt() -> None:
@@ -128,7 +129,8 @@ def test_sending_tells_progress_and_reports(bench: Bench) -> None:
     seen: list[int] = []
     with prepared(bench, [*rows(700), {"email": "x", "name": ""}]) as one:
         report = one.send(seen.append)
-    assert seen == [300, 600, 700]
+        assert one.accepted == 700
+    assert seen == [0, 0, 0, 700], "all in one call"
     told = json.loads(json.dumps(report.as_dict()))
     assert told == {
         "campaign": "spring",
