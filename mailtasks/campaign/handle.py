@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Self
 
@@ -14,7 +15,7 @@ from mailtasks.campaign.prepared import Prepared, Report
 from mailtasks.campaign.status import CampaignStatus, status_of
 from mailtasks.compose.template import Template
 from mailtasks.default import default_mailer
-from mailtasks.errors import CampaignError, InputError, UnknownCampaign
+from mailtasks.errors import CampaignError, InputError, MessageError, UnknownCampaign
 from mailtasks.mailer import Mailer
 from mailtasks.people import People, Rejected, Source, read
 from mailtasks.state import State
@@ -119,6 +120,11 @@ class Campaign:
         """
         if self._template is None:
             raise CampaignError("the campaign has no template, so nothing can be sent; give one")
+        ends = self._options.ends
+        if ends and ends <= datetime.now(UTC):
+            raise MessageError(
+                f"the campaign's end, {ends}, is past, so all of it would expire; give it time"
+            )
         if self._name is not None:
             current_run(self._mailer, self._name, again=again)  # before a million rows are read
         with read(people, encoding=encoding) as rows:

@@ -16,7 +16,14 @@ from sqlalchemy import create_engine, text
 
 from mailtasks.campaign import Campaign, CampaignOptions
 from mailtasks.compose.template import Template
-from mailtasks.errors import CampaignConflict, CampaignError, InputError, TemplateError, UnknownCampaign
+from mailtasks.errors import (
+    CampaignConflict,
+    CampaignError,
+    InputError,
+    MessageError,
+    TemplateError,
+    UnknownCampaign,
+)
 from mailtasks.message import Priority
 from mailtasks.people import Reason
 from mailtasks.state import State
@@ -142,6 +149,16 @@ def test_a_finished_one_is_refused_before_anything_is_read(bench: Bench) -> None
         written(bench).send(unread)
     assert written(bench).send(unread, again=True).accepted == 1
     assert bench.mailer.stats().accepted == 2
+
+
+def test_an_end_that_is_past_is_refused(bench: Bench) -> None:
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    with pytest.raises(MessageError) as raised:
+        written(bench, ends=past).send(BytesIO(CSV))
+    assert str(raised.value) == (
+        "the campaign's end, 2020-01-01 00:00:00+00:00, is past, so all of it would expire; give it time"
+    )
+    assert Campaign.all(bench.mailer) == []
 
 
 def test_people_and_template_must_be_right_before_anybody_is_accepted(bench: Bench) -> None:

@@ -136,6 +136,12 @@ def test_all_of_it(capsys):
     ]
 
 
+def test_one_that_was_interrupted_says_how_it_goes_on(capsys):
+    print_status(status("open", queued=1))
+    hint = "it takes more people: if `campaign send` was interrupted, the same command goes on with it"
+    assert hint in capsys.readouterr().out.splitlines()
+
+
 # Watching, without a terminal
 
 

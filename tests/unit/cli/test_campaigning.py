@@ -59,6 +59,14 @@ def test_one_that_isnt_there(live, command):
     assert ran.err == "mailtasks: no campaign is called 'spring'; there is none\n"
 
 
+@pytest.mark.parametrize("command", ["list", "status spring", "cancel spring", "retry spring"])
+def test_redis_is_away(nowhere, command):
+    ran = nowhere("campaign", *command.split())
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("mailtasks: Redis at 127.0.0.1:")
+    assert ran.err.endswith("; is it running and reachable?\n")
+
+
 def test_what_is_no_name_is_wrong_use(live):
     ran = live("campaign", "status", "a\nb")
     assert ran.code == 2
