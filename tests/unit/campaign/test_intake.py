@@ -65,6 +65,7 @@ def test_a_campaign_without_rows_is_finished_at_once(bench: Bench) -> None:
 def test_who_was_interrupted_goes_on_where_he_was(bench: Bench) -> None:
     begin(bench).add(people(25))  # and dies with five rows in hand
     campaign = begin(bench)
+    assert campaign.intake.accepted == 20
     assert campaign.add(people(32)) == 32
     assert campaign.complete() == 32
     assert bench.mailer.stats().accepted == 32
