@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Self
 
 from mailtasks import address
 from mailtasks.address import excerpt
-from mailtasks.campaign.batches import RowBatch
+from mailtasks.campaign.batches import ROWS_A_BATCH, RowBatch
 from mailtasks.campaign.options import CampaignOptions
 from mailtasks.compose.template import TemplateRecord
 from mailtasks.errors import CampaignConflict, CampaignError, InputChanged, MessageError, UnknownCampaign
@@ -26,6 +26,8 @@ from mailtasks.store.records import BatchRecord, CampaignPart, NewBatch
 
 _BATCHES_A_CALL: Final = 16  # accepted in one round trip
 LONGEST_NAME: Final = 200
+_KNOWN_AS: Final = {"begins": "start", "ends": "end", "lifetime": "max_age (a setting)"}
+"""What people call the fields of a record."""
 
 
 class _Pending(NamedTuple):
@@ -47,6 +49,11 @@ class Intake:
         self._rows = 0  # how many were given
         self._prints: list[str] | None = None  # of what was accepted by others before
         self._pending: list[_Pending] = []
+        most = mailer.settings.backlog(record.priority)
+        room = (
+            most // (2 * ROWS_A_BATCH) if most else _BATCHES_A_CALL
+        )  # so that half of a small backlog is enough
+        self._at_once = max(1, min(_BATCHES_A_CALL, room))
 
     @classmethod
     def begin(
@@ -99,7 +106,7 @@ class Intake:
         """
         for batch in batches:
             self._take(batch)
-            if len(self._pending) >= _BATCHES_A_CALL:
+            if len(self._pending) >= self._at_once:
                 self._accept()
         self._accept()
         return self._rows
@@ -269,7 +276,7 @@ def check_name(name: str) -> None:
 
 def _demand_same(wanted: CampaignRecord, begun: CampaignRecord) -> None:
     if others := [name for name in wanted.fields if begun.fields[name] != wanted.fields[name]]:
-        raise CampaignConflict(wanted.name, others)
+        raise CampaignConflict(wanted.name, [_KNOWN_AS.get(name, name) for name in others])
 
 
 def _is_over(record: CampaignRecord) -> bool:
