@@ -9,8 +9,8 @@
 - `@pytest.mark.slow`: only with `--slow` or MAILTASKS_SLOW=1.
 - When the session ends, no process that it started may be left: that is a failure, too.
 
-Bytecode is kept, whatever the environment says. Tests start hundreds of processes, each of which would compile
-all of mailtasks anew; and each worker of pytest-xdist would rewrite the assertions of all tests.
+Bytecode is kept, whatever the environment says. Tests start hundreds of processes, each of which would
+compile all of mailtasks anew; and each worker of pytest-xdist would rewrite the assertions of all tests.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Each worker of pytest-xdist begins with another file, and finds the others' bytecode when it comes there."""
+    """Each worker of pytest-xdist begins with another file; of the rest, others have made the bytecode."""
     config = session.config
     if hasattr(config, "workerinput") and config.args == config.getini("testpaths"):
         files = sorted(map(str, Path(__file__).parent.rglob("test_*.py")))

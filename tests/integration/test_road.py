@@ -263,7 +263,7 @@ def test_send_at_is_kept_and_costs_nothing_until_then(road: Make) -> None:
 
 
 def test_send_at_survives_a_restart_of_everything(road: Make, own_redis: LocalRedis) -> None:
-    """Planned for every other second, for nobody knows how long a restart takes; one is cancelled after it."""
+    """Mails for every other second: nobody knows how long a restart takes. Those behind it are cancelled."""
     way = road(pump_interval=1.0)
     worker = way.start_worker()
     now = datetime.now(UTC)

@@ -254,7 +254,9 @@ def answers(url):
         return False
 
 
-def test_up_runs_everything_once_in_a_folder_and_leaves_nothing_running(program, cli, tmp_path, monkeypatch, wait_until):
+def test_up_runs_everything_once_in_a_folder_and_leaves_nothing_running(
+    program, cli, tmp_path, monkeypatch, wait_until
+):
     process = program("--set", f"flower_port={free_port()}", "up", "--processes", "1", "-c", "2")
     flower = read_until(process.stdout, r"Flower  (http://\S+)")[1]
     ready = {read_until(process.stderr, r"(\w+)-\d+@\S+ ready\.")[1] for _ in range(2)}
