@@ -2,7 +2,7 @@
 
 Redis runs a script by the digest of its text; `connection.Scripts` sends the text where Redis hasn't got
 it, which is once, and again after a restart. But each call runs the whole text, so Lua makes all its
-functions and tables anew, and throws them away: of a step's work, nearly half (docs/adr/0032). Hence:
+functions and tables anew, and throws them away: of a step's work, nearly half (docs/adr/0034). Hence:
 
 1. What a script doesn't use isn't in its text.
 2. States and other constants are written out where they are used.
