@@ -11,6 +11,7 @@ from mailtasks.campaign.batches import Row, RowBatch, batched
 from mailtasks.campaign.intake import Intake
 from mailtasks.compose.template import Template, TemplateRecord
 from mailtasks.mailer import Mailer
+from mailtasks.pieces import OwnFile
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Person:
 
     email: str
     fields: dict[str, Any] = field(default_factory=dict)
+    files: tuple[OwnFile, ...] = ()
 
 
 def people(number: int, name: str = "ann", first: int = 0) -> Iterator[Person]:
