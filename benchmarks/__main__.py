@@ -1,13 +1,13 @@
 """All benchmarks, one after the other: each prints its table, and fails if it misses its mark.
 
-python -m benchmarks [engine latency warm drain compose templates people campaign]
+python -m benchmarks [engine latency warm drain compose templates people campaign campaign_send]
 """
 
 import argparse
 import subprocess
 import sys
 
-ALL = ("engine", "latency", "warm", "drain", "compose", "templates", "people", "campaign")
+ALL = ("engine", "latency", "warm", "drain", "compose", "templates", "people", "campaign", "campaign_send")
 
 
 def main() -> int:

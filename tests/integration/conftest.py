@@ -136,7 +136,7 @@ class Road:
     def said(self, worker: int = 0) -> str:
         return (self.folder / f"worker{worker}.log").read_text()
 
-    def command(self, *words: str, code: int = 0) -> str:
+    def command(self, *words: str, code: int = 0, timeout: float = 60) -> str:
         """Run `mailtasks` with these words, and return what it prints."""
         ran = subprocess.run(
             [sys.executable, "-m", "mailtasks.cli", *words],
@@ -144,7 +144,7 @@ class Road:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout,
             check=False,
         )
         assert ran.returncode == code, ran.stdout + ran.stderr
