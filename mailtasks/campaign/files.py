@@ -67,7 +67,8 @@ class OwnFiles:
         self._cap = cap
         self._look = lru_cache(_REMEMBERED)(self._looked_at)
         if not os.path.isdir(self._folder):
-            raise TemplateError("attachment_folder", None, f"{excerpt(folder)} is no folder; check the path")
+            told = f"{excerpt(os.fspath(folder))} is no folder; check the path"
+            raise TemplateError("attachment_folder", None, told)
 
     @classmethod
     def of_template(cls, template: Template, record: TemplateRecord, settings: Settings) -> Self | None:
