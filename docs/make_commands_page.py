@@ -36,9 +36,11 @@ on standard error. Exit codes:
 told so by Ctrl-C or SIGTERM, and `demo` once its table is shown |
 | 1 | failed: Redis is away, the id isn't known, it was too late to cancel, `check` found a fault, `sweep` \
 found anything, the idempotency key was used for other content, `retry` left something alone, \
+a campaign is finished or was begun with other content, `campaign send --wait` hasn't reached somebody, \
 `outbox run --once` or `outbox status` found a row that is set aside, or that waits for too long, \
 `outbox retry` was given a row that isn't, `worker` or `up` had to kill a process |
-| 2 | wrong use: an argument, a setting or a message that can't be right; nothing was done |
+| 2 | wrong use: an argument, a setting, a message, a template or a file of people that can't be right; \
+nothing was done |
 | 130 | Ctrl-C before the command was done, or before one of those that run on had started; `demo` also \
 if another signal ended it before it was done |
 

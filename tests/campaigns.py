@@ -11,7 +11,9 @@ from mailtasks.campaign.batches import Row, RowBatch, batched
 from mailtasks.campaign.intake import Intake
 from mailtasks.compose.template import Template, TemplateRecord
 from mailtasks.mailer import Mailer
+from mailtasks.message import Priority
 from mailtasks.pieces import OwnFile
+from tests.bench import Bench
 
 
 @dataclass
@@ -85,3 +87,11 @@ def a_campaign(mailer: Mailer, rows: Iterable[Person], *, rows_a_batch: int = 30
     campaign.add(rows)
     campaign.complete()
     return campaign
+
+
+def sent_to_all(bench: Bench, priority: Priority = Priority.BULK) -> None:
+    """Workers and pumps have done their work."""
+    while hints := bench.mailer.campaigns.feed(priority, 100):
+        for hint in hints:
+            bench.delivery.deliver(hint.batch, hint.priority)
+    bench.mailer.campaigns.tend()

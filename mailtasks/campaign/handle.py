@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Self
 
@@ -13,9 +14,9 @@ from mailtasks.campaign.intake import check_name, current_run
 from mailtasks.campaign.options import CampaignOptions
 from mailtasks.campaign.prepared import Prepared, Report
 from mailtasks.campaign.status import CampaignStatus, status_of
-from mailtasks.compose.template import Template, TemplateRecord
+from mailtasks.compose.template import Template
 from mailtasks.default import default_mailer
-from mailtasks.errors import CampaignError, InputError, UnknownCampaign
+from mailtasks.errors import CampaignError, InputError, MessageError, UnknownCampaign
 from mailtasks.mailer import Mailer
 from mailtasks.people import People, Rejected, Source, read
 from mailtasks.state import State
@@ -121,6 +122,11 @@ class Campaign:
         """
         if self._template is None:
             raise CampaignError("the campaign has no template, so nothing can be sent; give one")
+        ends = self._options.ends
+        if ends and ends <= datetime.now(UTC):
+            raise MessageError(
+                f"the campaign's end, {ends}, is past, so all of it would expire; give it time"
+            )
         if self._name is not None:
             current_run(self._mailer, self._name, again=again)  # before a million rows are read
         with read(people, encoding=encoding) as rows:
@@ -131,7 +137,7 @@ class Campaign:
             gathered = gather(rows, required, files=files, rejected=rejected, progress=progress)
             unusable = rows.unusable
         try:
-            _demand_people(gathered, template, rows)
+            _demand_people(gathered, rows)
             self._name = self._name or f"{template.digest[:8]}{gathered.digest[:8]}"
             return Prepared(
                 self._mailer,
@@ -184,7 +190,8 @@ class Campaign:
             UnknownCampaign: there is none of that name.
             StoreUnavailable: Redis is away.
         """
-        return self._mailer.campaigns.pause(self._record(), reason)
+        record = self._record()
+        return not record.finished and self._mailer.campaigns.pause(record, reason)
 
     def resume(self) -> bool:
         """End a pause; returns whether there was one.
@@ -196,7 +203,7 @@ class Campaign:
         return self._mailer.campaigns.resume(self._record())
 
     def cancel(self) -> int:
-        """Cancel what isn't sent, for good. Should this be interrupted, workers go on with it.
+        """Cancel what isn't sent, for good; a finished one stays that. Interrupted, workers go on with it.
 
         Returns:
             How many recipients are cancelled.
@@ -206,10 +213,10 @@ class Campaign:
             StoreUnavailable: Redis is away.
         """
         campaigns = self._mailer.campaigns
-        campaigns.cancel(self._record())
-        record = self._record()
-        campaigns.cancel_on(record)
-        campaigns.count_on(record)
+        if not self._record().finished:
+            campaigns.cancel(self._record())
+            campaigns.cancel_on(self._record())
+            campaigns.count_on(self._record())
         return self.status().states[State.CANCELLED]
 
     def retry(self, *, force: bool = False, dry_run: bool = False) -> RetryReport:
@@ -247,7 +254,7 @@ class Campaign:
         return record
 
 
-def _demand_people(gathered: Gathered, template: TemplateRecord, people: People) -> None:
+def _demand_people(gathered: Gathered, people: People) -> None:
     """Say why nobody can be mailed, if that is so."""
     if gathered.people:
         return
@@ -255,5 +262,7 @@ def _demand_people(gathered: Gathered, template: TemplateRecord, people: People)
         raise InputError(people.name, "names its columns and nobody to mail; give it a row a person")
     first = gathered.told[0]
     rows = sum(gathered.rejected.values())
-    what = "its only row" if rows == 1 else f"none of its {rows:,} rows"
-    raise InputError(people.name, f"{what} can be mailed; the first: {first.what}", first.line)
+    none = (
+        "its only row can't be mailed" if rows == 1 else f"none of its {rows:,} rows can be mailed; the first"
+    )
+    raise InputError(people.name, f"{none}: {first.what}", first.line)

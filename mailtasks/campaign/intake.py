@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final, NamedTuple, Self
 
 from mailtasks import address
 from mailtasks.address import excerpt
-from mailtasks.campaign.batches import RowBatch
+from mailtasks.campaign.batches import ROWS_A_BATCH, RowBatch
 from mailtasks.campaign.files import OwnFiles
 from mailtasks.campaign.options import CampaignOptions
 from mailtasks.compose.template import TemplateRecord
@@ -28,6 +29,8 @@ from mailtasks.store.records import BatchRecord, CampaignPart, NewBatch
 _BATCHES_A_CALL: Final = 16  # accepted in one round trip
 _FILE_BYTES_A_CALL: Final = 16_000_000  # or fewer, if they need so much stored before
 LONGEST_NAME: Final = 200
+_KNOWN_AS: Final = {"begins": "start", "ends": "end", "lifetime": "max_age (a setting)"}
+"""What people call the fields of a record."""
 
 
 class _Pending(NamedTuple):
@@ -50,6 +53,11 @@ class Intake:
         self._rows = 0  # how many were given
         self._prints: list[str] | None = None  # of what was accepted by others before
         self._pending: list[_Pending] = []
+        most = mailer.settings.backlog(record.priority)
+        room = (
+            most // (2 * ROWS_A_BATCH) if most else _BATCHES_A_CALL
+        )  # so that half of a small backlog is enough
+        self._at_once = max(1, min(_BATCHES_A_CALL, room))
 
     @classmethod
     def begin(
@@ -84,6 +92,11 @@ class Intake:
         """How many the campaign had when it was begun or taken up, or was completed."""
         return self._record.rows
 
+    @property
+    def accepted(self) -> int:
+        """How many rows are known to be accepted."""
+        return max(self.rows, self._rows - sum(len(taken.rows.emails) for taken in self._pending))
+
     def add(self, batches: Iterable[RowBatch]) -> int:
         """Take batches, in order, from the first on; those that were accepted before are passed over.
 
@@ -101,10 +114,22 @@ class Intake:
         """
         for batch in batches:
             self._take(batch)
-            if len(self._pending) >= _BATCHES_A_CALL or self._file_bytes() > _FILE_BYTES_A_CALL:
+            if len(self._pending) >= self._at_once or self._file_bytes() > _FILE_BYTES_A_CALL:
                 self._accept()
         self._accept()
         return self._rows
+
+    def compare(self, batches: Iterable[RowBatch]) -> None:
+        """See whether batches begin with those that are accepted already; none is accepted.
+
+        Raises:
+            InputChanged: they don't.
+            StoreUnavailable: Redis is away.
+        """
+        for batch in islice(batches, self._record.next):
+            self._take(batch)
+        if self._next < self._record.next:
+            raise self._other_number()
 
     def complete(self) -> int:
         """All batches were given. Returns how many rows the campaign has.
@@ -116,11 +141,7 @@ class Intake:
         self._campaigns.complete(self._record, self._next)
         self._reload()
         if self._record.next != self._next:
-            raise InputChanged(
-                self._record.name,
-                self._rows,
-                f"there are {self._rows:,} rows, and {self._record.rows:,} were accepted before",
-            )
+            raise self._other_number()
         return self._record.rows
 
     def _take(self, batch: RowBatch) -> None:
@@ -167,6 +188,10 @@ class Intake:
             taken.first,
             f"rows {taken.first:,} to {last:,}{files} aren't those that were accepted there",
         )
+
+    def _other_number(self) -> InputChanged:
+        what = f"there are {self._rows:,} rows, and {self._record.rows:,} were accepted before"
+        return InputChanged(self._record.name, self._rows, what)
 
     def _new_batch(self, taken: _Pending) -> NewBatch:
         record, id = self._record, campaign_batch_id(self._record.uid, taken.number)
@@ -226,6 +251,7 @@ def wanted_record(
         lifetime=mailer.settings.max_age,
         rate=options.a_second,
         tags=tuple(options.tags),
+        next=held.next if held else 0,
         rows=held.rows if held else 0,
     )
     if held:
@@ -265,7 +291,7 @@ def check_name(name: str) -> None:
 
 def _demand_same(wanted: CampaignRecord, begun: CampaignRecord) -> None:
     if others := [name for name in wanted.fields if begun.fields[name] != wanted.fields[name]]:
-        raise CampaignConflict(wanted.name, others)
+        raise CampaignConflict(wanted.name, [_KNOWN_AS.get(name, name) for name in others])
 
 
 def _is_over(record: CampaignRecord) -> bool:

@@ -58,7 +58,8 @@ class Prepared:
 
     Attributes:
         name: the campaign's.
-        people: how many would be mailed.
+        people: how many can be mailed.
+        before: how many of them are accepted already.
         rejected: how many rows can't be, by reason.
         told: the first hundred of these, with line and reason.
         unusable: names of columns that no template can use; their fields are left out.
@@ -87,8 +88,11 @@ class Prepared:
         self._gathered = gathered
         self._files = files
         self._again = again
+        self._intake: Intake | None = None
         self._person, self._rendered = self._first_mail()
-        self.before = wanted_record(mailer, name, template, options, again=again).rows
+        wanted = wanted_record(mailer, name, template, options, again=again)
+        self.before = wanted.rows
+        Intake(mailer, wanted, files).compare(gathered)
 
     @property
     def person(self) -> Person:
@@ -102,7 +106,7 @@ class Prepared:
 
     @cached_property
     def suppressed(self) -> int:
-        """How many of the people are on the suppression list now.
+        """How many of the people who aren't accepted yet are on the suppression list now.
 
         Raises:
             StoreUnavailable: Redis is away.
@@ -110,7 +114,21 @@ class Prepared:
         suppressions = self._mailer.suppressions
         if not suppressions:
             return 0
-        return sum(len(suppressions.among(batch.emails)) for batch in self._gathered)
+        return sum(len(suppressions.among(batch.emails)) for batch in self._new())
+
+    @property
+    def accepted(self) -> int:
+        """How many of the people are accepted, as far as is known: also after `send` was interrupted."""
+        return self._intake.accepted if self._intake else self.before
+
+    @property
+    def to_send(self) -> int:
+        """How many people would be mailed who aren't accepted yet.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        return self.people - self.before - self.suppressed
 
     def test(self, to: str) -> str:
         """Send one of the mails to an address of one's own; the campaign isn't begun. Returns the mail's id.
@@ -127,19 +145,20 @@ class Prepared:
         """Accept everybody who isn't accepted yet. From then on workers send it.
 
         Args:
-            progress: is told, again and again, how many rows were given.
+            progress: is told, again and again, how many people are accepted.
 
         Raises:
             CampaignError: it was cancelled, completed or finished meanwhile.
-            InputChanged: it was begun with other rows, or other files of theirs.
+            InputChanged: it was begun, meanwhile, with other rows or other files of theirs.
             InputError: a file was changed since the people were read.
             StoreUnavailable: Redis is away or full; what was accepted is sent, and the same call goes on.
         """
         intake = Intake.begin(
             self._mailer, self.name, self.template, self.options, files=self._files, again=self._again
         )
-        before = intake.rows
+        self._intake, before = intake, intake.rows
         intake.add(self._watched(progress))
+        progress(self.accepted)
         accepted = intake.complete()
         rejected = sum(self.rejected.values())
         return Report(self.name, accepted, before, rejected, dict(self.rejected))
@@ -154,12 +173,18 @@ class Prepared:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _watched(self, progress: Callable[[int], object]) -> Iterator[RowBatch]:
+    def _new(self) -> Iterator[RowBatch]:
+        """The batches that aren't accepted yet."""
         given = 0
         for batch in self._gathered:
-            yield batch
             given += len(batch.emails)
-            progress(given)
+            if given > self.before:
+                yield batch
+
+    def _watched(self, progress: Callable[[int], object]) -> Iterator[RowBatch]:
+        for batch in self._gathered:
+            yield batch
+            progress(self.accepted)
 
     def _first_mail(self) -> tuple[Person, Rendered]:
         """The first whose mail can be made. If it is none of the first few, the template fits nobody."""

@@ -76,10 +76,10 @@ def status_of(record: CampaignRecord, states: Mapping[State, int]) -> CampaignSt
 
 
 def _state_of(record: CampaignRecord, unfinished: int) -> str:
+    if record.complete and not unfinished and record.state != "cancelled":
+        return "finished"  # though it may have been paused meanwhile
     if record.state != "active":
         return record.state
-    if record.complete and not unfinished:
-        return "finished"
     if record.begins > datetime.now(UTC).timestamp():
         return "scheduled"
     return "running" if record.complete else "open"

@@ -2,8 +2,8 @@
 
 The rules:
 
-1. Exit codes: 0 done, 1 failed, 2 wrong use (an argument, a setting or a message that can't be right);
-   `--debug` doesn't change them.
+1. Exit codes: 0 done, 1 failed, 2 wrong use (an argument, a setting, a message or a file of people that
+   can't be right); `--debug` doesn't change them.
 2. What is asked for goes to stdout, as text or with `--json` as one JSON document. An error is one
    sentence on stderr, a traceback only with `--debug`.
 3. A command is a thin shell around a public function: nothing here that Python code couldn't do.
@@ -26,7 +26,7 @@ import click
 from mailtasks import __version__
 from mailtasks.cli.context import Context
 from mailtasks.cli.options import pairs
-from mailtasks.errors import MailtasksError, MessageError, SettingsError, StoreUnavailable
+from mailtasks.errors import InputError, MailtasksError, MessageError, SettingsError, StoreUnavailable
 
 COMMANDS: Final = {
     "send": "messages",
@@ -55,7 +55,7 @@ COMMANDS: Final = {
 }
 """Each command and the module of this package that holds it, in the order in which help lists them."""
 
-WRONG_USE: Final = (SettingsError, MessageError)
+WRONG_USE: Final = (SettingsError, MessageError, InputError)
 INTERRUPTED: Final = 130  # what a shell reports for a program that SIGINT ended
 UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """What standard output says that takes no more; errors of files that we name carry the file's name."""

@@ -15,7 +15,7 @@ import click
 from mailtasks.cli.campaign_status import print_status, unsent, watch
 from mailtasks.cli.context import Context, as_json, pass_context
 from mailtasks.cli.options import headers, moment
-from mailtasks.cli.output import counted, print_json, print_line
+from mailtasks.cli.output import counted, for_sheet, print_json, print_line, safe
 from mailtasks.errors import InputError, StoreUnavailable
 from mailtasks.message import Priority
 
@@ -111,11 +111,13 @@ def send(
 
     if not (yes or dry_run or test_to or sys.stdin.isatty()):
         raise click.UsageError("There is no terminal to ask on whether it should be sent: add --yes.")
+    if dry_run and test_to:
+        raise click.UsageError("--dry-run sends nothing, and --test-to a mail: leave one out.")
     options, template = _options(given), _template(context, given)
     with ExitStack() as stack:
         mailer = stack.enter_context(context.mailer())
         wanted = Campaign(name, template, options, mailer=mailer)
-        rejects = _Rejects(people, stack.enter_context(_written(rejects_file)))
+        rejects = _Rejects(people, stack.enter_context(_written(rejects_file, people)))
         with _counting("read") as progress:
             prepared = wanted.prepare(
                 people, again=again, encoding=encoding, rejected=rejects.tell, progress=progress
@@ -126,11 +128,11 @@ def send(
             _test(prepared, test_to, as_json)
         elif dry_run:
             _show(prepared, as_json)
+        elif yes or _is_wanted(prepared):
+            _finish(wanted, _accept(prepared), wait=wait, as_json=as_json)
         else:
-            if not yes:
-                _ask(prepared)
-            report = _accept(prepared)
-            _finish(wanted, report, wait=wait, as_json=as_json)
+            _say("nothing was accepted")
+            click.get_current_context().exit(1)
 
 
 def _options(given: Mapping[str, Any]) -> CampaignOptions:
@@ -174,7 +176,7 @@ class _Rejects:
 
     def tell(self, row: Rejected) -> None:
         """Tell of one."""
-        self._write((row.line, row.reason.value, row.what))
+        self._write((row.line, row.reason.value, for_sheet(row.what)))
         shown = self._shown.get(row.reason, 0)
         self._shown[row.reason] = shown + 1
         if shown < self.SHOWN:
@@ -189,13 +191,19 @@ class _Rejects:
 
 
 @contextmanager
-def _written(file: Path | None) -> Iterator[Callable[[Sequence[Any]], object]]:
+def _written(file: Path | None, people: str) -> Iterator[Callable[[Sequence[Any]], object]]:
     """What writes a row of the file of those that can't be mailed."""
     if file is None:
         yield lambda row: None
         return
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened)
+    if file.exists() and Path(people).exists() and file.samefile(people):
+        raise click.UsageError(f"--rejects would overwrite the people in {people!r}: name another file.")
+    try:
+        opened = file.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise click.BadParameter(f"--rejects: {str(file)!r} can't be written: {error.strerror}") from None
+    with opened:
+        writer = csv.writer(opened, lineterminator="\n")
         writer.writerow(("line", "reason", "what"))
         yield writer.writerow
 
@@ -215,20 +223,21 @@ def _tell(prepared: Prepared, rejects: _Rejects) -> None:
     if prepared.template.unsubscribe is None:
         _say("without --unsubscribe nobody can leave in one click, as large providers demand of bulk mail")
     if prepared.suppressed:
-        _say(f"{counted(prepared.suppressed, 'address')} on the suppression list will get nothing")
+        _say(
+            f"{counted(prepared.suppressed, 'address', 'addresses')} on the suppression list will get nothing"
+        )
 
 
-def _ask(prepared: Prepared) -> None:
-    number = prepared.people - prepared.before - prepared.suppressed
-    if number > 0:
-        who = "1 person" if number == 1 else f"{number:,} people"
-        click.confirm(f"Send to {who}?", abort=True, err=True)
+def _is_wanted(prepared: Prepared) -> bool:
+    """What a person says; where nobody would be mailed, there is nothing to ask."""
+    number = prepared.to_send
+    return not number or click.confirm(f"Send to {_people(number)}?", err=True)
 
 
 def _test(prepared: Prepared, to: str, as_json: bool) -> None:
     id = prepared.test(to)
     if as_json:
-        print_json({"campaign": prepared.name, "accepted": 0, "id": id})
+        print_json({"campaign": prepared.name, "accepted": 0, "rejected": _rejected(prepared), "id": id})
     else:
         print_line(f"the mail to {prepared.person.email} goes to {to}, with that person's links: {id}")
 
@@ -238,26 +247,29 @@ def _show(prepared: Prepared, as_json: bool) -> None:
     from mailtasks.cli.letter import Letter
 
     letter = Letter.of(prepared.mail)
-    number = prepared.people - prepared.before - prepared.suppressed
     if as_json:
         print_json(
             {
                 "campaign": prepared.name,
                 "accepted": 0,
-                "rejected": sum(prepared.rejected.values()),
+                "rejected": _rejected(prepared),
                 "reasons": dict(prepared.rejected),
                 "before": prepared.before,
                 "suppressed": prepared.suppressed,
                 "would_accept": prepared.people - prepared.before,
-                "would_send": number,
+                "would_send": prepared.to_send,
                 "mail": letter.as_dict(),
             }
         )
         return
-    print_line(f"would send to {number:,} people as campaign {prepared.name!r}; one of the mails:")
+    print_line(f"would send to {_people(prepared.to_send)} as campaign {prepared.name!r}; one of the mails:")
     print_line("")
     for line in letter.lines():
         print_line(line)
+
+
+def _rejected(prepared: Prepared) -> int:
+    return sum(prepared.rejected.values())
 
 
 # Sending
@@ -268,7 +280,10 @@ def _accept(prepared: Prepared) -> Report:
         with _counting("accepted") as progress:
             return prepared.send(progress)
     except (KeyboardInterrupt, StoreUnavailable, InputError):
-        _say(f"interrupted; the same command takes campaign {prepared.name!r} up, and mails nobody twice")
+        _say(
+            f"interrupted after {prepared.accepted:,} of {_people(prepared.people)}; the same command takes "
+            f"campaign {prepared.name!r} up, and mails nobody twice"
+        )
         raise
 
 
@@ -297,12 +312,20 @@ def _accepted(report: Report) -> str:
     new = report.accepted - report.before
     before = f", {report.before:,} of them before" if report.before else ""
     if report.before and not new:
-        return f"all {report.accepted:,} people were accepted before in campaign {report.campaign!r}"
-    return f"accepted {report.accepted:,} people in campaign {report.campaign!r}{before}"
+        return f"accepted nobody: all {_people(report.accepted)} of campaign {report.campaign!r} were before"
+    return f"accepted {_people(report.accepted)} in campaign {report.campaign!r}{before}"
+
+
+def _people(number: int) -> str:
+    return counted(number, "person", "people")
+
+
+_CLEARED: Final = "\r\x1b[K"  # a line of a terminal
 
 
 def _say(sentence: str) -> None:
-    click.echo(f"mailtasks: {sentence}", err=True)
+    cleared = _CLEARED if sys.stderr.isatty() else ""  # of a number that is shown
+    click.echo(f"{cleared}mailtasks: {safe(sentence)}", err=True)
 
 
 @contextmanager
@@ -311,5 +334,7 @@ def _counting(what: str) -> Iterator[Callable[[int], object]]:
     if not sys.stderr.isatty():
         yield lambda number: None
         return
-    yield lambda number: click.echo(f"\r{number:,} {what} ", nl=False, err=True)
-    click.echo("\r\x1b[K", nl=False, err=True)
+    try:
+        yield lambda number: click.echo(f"\r{number:,} {what} ", nl=False, err=True)
+    finally:
+        click.echo(_CLEARED, nl=False, err=True)

@@ -51,6 +51,10 @@ def print_status(status: CampaignStatus) -> None:
         "tags": list(status.tags) or None,
     }
     print_pairs({name: value for name, value in pairs.items() if value is not None})
+    if status.state == "open":
+        print_line(
+            "it takes more people: if `campaign send` was interrupted, the same command goes on with it"
+        )
     print_line("")
     rows = [(state, number) for state, number in status.states.items() if number]
     print_table(("state", "people"), [*rows, ("all", status.rows)])

@@ -14,7 +14,7 @@ from mailtasks.cli.campaign_sending import send
 from mailtasks.cli.campaign_status import print_status, unsent
 from mailtasks.cli.context import Context, as_json, pass_context
 from mailtasks.cli.messages import tell_retry
-from mailtasks.cli.output import print_json, print_line, print_table
+from mailtasks.cli.output import counted, for_sheet, print_json, print_line, print_table
 from mailtasks.state import State
 
 if TYPE_CHECKING:
@@ -53,20 +53,7 @@ def list_(context: Context, as_json: bool) -> None:
         print_json([it.as_dict() for it in found])
         return
     columns = ("name", "state", "people", "sent", "unfinished", "unsent", "begun", "finished")
-    rows = (
-        (
-            it.name,
-            it.state,
-            it.rows,
-            it.states[State.SENT],
-            it.unfinished,
-            unsent(it),
-            it.begun_at,
-            it.finished_at,
-        )
-        for it in found
-    )
-    print_table(columns, rows, empty="there is no campaign")
+    print_table(columns, map(_row, found), empty="there is no campaign")
 
 
 def _row(it: CampaignStatus) -> Sequence[Any]:
@@ -124,7 +111,7 @@ def cancel(context: Context, name: str, as_json: bool) -> None:
     """Cancel what of a campaign isn't sent, for good."""
     with context.mailer() as mailer:
         number = _campaign(mailer, name).cancel()
-    _steered(name, as_json, f"{number:,} people of {name!r} are cancelled", cancelled=number)
+    _steered(name, as_json, f"cancelled {counted(number, 'person', 'people')} of {name!r}", cancelled=number)
 
 
 def _steered(name: str, as_json: bool, sentence: str, **told: object) -> None:
@@ -137,7 +124,13 @@ def _steered(name: str, as_json: bool, sentence: str, **told: object) -> None:
 @campaign.command()
 @some_campaign
 @click.option("--csv", "as_csv", is_flag=True, help="Write all of them as CSV: email, state, reply and more.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Show at most so many; --csv and --json tell all.",
+)
 @as_json
 @pass_context
 def failures(context: Context, name: str, as_csv: bool, limit: int, as_json: bool) -> None:
@@ -150,13 +143,16 @@ def failures(context: Context, name: str, as_csv: bool, limit: int, as_json: boo
         if as_csv:
             writer = csv.DictWriter(sys.stdout, FAILURE, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(found)
+            writer.writerows(it | {"reply": for_sheet(it["reply"])} for it in found)
             return
-        listed = list(found) if as_json else list(islice(found, limit))
+        listed = list(islice(found, None if as_json else limit + 1))
     if as_json:
         print_json(listed)
-    else:
-        print_table(FAILURE, [list(it.values()) for it in listed], empty=f"nobody of {name!r} failed")
+        return
+    shown = [list(it.values()) for it in listed[:limit]]
+    print_table(FAILURE, shown, empty=f"nobody of {name!r} failed")
+    if len(listed) > limit:
+        print_line(f"and more than these {limit:,}: --limit shows more, --csv all of them")
 
 
 def _failure(message: MessageStatus) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Letter:
         """For a terminal: the HTML is only mentioned."""
         yield from (f"{name}: {value}" for name, value in self.headers)
         yield ""
-        yield from self.text.splitlines()
+        yield from self.text.expandtabs().splitlines()
         if self.html:
             yield ""
             yield f"(and HTML of {len(self.html):,} characters; look at it with --test-to)"

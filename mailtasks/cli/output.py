@@ -20,6 +20,7 @@ GAP: Final = "  "
 _CONTROL: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )  # and bidi overrides
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")  # how one begins, for one spreadsheet or another
 
 
 def print_json(data: Any) -> None:
@@ -29,7 +30,7 @@ def print_json(data: Any) -> None:
 
 def print_line(text: str) -> None:
     """A line for people."""
-    click.echo(_safe(text))
+    click.echo(safe(text))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "nothing") -> None:
@@ -61,15 +62,21 @@ def cell(value: Any) -> str:
         return value.astimezone().isoformat(sep=" ", timespec="seconds")
     if isinstance(value, list | tuple):
         return ", ".join(map(cell, value))
-    return _safe(str(value))
+    return safe(str(value))
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 mail`, `2 mails`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 mail`, `2,000 mails`; the plural is given where it isn't the noun and an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
-def _safe(text: str) -> str:
+def for_sheet(text: str) -> str:
+    """A text for CSV, which people open with a spreadsheet: it isn't taken for a formula there."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def safe(text: str) -> str:
+    """The text without control characters: a terminal does nothing but show it."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

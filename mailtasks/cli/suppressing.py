@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from mailtasks.cli.context import Context, as_json, pass_context
-from mailtasks.cli.output import print_json, print_line, print_table
+from mailtasks.cli.output import counted, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from mailtasks.suppression import BadLine, Suppression
@@ -67,12 +67,11 @@ def _say(done: str, number: int, other: str, others: int, as_json: bool) -> None
     if as_json:
         print_json({done: number})
         return
-    rest = f"; {_counted(others)} {'was' if others == 1 else 'were'} {other}" if others else ""
-    print_line(f"{done} {_counted(number)}{rest}")
-
-
-def _counted(number: int) -> str:
-    return "1 address" if number == 1 else f"{number:,} addresses"
+    many = "addresses"
+    rest = (
+        f"; {counted(others, 'address', many)} {'was' if others == 1 else 'were'} {other}" if others else ""
+    )
+    print_line(f"{done} {counted(number, 'address', many)}{rest}")
 
 
 @suppress.command("list")

@@ -155,10 +155,14 @@ def _unanswered(redis: Client, reason: str, ids: Sequence[str], nothing: str) ->
 
 
 def _messages(ids: Sequence[str]) -> str:
+    if not ids:
+        return "rows of a campaign"
     return f"{len(ids)} message{'s' if len(ids) != 1 else ''}"
 
 
 def _try_again(ids: Sequence[str]) -> str:
+    if not ids:
+        return "give all rows again (then nobody is mailed twice)"
     return (
         "try again with the ids that this error carries or with idempotency keys (then nothing is sent "
         f"twice), or ask `status` for them: {', '.join(ids[:3])}{', …' if len(ids) > 3 else ''}"

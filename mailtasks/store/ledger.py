@@ -292,9 +292,9 @@ class Ledger:
 
         Raises:
             StoreUnavailable: Redis could not be asked, or no replica has confirmed in time. `ids` are those
-                that it may have taken.
+                that it may have taken; of a campaign's rows none, since it is taken up without them.
         """
-        ids = [id for batch in batches for id in batch.message_ids()]
+        ids = [id for batch in batches if not batch.record.campaign for id in batch.message_ids()]
         calls = [self._accept_call(batch) for batch in batches]
         with available(self.redis, ids):
             answers, confirmed = self._scripts.run_confirmed("accept", calls, self.limits.confirm)

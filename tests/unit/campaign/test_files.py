@@ -440,10 +440,9 @@ def test_and_is_told_if_a_file_of_who_is_accepted_is_another(
     name = interrupted(bench, folder, monkeypatch)
     people = many(folder)
     (folder / "13.pdf").write_bytes(b"another")
-    with prepared(bench, folder, people, None) as ready:
-        assert ready.name == name, "nobody is mailed twice because a file was made anew"
-        with pytest.raises(InputChanged) as raised:
-            ready.send()
+    with pytest.raises(InputChanged) as raised:
+        prepared(bench, folder, people, None)
+    assert raised.value.name == name, "it is the same campaign, though a file was made anew"
     assert "has changed: rows 11 to 20, or their files, aren't those that were accepted there" in str(
         raised.value
     )

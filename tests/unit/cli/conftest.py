@@ -17,9 +17,11 @@ from cryptography.x509.oid import NameOID
 from mailtasks.cli import run
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
+from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.relay import Relay
 from mailtasks.settings import SETTINGS
 from mailtasks.store.ledger import Result
+from tests.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,29 @@ def settle(live):
             mailer.ledger.release(claim, "a worker", results)
 
     return settle
+
+
+@pytest.fixture
+def campaign_send(live, tmp_path):
+    """`mailtasks campaign send`, of the campaign spring; people given as bytes stand in people.csv."""
+    (tmp_path / "mail.txt").write_text("Dear {{ name }},\n\tspring is here.\n")
+
+    def call(people, *options, name="spring", subject="Hi {{ name }}", text="mail.txt"):
+        if isinstance(people, bytes):
+            (tmp_path / "people.csv").write_bytes(people)
+            people = "people.csv"
+        named = ("--name", name) if name else ()
+        return live("campaign", "send", people, *named, "--subject", subject, "--text", text, *options)
+
+    return call
+
+
+@pytest.fixture
+def worker(redis_url, sink):
+    """What a worker does, in this process."""
+    bench = Bench(redis_url, sink.url, RetryPolicy(retry_jitter=False))
+    yield bench
+    bench.close()
 
 
 @pytest.fixture

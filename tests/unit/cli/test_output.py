@@ -111,3 +111,12 @@ def test_without_rich_the_table_is_plain():
 
 def test_counted():
     assert [output.counted(number, "mail") for number in (0, 1, 2)] == ["0 mails", "1 mail", "2 mails"]
+    told = [output.counted(number, "person", "people") for number in (0, 1, 2000)]
+    assert told == ["0 people", "1 person", "2,000 people"]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_what_a_spreadsheet_takes_for_a_formula_is_text(start):
+    assert output.for_sheet(f"{start}1+1") == f"'{start}1+1"
+    assert output.for_sheet(f"550 {start}1+1") == f"550 {start}1+1"
+    assert output.for_sheet("") == ""

@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from mailtasks.errors import StoreUnavailable
 from mailtasks.message import Priority
 from mailtasks.state import State
 from mailtasks.store import campaigns as campaigns_module
 from mailtasks.store import records
 from mailtasks.store.campaigns import CampaignRecord, Campaigns
+from mailtasks.store.connection import where
 from mailtasks.store.keys import campaign_batch_id, campaign_uid
 from mailtasks.store.ledger import Acceptance, Refusal, Released
 from mailtasks.store.records import BatchRecord, CampaignPart, NewBatch
@@ -100,6 +102,20 @@ def test_who_begins_a_campaign_again_takes_it_up(plays: Plays) -> None:
     assert plays.campaigns.uid_of("spring") == first.uid
     assert plays.campaigns.template(first.uid) == b"the template"
     assert plays.campaigns.uid_of("autumn") is None
+
+
+def test_rows_that_no_replica_confirms_are_given_again(plays: Plays) -> None:
+    """No row's id is told: who takes the campaign up needs none."""
+    record = plays.begin()
+    plays.bench.limited(confirm=0.05)
+    with pytest.raises(StoreUnavailable) as raised:
+        Campaigns(plays.bench.ledger).accept([plays.new(record, 0)])
+    assert str(raised.value) == (
+        f"Redis at {where(plays.bench.redis)} accepted rows of a campaign, but no replica confirmed that "
+        "within 0.05 s, so a failover may forget it; give all rows again (then nobody is mailed twice)"
+    )
+    assert raised.value.ids == ()
+    assert plays.campaigns.accept([plays.new(record, 0)]) == [Acceptance.SAME]
 
 
 def test_a_batch_waits_at_its_campaigns_gate_and_is_due_at_the_end_of_its_life(plays: Plays) -> None:
