@@ -57,6 +57,9 @@ from mailtasks.store.suppressions import Suppressions
 
 _BATCHES_A_CALL: Final = 100  # accepted in one round trip
 _BRINGS: Final = 3  # times that attachments may be gone again before their batch is accepted
+_ACCEPTED_AGAIN: Final = frozenset(
+    {Acceptance.BLOBLESS, Acceptance.GAP}
+)  # for the batch before may be blobless
 
 RETRYABLE: Final = (State.FAILED, State.EXPIRED, State.CANCELLED, State.SUPPRESSED, State.DEFERRED)
 """The states that `retry` acts upon; by force and id also doubt, when a person has looked."""
@@ -229,9 +232,10 @@ class Mailer:
         """
         answers = self.ledger.accept(batches)
         for _ in range(_BRINGS):
-            lacking = [n for n, (answer, _) in enumerate(answers) if answer is Acceptance.BLOBLESS]
-            if not lacking:
+            told = [answer for answer, _ in answers]
+            if Acceptance.BLOBLESS not in told:
                 return answers
+            lacking = [number for number, answer in enumerate(told) if answer in _ACCEPTED_AGAIN]
             again = [batches[number] for number in lacking]
             try:
                 self.blobs.bring(again)
