@@ -3,7 +3,7 @@
 -- with the batch), or of a campaign's batch the rows' values, one of the rows not being sent; or while that batch is
 -- yet to be accepted and its reservation lasts.
 --
--- KEYS behind those of common.lua: 19 blobs [hash], 20 blobs:due, 21 blobs:coming, 22 blobs:gone [zsets]; then
+-- KEYS behind those of head.lua: 19 blobs [hash], 20 blobs:due, 21 blobs:coming, 22 blobs:gone [zsets]; then
 -- per blob: its holders [zset], and for each holder that is looked at the batch [hash] and its states [string].
 -- arg: blobs {{digest, {{holder, {first message, last message, …}}, …}}, …}, most (to be deleted at once)
 -- Returns {place, …}: delete these, then take them out of blobs:gone. They are told of again in two margins,
