@@ -29,6 +29,9 @@ from mailtasks.store.timely import open_timely
 
 log = logging.getLogger(__name__)
 
+BRINGS: Final = 3
+"""Times that attachments may be gone again before their batch is accepted."""
+
 _TRIES: Final = 3  # to store what others let go of meanwhile
 _LOOKS_A_TICK: Final = 20
 _Contents: TypeAlias = Mapping[str, Mapping[str, bytes]]
@@ -100,6 +103,18 @@ class Blobs:
                 f"{self.store.where} took longer than blob_grace = {self._settings.blob_grace:g} s for the "
                 "attachments, so nothing was accepted; raise it, or send fewer at once"
             )
+
+    def gone_again(self, ids: Sequence[str] = ()) -> BlobStoreError:
+        """What to raise if they are, whenever they were brought.
+
+        Args:
+            ids: of messages that may be accepted all the same.
+        """
+        return BlobStoreError(
+            "attachments are deleted as soon as they are stored, so their mail can't be accepted; "
+            f"is blob_grace = {self._settings.blob_grace:g} s too short?",
+            ids,
+        )
 
     def _needs(self, batches: Sequence[NewBatch]) -> list[Need]:
         holders: dict[str, list[str]] = {}

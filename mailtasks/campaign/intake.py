@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final, NamedTuple, Self
 
 from mailtasks import address
 from mailtasks.address import excerpt
+from mailtasks.blobs import BRINGS
 from mailtasks.campaign.batches import ROWS_A_BATCH, RowBatch
 from mailtasks.campaign.files import OwnFiles
 from mailtasks.campaign.options import CampaignOptions
@@ -162,9 +163,8 @@ class Intake:
             return
         wanted = sum(len(taken.rows.emails) for taken in pending)
         self._mailer.room.demand({self._record.priority: wanted})
-        batches = [self._new_batch(taken) for taken in pending]
-        self._mailer.blobs.bring(batches)
-        for taken, (answer, _) in zip(pending, self._mailer.accept(batches), strict=True):
+        answers = self._brought_and_accepted([self._new_batch(taken) for taken in pending])
+        for taken, answer in zip(pending, answers, strict=True):
             if answer is Acceptance.CONFLICT:
                 raise self._changed(taken)
             if answer is Acceptance.CLOSED:
@@ -176,6 +176,15 @@ class Intake:
                     "forgotten what it had accepted; begin it again with all rows"
                 )
         self._pending = []
+
+    def _brought_and_accepted(self, batches: Sequence[NewBatch]) -> list[Acceptance]:
+        """All of them again, if one's files are gone: those behind it lack the batch before them."""
+        for _ in range(BRINGS):
+            self._mailer.blobs.bring(batches)
+            answers = self._campaigns.accept(batches)
+            if Acceptance.BLOBLESS not in answers:
+                return answers
+        raise self._mailer.blobs.gone_again()
 
     def _file_bytes(self) -> int:
         return sum(file.size for taken in self._pending for files in taken.rows.files for file in files)

@@ -13,16 +13,18 @@ from typing import Any
 
 import pytest
 
+from mailtasks.blobs import Blobs
 from mailtasks.campaign import Campaign, Prepared, intake
 from mailtasks.campaign.batches import ROWS_WITH_FILES_A_BATCH
 from mailtasks.campaign.files import OwnFiles
 from mailtasks.compose.template import Template
-from mailtasks.errors import BlobsFull, InputChanged, InputError, TemplateError
+from mailtasks.errors import BlobsFull, BlobStoreError, InputChanged, InputError, TemplateError
 from mailtasks.message import Priority
 from mailtasks.people import Person, Reason, Rejected
 from mailtasks.pieces import base64_size
 from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.state import State
+from mailtasks.store.campaigns import Campaigns
 from mailtasks.testing import CatchingServer
 from tests.bench import Bench
 
@@ -504,13 +506,13 @@ def test_large_files_are_accepted_a_few_batches_a_call(
     bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "_FILE_BYTES_A_CALL", 1_500)
-    accept, calls = type(bench.mailer).accept, []
+    accept, calls = Campaigns.accept, []
 
     def counted(self: Any, batches: Any) -> Any:
         calls.append(len(batches))
         return accept(self, batches)
 
-    monkeypatch.setattr(type(bench.mailer), "accept", counted)
+    monkeypatch.setattr(Campaigns, "accept", counted)
     with prepared(bench, folder, many(folder)) as ready:
         ready.send()
     assert calls == [2, 1, 1]
@@ -519,20 +521,32 @@ def test_large_files_are_accepted_a_few_batches_a_call(
 def test_what_was_collected_before_accept_is_stored_again(
     bench: Bench, folder: Path, sink: CatchingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch lacks it, and those behind have no batch before them: all are accepted in the second try."""
-    bring, calls = type(bench.mailer.blobs).bring, []
+    """The first batch lacks its files, those behind it the batch before them; then all are accepted."""
+    bring, calls = Blobs.bring, []
 
     def in_vain(self: Any, batches: Any) -> None:
         calls.append(len(batches))
         if len(calls) > 1:
             bring(self, batches)
 
-    monkeypatch.setattr(type(bench.mailer.blobs), "bring", in_vain)
+    monkeypatch.setattr(Blobs, "bring", in_vain)
     with prepared(bench, folder, many(folder)) as ready:
         assert ready.send().accepted == 35
     assert calls == [4, 4]
     sent(bench)
     assert len(caught(sink)) == 35
+
+
+def test_what_is_collected_each_time_is_given_up(
+    bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with prepared(bench, folder) as ready:
+        monkeypatch.setattr(Blobs, "bring", lambda self, batches: None)
+        with pytest.raises(
+            BlobStoreError, match="are deleted as soon as they are stored, so their mail can't"
+        ):
+            ready.send()
+    assert bench.mailer.stats().accepted == 0
 
 
 # How long they are kept
