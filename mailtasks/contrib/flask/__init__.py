@@ -7,7 +7,7 @@
 
 Read it as a mail travels: `config` (Flask's configuration becomes our settings), `message` (what a view
 builds), `mail` (it is accepted, or only recorded), `mailman` (Flask-Mailman's names for the same), `commands`
-and `worker` (`flask mailtasks …`).
+and `worker` (`flask mailtasks …`). What differs from Flask-Mail is in `docs/how-to/flask.md`.
 
 Needs `pip install mailtasks[flask]`.
 """
