@@ -15,10 +15,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeAlias
 from weakref import WeakSet
 
 from blinker import Namespace
@@ -30,7 +30,7 @@ from mailtasks.contrib.flask.commands import mailtasks_command
 from mailtasks.contrib.flask.config import flag, settings_in
 from mailtasks.contrib.flask.mailman import EmailMessage, EmailMultiAlternatives
 from mailtasks.contrib.flask.message import Message, Person
-from mailtasks.errors import MailtasksError, SettingsError, StoreError
+from mailtasks.errors import IdempotencyConflict, MailtasksError, MessageError, SettingsError, StoreError
 from mailtasks.installation import FRAMEWORKS, Installation, installation_of, is_installed, with_broker
 from mailtasks.mailer import Mailer
 from mailtasks.settings import Settings
@@ -62,18 +62,23 @@ class Sendable(Protocol):
         """It is being sent."""
 
 
+_Waiting: TypeAlias = tuple[Sendable, mailtasks.Message]
+"""A message as the user has it, and as it was when it was sent."""
+
+
 class Connection:
     """Collects messages within a `with` block and accepts them in few batches.
 
-    A message that can't be mailed is refused by `send`. The others are accepted when the block ends, however
-    it does: whatever was sent before an error is sent.
+    A message that can't be mailed is refused by `send`; one that proves too large, or whose idempotency key
+    has other mail, when the block ends. The others are accepted then, however it ends: whatever was sent
+    before an error is sent.
     """
 
     def __init__(self, state: MailState, *, fail_silently: bool = False) -> None:
         self._state = state
         self._fail_silently = fail_silently
         self._is_open = False
-        self._waiting: list[tuple[Sendable, mailtasks.Message]] = []
+        self._waiting: list[_Waiting] = []
 
     def __enter__(self) -> Self:
         self._is_open = True
@@ -135,19 +140,40 @@ class Connection:
     def _hand_over(self) -> bool:
         """Accept what was collected; whether it is."""
         waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return True
         try:
-            ids = self._state.mailer.send_many([mailable for _, mailable in waiting])
+            self._accept(waiting)
         except StoreError as error:
             if not self._fail_silently:
                 raise
             log.error("mail was not accepted: messages=%d error=%s", len(waiting), error)
             return False
-        for (message, _), id in zip(waiting, ids, strict=True):
+        return True
+
+    def _accept(self, waiting: Sequence[_Waiting]) -> None:
+        if not waiting:
+            return
+        try:
+            ids = self._state.mailer.send_many([mailable for _, mailable in waiting])
+        except IdempotencyConflict as error:
+            pairs = zip(waiting, error.ids, strict=True)
+            self._tell([(one, id) for one, id in pairs if one[1].idempotency_key != error.key])
+            raise
+        except MessageError:  # too large, which is seen when it is composed; nothing was accepted
+            if len(waiting) > 1:
+                self._accept_singly(waiting)
+            raise
+        self._tell(zip(waiting, ids, strict=True))
+
+    def _accept_singly(self, waiting: Sequence[_Waiting]) -> None:
+        """So that what can't be mailed doesn't take the others with it; it has been raised already."""
+        for one in waiting:
+            with suppress(MessageError, IdempotencyConflict):
+                self._accept([one])
+
+    def _tell(self, accepted: Iterable[tuple[_Waiting, str]]) -> None:
+        for (message, _), id in accepted:
             message.mailtasks_ids.append(id)
             email_dispatched.send(message, app=self._state.app)
-        return True
 
 
 class _Sending:

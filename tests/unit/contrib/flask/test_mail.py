@@ -12,7 +12,13 @@ from flask import Flask, current_app
 
 import mailtasks.celery
 from mailtasks.contrib.flask import BadHeaderError, Mail, Message, email_dispatched
-from mailtasks.errors import MailtasksError, SettingsError, StoreUnavailable
+from mailtasks.errors import (
+    IdempotencyConflict,
+    MailtasksError,
+    MessageTooLarge,
+    SettingsError,
+    StoreUnavailable,
+)
 from mailtasks.local.redis import free_port
 from mailtasks.state import State
 
@@ -153,6 +159,40 @@ def test_an_error_in_a_block_stops_what_comes_after_it(mail):
     with pytest.raises(BadHeaderError):
         block()
     assert mail.mailer.stats().accepted == 1 == len(sent.mailtasks_ids)
+
+
+def test_one_that_proves_too_large_takes_no_other_with_it(mail):
+    before, large, after = message(), message(), message()
+    large.attach("large.bin", data=b"x" * 8_000_000)
+
+    def block():
+        with mail.connect() as connection:
+            for one in (before, large, after):
+                connection.send(one)
+
+    with pytest.raises(MessageTooLarge, match=r"^the composed message has 10,94"):
+        block()
+    assert mail.mailer.stats().accepted == 2
+    assert [len(one.mailtasks_ids) for one in (before, large, after)] == [1, 0, 1]
+
+
+def test_one_whose_key_has_other_mail_takes_no_other_with_it(mail):
+    mail.send(message(idempotency_key="order-7"))
+    fine, other = message(), message(idempotency_key="order-7", subject="Changed")
+
+    def block():
+        with mail.connect() as connection:
+            connection.send(fine)
+            connection.send(other)
+
+    with (
+        mail.record_messages() as outbox,
+        pytest.raises(IdempotencyConflict, match=r"'order-7' was used before"),
+    ):
+        block()
+    assert outbox == [fine]
+    assert mail.mailer.status(fine.mailtasks_ids[0]).state is State.QUEUED
+    assert other.mailtasks_ids == []
 
 
 def test_a_message_changed_after_it_was_sent_goes_as_it_was(mail):
