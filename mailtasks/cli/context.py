@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,29 @@ if TYPE_CHECKING:
     from mailtasks.mailer import Mailer
 
 
+@dataclass(frozen=True)
+class Host:
+    """Whose command line this is: the shell's, or that of a framework which runs it on its own settings.
+
+    Attributes:
+        program: as people call it.
+        framework: its share of the settings, by our names.
+        app: the Celery app that `worker` runs by default.
+        environment: variables that processes need to find that app.
+    """
+
+    program: str = "mailtasks"
+    framework: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    app: str = "mailtasks"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The same for a process that is to come to the same settings."""
+        said = {SETTINGS[name].variable: str(value) for name, value in self.framework.items()}
+        return {**said, **self.environment}
+
+
 @dataclass
 class Context:
     """The options that stand before the command, and the settings that follow from them."""
@@ -23,12 +46,13 @@ class Context:
     file: str | None  # --config
     changes: Mapping[str, str]  # --set
     debug: bool
+    host: Host = field(default_factory=Host)
 
     @cached_property
     def settings(self) -> Settings:
         """Read when a command first asks, so that help works whatever the settings are."""
         changes: dict[str, Any] = dict(self.changes)
-        return Settings.load(file=self.file, **changes)
+        return Settings.load(framework=self.host.framework, file=self.file, **changes)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -40,7 +64,10 @@ class Context:
         _ = self.settings  # before names are looked up, which may be those of no setting
         named = {"MAILTASKS_CONFIG": self.file} if self.file else {}
         changed = {SETTINGS[name].variable: value for name, value in self.changes.items()}
-        return {**os.environ, **named, **changed}
+        variables = self.host.variables
+        # An empty variable counts as not set.
+        own = {name: text for name, text in os.environ.items() if text or name not in variables}
+        return {**variables, **own, **named, **changed}
 
     @property
     def ledger(self) -> str:

@@ -1,0 +1,1 @@
+"""Frameworks that mailtasks fits into; each needs its extra, and nothing else here imports it."""
