@@ -50,7 +50,11 @@ def caught(sink):
 # People
 
 
-@pytest.mark.parametrize("people", [PEOPLE, LINES, gzip.compress(PEOPLE), zstd.compress(LINES), "-"])
+@pytest.mark.parametrize(
+    "people",
+    [PEOPLE, LINES, gzip.compress(PEOPLE), zstd.compress(LINES), "-"],
+    ids=["csv", "json lines", "gzip", "zstd", "standard input"],
+)
 def test_people_are_accepted_and_mailed(campaign_send, people, monkeypatch, worker, sink):
     piped(monkeypatch, PEOPLE)
     ran = campaign_send(people, "--yes")
