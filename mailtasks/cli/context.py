@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mailtasks.settings import SETTINGS, Settings, mask_url
+from mailtasks.settings import SETTINGS, Settings, framework_values, mask_url
 
 if TYPE_CHECKING:
     from mailtasks.mailer import Mailer
@@ -32,15 +32,21 @@ class Context:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For processes that read the settings themselves: they come to the same ones.
+        """For processes that read the settings themselves: they come to the same ones, framework or not.
 
         Raises:
             SettingsError: a setting is wrong.
         """
         _ = self.settings  # before names are looked up, which may be those of no setting
+        said = {
+            SETTINGS[name].variable: str(value)
+            for name, value in framework_values().items()
+            if value is not None
+        }
         named = {"MAILTASKS_CONFIG": self.file} if self.file else {}
         changed = {SETTINGS[name].variable: value for name, value in self.changes.items()}
-        return {**os.environ, **named, **changed}
+        given = {name: value for name, value in os.environ.items() if value or name not in said}
+        return {**said, **given, **named, **changed}
 
     @property
     def ledger(self) -> str:
