@@ -136,7 +136,7 @@ def test_a_broker_that_hangs_holds_up_a_request_for_the_stated_time(override, re
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
             messages(1)[0].send()
-        assert time.monotonic() - began < 4 * 0.2 + 0.2
+        assert time.monotonic() - began < 4 * 0.2 + 1
     forget_default_mailer()
 
 
