@@ -180,12 +180,24 @@ def the_admin_sends_a_newsletter(shop: Shop) -> None:
 
 
 PROJECT = """
+import os
+
 from celery import Celery
+
 import mailtasks.celery
+from mailtasks.contrib.django.signals import message_sent
 
 app = Celery("proj", set_as_current=False)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 mailtasks.celery.install(app)
+
+
+def note(recipient, tags, **rest):
+    with open(os.environ["SHOP_DATABASE"] + ".sent", "a") as book:
+        print(recipient, *tags, file=book)
+
+
+message_sent.connect(note)
 """
 
 
@@ -198,3 +210,5 @@ def test_in_a_project_that_shares_its_celery_app(
     with shop.mailer:
         assert Browser(shop.url).send("/signup", email="ann@example.com")[0] == 200
         assert shop.mail_to("ann@example.com")["From"] == "The Shop <shop@example.com>"
+        heard = tmp_path / "shop.db.sent"
+        wait_until(lambda: heard.exists() and heard.read_text() == "ann@example.com\n")

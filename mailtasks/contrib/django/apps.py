@@ -10,6 +10,7 @@ from django.core.signals import setting_changed
 
 from mailtasks.contrib.django.conf import NAME
 from mailtasks.default import forget_default_mailer
+from mailtasks.event import attempt_listeners
 
 
 class MailtasksConfig(AppConfig):  # type: ignore[misc]  # Django ships no types
@@ -20,12 +21,14 @@ class MailtasksConfig(AppConfig):  # type: ignore[misc]  # Django ships no types
     verbose_name = "Mail"
 
     def ready(self) -> None:
-        """Register the system checks; follow tests that override MAILTASKS."""
-        from mailtasks.contrib.django import checks
+        """Register the system checks; send signals of attempts; follow tests that override MAILTASKS."""
+        from mailtasks.contrib.django import checks, signals
 
         register(checks.check_settings)
         register(checks.check_mailers)
         register(checks.check_relay)
+        if signals.pass_on not in attempt_listeners:
+            attempt_listeners.append(signals.pass_on)
         setting_changed.connect(_follow, dispatch_uid="mailtasks")
 
 

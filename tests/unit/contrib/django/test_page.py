@@ -69,8 +69,9 @@ def passes(case):
 
 @pytest.fixture(autouse=True)
 def _no_receiver_stays():
-    from mailtasks.contrib.django.signals import handover_failed
+    from mailtasks.contrib.django.signals import handover_failed, message_failed
 
-    before = list(handover_failed.receivers)
+    before = [(signal, list(signal.receivers)) for signal in (handover_failed, message_failed)]
     yield
-    handover_failed.receivers[:] = before
+    for signal, receivers in before:
+        signal.receivers[:] = receivers
