@@ -83,7 +83,13 @@ HELD = {
         alternatives=[('<img src="cid:pixel">', "text/html")],
         attachments=[inline_image()],
     ),
+    "image of old": lambda _: message(attachments=[MIMEImage(PIXEL, "gif")]),
+    "line ends of a form": lambda _: message(body="One\r\ntwo\r\n"),
+    "long html": lambda _: message(EmailMultiAlternatives, alternatives=[("<p>x</p>" * 500, "text/html")]),
     "message": lambda _: attached_message(),
+    "message of Django's": lambda _: message(
+        attachments=[("inner.eml", message(body="In\n"), "message/rfc822")]
+    ),
 }
 
 
