@@ -161,6 +161,17 @@ def test_through_the_app_that_was_installed(override, queue):
     assert queue.stats().accepted == 0
 
 
+def test_beside_an_app_of_the_projects_own(queue, monkeypatch):
+    from celery import Celery, _state
+
+    with Celery("proj", broker="amqp://nowhere.invalid//", set_as_current=False) as app:
+        monkeypatch.setattr(_state._tls, "current_app", app)
+        [message] = messages(1)
+        message.send()
+    assert queue.status(*message.mailtasks_ids)
+    assert queue.publisher.waiting(Priority.NORMAL) == 1
+
+
 def test_the_outbox_of_djangos_runner_works_as_always(queue):
     from django.test.utils import setup_test_environment, teardown_test_environment
 
