@@ -7,7 +7,7 @@ COPY mailtasks mailtasks
 COPY examples/recipients.csv examples/
 # hatchling builds the wheel; constraints.txt holds the versions that the tests ran with.
 # psycopg is for an outbox in PostgreSQL; another database needs a driver of its own here.
-RUN pip install --no-cache-dir --constraint constraints.txt ".[cli,flower,sqlalchemy]" "psycopg[binary]"
+RUN pip install --no-cache-dir --constraint constraints.txt ".[cli,flower,sqlalchemy,zstd,css]" "psycopg[binary]"
 
 # Nothing is written outside Redis, so nothing needs root.
 RUN useradd --system --create-home mailtasks

@@ -28,6 +28,7 @@ from mailtasks.compose.template import Template
 from mailtasks.local.redis import LocalRedis
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
+from mailtasks.pieces import OwnFile
 
 ROWS_A_SECOND = 70_000  # with the 6 µs that reading and checking a row take, 50,000
 BYTES_A_ROW = 40
@@ -43,6 +44,7 @@ class Row(NamedTuple):
 
     email: str
     fields: dict[str, Any]
+    files: tuple[OwnFile, ...] = ()
 
 
 def rows(number: int) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeAlias
 
 from mailtasks.blob_cache import Encoded
 from mailtasks.errors import BlobsFull, BlobStoreError, StoreError
@@ -29,8 +29,13 @@ from mailtasks.store.timely import open_timely
 
 log = logging.getLogger(__name__)
 
+BRINGS: Final = 3
+"""Times that attachments may be gone again before their batch is accepted."""
+
 _TRIES: Final = 3  # to store what others let go of meanwhile
 _LOOKS_A_TICK: Final = 20
+_Contents: TypeAlias = Mapping[str, Mapping[str, bytes]]
+"""By digest what has that content, for one may be as long as a file that is read when it is wanted."""
 
 
 class BlobLost(Exception):
@@ -87,8 +92,8 @@ class Blobs:
             BlobStoreError: they can't be stored, or not in time.
             StoreUnavailable: Redis is away.
         """
-        contents = {digest: content for batch in batches for digest, content in batch.blobs.items()}
-        needs = self._needs(batches, contents)
+        contents = {digest: batch.blobs for batch in batches for digest in batch.blobs}
+        needs = self._needs(batches)
         for _ in range(_TRIES):
             if not needs:
                 return
@@ -99,17 +104,31 @@ class Blobs:
                 "attachments, so nothing was accepted; raise it, or send fewer at once"
             )
 
-    def _needs(self, batches: Sequence[NewBatch], contents: Mapping[str, bytes]) -> list[Need]:
+    def gone_again(self, ids: Sequence[str] = ()) -> BlobStoreError:
+        """What to raise if they are, whenever they were brought.
+
+        Args:
+            ids: of messages that may be accepted all the same.
+        """
+        return BlobStoreError(
+            "attachments are deleted as soon as they are stored, so their mail can't be accepted; "
+            f"is blob_grace = {self._settings.blob_grace:g} s too short?",
+            ids,
+        )
+
+    def _needs(self, batches: Sequence[NewBatch]) -> list[Need]:
         holders: dict[str, list[str]] = {}
-        for batch in batches:
-            for digest, holder in (batch.references() if batch.blobs else {}).items():
+        sizes: dict[str, int] = {}
+        for batch in [batch for batch in batches if batch.blobs]:
+            sizes |= {blob.digest: blob.size for _, blob in batch.needs()}
+            for digest, holder in batch.references().items():
                 holders.setdefault(digest, []).append(holder)
         return [
-            Need(digest, len(contents[digest]), tuple(held), new_place(self.store.kind, digest))
+            Need(digest, sizes[digest], tuple(held), new_place(self.store.kind, digest))
             for digest, held in holders.items()
         ]
 
-    def _bring(self, needs: Sequence[Need], contents: Mapping[str, bytes]) -> list[Need]:
+    def _bring(self, needs: Sequence[Need], contents: _Contents) -> list[Need]:
         """Returns those that must be brought again."""
         began = time.monotonic()
         reserved = self._index.reserve(needs)
@@ -124,14 +143,14 @@ class Blobs:
         ]
         return late + lost
 
-    def _put(self, missing: Sequence[Need], contents: Mapping[str, bytes], began: float) -> list[Need]:
+    def _put(self, missing: Sequence[Need], contents: _Contents, began: float) -> list[Need]:
         """Returns those that must be brought again: their place is given up, or would be soon."""
         if missing and self.store.kind == IN_REDIS:
             self._demand(sum(need.size for need in missing))
         put = []
         for need in missing:
             if time.monotonic() - began < self._settings.blob_grace:
-                self.store.put(_name(need.place), contents[need.digest])
+                self.store.put(_name(need.place), contents[need.digest][need.digest])
                 put.append(need)
         answers = list(zip(put, self._index.stored(put), strict=True))
         if full := [need.size for need, answer in answers if answer == "full"]:

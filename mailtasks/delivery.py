@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
+from shlex import quote
 from typing import Final
 
 from mailtasks.blob_cache import BlobCache, Encoded, NoRoom
@@ -459,11 +460,11 @@ class Delivery:
         record = self.campaigns.record(uid)
         if record and self.campaigns.pause(record, reason):
             log.error(
-                "campaign %s is paused, and the rest of it stays queued: %s; when that is mended, resume it "
-                "(Campaign.of(mailer, %r).resume())",
+                "campaign %s is paused, and the rest of it stays queued: %s; when that is mended, "
+                "`mailtasks campaign resume %s` lets it go on",
                 record.name,
                 reason,
-                record.name,
+                quote(record.name),
             )
 
     def _findings(self) -> Iterator[RelayEvent]:

@@ -17,10 +17,9 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from mailtasks import address, packing
-from mailtasks.blobs import Blobs
+from mailtasks.blobs import BRINGS, Blobs
 from mailtasks.errors import (
     BacklogFull,
-    BlobStoreError,
     IdempotencyConflict,
     MemoryFull,
     MessageError,
@@ -56,7 +55,6 @@ from mailtasks.store.records import NewBatch, Tries
 from mailtasks.store.suppressions import Suppressions
 
 _BATCHES_A_CALL: Final = 100  # accepted in one round trip
-_BRINGS: Final = 3  # times that attachments may be gone again before their batch is accepted
 
 RETRYABLE: Final = (State.FAILED, State.EXPIRED, State.CANCELLED, State.SUPPRESSED, State.DEFERRED)
 """The states that `retry` acts upon; by force and id also doubt, when a person has looked."""
@@ -228,7 +226,7 @@ class Mailer:
             StoreUnavailable: Redis is away. `ids` are those that it may have taken.
         """
         answers = self.ledger.accept(batches)
-        for _ in range(_BRINGS):
+        for _ in range(BRINGS):
             lacking = [n for n, (answer, _) in enumerate(answers) if answer is Acceptance.BLOBLESS]
             if not lacking:
                 return answers
@@ -241,11 +239,7 @@ class Mailer:
                 raise
             for number, answer in zip(lacking, self.ledger.accept(again), strict=True):
                 answers[number] = answer
-        raise BlobStoreError(
-            "attachments are deleted as soon as they are stored, so their mail can't be accepted; "
-            f"is blob_grace = {self.settings.blob_grace:g} s too short?",
-            _ids(batches),
-        )
+        raise self.blobs.gone_again(_ids(batches))
 
     def _accept(self, packed: Sequence[Packed]) -> list[Packed]:
         """Accept and hint batches; returns those whose id is held by other content."""

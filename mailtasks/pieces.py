@@ -39,6 +39,13 @@ class Blob(msgspec.Struct, frozen=True, array_like=True):
         return base64_size(self.size)
 
 
+class OwnFile(Blob, frozen=True, array_like=True):
+    """A file of one recipient's own, stored apart whatever its size; an empty one isn't stored."""
+
+    media_type: str  # with which it is sent
+    path: str  # as the recipient's row names it
+
+
 Piece: TypeAlias = bytes | Blob
 Content: TypeAlias = bytes | tuple[Piece, ...]
 """A composed message, or a part of one; bytes, if it holds no blob."""

@@ -64,6 +64,7 @@ class Rendering:
                 to=address,
                 message_id=message.record.message_id,
                 date=datetime.fromtimestamp(part.date, UTC),
+                attachments=message.files,
                 size_limit=self._size_limit,
             )
         except MessageError as error:

@@ -12,6 +12,7 @@ from mailtasks.campaign.intake import Intake
 from mailtasks.compose.template import Template, TemplateRecord
 from mailtasks.mailer import Mailer
 from mailtasks.message import Priority
+from mailtasks.pieces import OwnFile
 from tests.bench import Bench
 
 
@@ -21,6 +22,7 @@ class Person:
 
     email: str
     fields: dict[str, Any] = field(default_factory=dict)
+    files: tuple[OwnFile, ...] = ()
 
 
 def people(number: int, name: str = "ann", first: int = 0) -> Iterator[Person]:

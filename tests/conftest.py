@@ -8,6 +8,9 @@
   MAILTASKS_NO_SKIP=1, as in CI, that and any other skip is a failure.
 - `@pytest.mark.slow`: only with `--slow` or MAILTASKS_SLOW=1.
 - When the session ends, no process that it started may be left: that is a failure, too.
+
+Bytecode is kept, whatever the environment says. Tests start hundreds of processes, each of which would
+compile all of mailtasks anew; and each worker of pytest-xdist would rewrite the assertions of all tests.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ from tests.postgres import LocalPostgres, missing
 NO_SKIP = os.environ.get("MAILTASKS_NO_SKIP") == "1"
 SLOW = os.environ.get("MAILTASKS_SLOW") == "1"
 INSTALLED_BY = {"smtp-sink": "postfix", "smtp-source": "postfix", "redis-server": "redis-server"}
+
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 MARK = f"MAILTASKS_TEST_SESSION={os.getpid()}"
 os.environ.update([MARK.split("=")])
@@ -114,7 +120,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", default=SLOW, help="run the slow tests, too")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Each worker of pytest-xdist begins with another file; of the rest, others have made the bytecode."""
+    config = session.config
+    if hasattr(config, "workerinput") and config.args == config.getini("testpaths"):
+        files = sorted(map(str, Path(__file__).parent.rglob("test_*.py")))
+        number = int(config.workerinput["workerid"].removeprefix("gw"))
+        begin = len(files) * number // config.workerinput["workercount"]
+        config.args = files[begin:] + files[:begin]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path)  # stable, and the same for every worker
     if not config.getoption("--slow"):
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)

@@ -4,9 +4,10 @@
     report = campaign.send("people.csv")
     campaign.status().states
 
-Read it as rows travel: `options` (how it is sent), `gathering` (rows are read and checked, and wait in a
-temporary file as `batches`), `prepared` (all is known and nothing accepted), `intake` (batches enter the
-ledger), `status` (how it stands), and `handle`, which has all of it under a campaign's name.
+Read it as rows travel: `options` (how it is sent), `gathering` (rows are read and checked, with the `files`
+that they name, and wait in a temporary file as `batches`), `prepared` (all is known and nothing accepted),
+`intake` (batches enter the ledger), `status` (how it stands), and `handle`, which has all of it under a
+campaign's name.
 """
 
 from mailtasks.campaign.handle import Campaign

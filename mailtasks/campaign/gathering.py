@@ -15,7 +15,8 @@ from typing import BinaryIO, Final, Self
 
 import msgspec
 
-from mailtasks.campaign.batches import RowBatch, batched
+from mailtasks.campaign.batches import ROWS_A_BATCH, ROWS_WITH_FILES_A_BATCH, RowBatch, batched
+from mailtasks.campaign.files import OwnFiles
 from mailtasks.errors import InputError
 from mailtasks.people import Once, Person, Reason, Rejected
 from mailtasks.people.row import named
@@ -47,7 +48,10 @@ class Gathered:
 
     @property
     def digest(self) -> str:
-        """16 hex digits over addresses and fields: the same people in the same order have the same."""
+        """16 hex digits over addresses and fields: the same people in the same order have the same.
+
+        Not over their files: who begins again, some files being others by now, must find what he began.
+        """
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[RowBatch]:
@@ -73,7 +77,7 @@ class Gathered:
                 _FILE, f"can't be written ({error}); make room, or name another folder in TMPDIR"
             ) from None
         self.people += len(batch.emails)
-        self._hash.update(batch.fingerprint.encode())
+        self._hash.update(batch.print_without_files.encode())
 
     def reject(self, row: Rejected) -> None:
         """Count one that can't be mailed."""
@@ -97,6 +101,7 @@ def gather(
     rows: Iterable[Person | Rejected],
     required: frozenset[str] = frozenset(),
     *,
+    files: OwnFiles | None = None,
     rejected: Callable[[Rejected], object] = lambda row: None,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> Gathered:
@@ -104,6 +109,7 @@ def gather(
 
     Args:
         required: fields that each row must have.
+        files: what looks at those that rows name; None: they name none.
         rejected: is given each row that can't be mailed, as it is read.
         progress: is told, again and again, how many people were read.
 
@@ -113,9 +119,11 @@ def gather(
     gathered = Gathered()
     try:
         with Once() as once:
-            people = _people(once.of(_complete(rows, required)), gathered, rejected)
+            complete = _complete(rows, required)
+            people = _people(once.of(files.of(complete) if files else complete), gathered, rejected)
             gathered.first = list(islice(people, _FIRST_PEOPLE))
-            for batch in batched(chain(gathered.first, people)):
+            size = ROWS_WITH_FILES_A_BATCH if files else ROWS_A_BATCH
+            for batch in batched(chain(gathered.first, people), size):
                 gathered.keep(batch)
                 progress(gathered.people)
     except BaseException:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Self
 
+from mailtasks.campaign.files import OwnFiles
 from mailtasks.campaign.gathering import Gathered, gather
 from mailtasks.campaign.intake import check_name, current_run
 from mailtasks.campaign.options import CampaignOptions
@@ -114,7 +115,8 @@ class Campaign:
 
         Raises:
             InputError: people can't be read, or nobody is left who can be mailed.
-            TemplateError, RenderError, MessageError: the template is wrong, or doesn't fit the first people.
+            TemplateError, RenderError, MessageError: the template is wrong, or doesn't fit the first people;
+                or there is no `attachment_folder`, and rows shall have files.
             CampaignError: there is no template; one of that name is finished, or has other options.
             StoreUnavailable: Redis is away.
         """
@@ -131,13 +133,21 @@ class Campaign:
             template = self._template.load(rows.columns)
             # Of CSV all rows have all columns, and that these are enough was seen just now.
             required = template.required_names if rows.columns is None else frozenset[str]()
-            gathered = gather(rows, required, rejected=rejected, progress=progress)
+            files = OwnFiles.of_template(self._template, template, self._mailer.settings)
+            gathered = gather(rows, required, files=files, rejected=rejected, progress=progress)
             unusable = rows.unusable
         try:
             _demand_people(gathered, rows)
             self._name = self._name or f"{template.digest[:8]}{gathered.digest[:8]}"
             return Prepared(
-                self._mailer, self._name, template, self._options, gathered, again=again, unusable=unusable
+                self._mailer,
+                self._name,
+                template,
+                self._options,
+                gathered,
+                files=files,
+                again=again,
+                unusable=unusable,
             )
         except BaseException:
             gathered.close()

@@ -3,18 +3,21 @@
 1. A campaign is known by its name. Who begins one that is there takes it up, with the same template and
    options; batches that are accepted already are passed over, by number and content: nobody is mailed twice.
 2. What a caller was told is accepted is in the ledger; whatever dies, it goes on without him.
+3. Rows' own files are stored before their batch is accepted, one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final, NamedTuple, Self
 
 from mailtasks import address
 from mailtasks.address import excerpt
+from mailtasks.blobs import BRINGS
 from mailtasks.campaign.batches import ROWS_A_BATCH, RowBatch
+from mailtasks.campaign.files import OwnFiles
 from mailtasks.campaign.options import CampaignOptions
 from mailtasks.compose.template import TemplateRecord
 from mailtasks.errors import CampaignConflict, CampaignError, InputChanged, MessageError, UnknownCampaign
@@ -25,6 +28,7 @@ from mailtasks.store.ledger import Acceptance
 from mailtasks.store.records import BatchRecord, CampaignPart, NewBatch
 
 _BATCHES_A_CALL: Final = 16  # accepted in one round trip
+_FILE_BYTES_A_CALL: Final = 16_000_000  # or fewer, if they need so much stored before
 LONGEST_NAME: Final = 200
 _KNOWN_AS: Final = {"begins": "start", "ends": "end", "lifetime": "max_age (a setting)"}
 """What people call the fields of a record."""
@@ -41,10 +45,11 @@ class _Pending(NamedTuple):
 class Intake:
     """What takes a campaign's batches. Made by `begin`; not thread-safe."""
 
-    def __init__(self, mailer: Mailer, record: CampaignRecord) -> None:
+    def __init__(self, mailer: Mailer, record: CampaignRecord, files: OwnFiles | None = None) -> None:
         self._mailer = mailer
         self._campaigns = mailer.campaigns
         self._record = record
+        self._files = files
         self._next = 0  # the number of the batch that is given next
         self._rows = 0  # how many were given
         self._prints: list[str] | None = None  # of what was accepted by others before
@@ -63,11 +68,13 @@ class Intake:
         template: TemplateRecord,
         options: CampaignOptions,
         *,
+        files: OwnFiles | None = None,
         again: bool = False,
     ) -> Self:
         """Begin a campaign, or take up the one that has this name.
 
         Args:
+            files: what reads those of rows' own; None: they have none.
             again: if that is finished or cancelled, begin another one of the same name.
 
         Raises:
@@ -79,7 +86,7 @@ class Intake:
         wanted = wanted_record(mailer, name, template, options, again=again)
         begun = mailer.campaigns.begin(wanted, template.encode())
         _demand_same(wanted, begun)
-        return cls(mailer, begun)
+        return cls(mailer, begun, files)
 
     @property
     def rows(self) -> int:
@@ -100,13 +107,15 @@ class Intake:
         Raises:
             InputChanged: a batch isn't what was accepted in its place.
             CampaignError: it was cancelled or completed meanwhile.
-            MemoryFull, BacklogFull: there is no room for more (a StoreUnavailable).
+            MemoryFull, BacklogFull, BlobsFull: there is no room for more (a StoreUnavailable).
+            BlobStoreError: files can't be stored (a StoreUnavailable).
+            InputError: a file was changed since it was looked at.
             StoreUnavailable: Redis is away. Nothing that was given is forgotten: give the batches that
                 follow, or none, to try again. Or begin it again, and give it all.
         """
         for batch in batches:
             self._take(batch)
-            if len(self._pending) >= self._at_once:
+            if len(self._pending) >= self._at_once or self._file_bytes() > _FILE_BYTES_A_CALL:
                 self._accept()
         self._accept()
         return self._rows
@@ -154,7 +163,7 @@ class Intake:
             return
         wanted = sum(len(taken.rows.emails) for taken in pending)
         self._mailer.room.demand({self._record.priority: wanted})
-        answers = self._campaigns.accept([self._new_batch(taken) for taken in pending])
+        answers = self._brought_and_accepted([self._new_batch(taken) for taken in pending])
         for taken, answer in zip(pending, answers, strict=True):
             if answer is Acceptance.CONFLICT:
                 raise self._changed(taken)
@@ -168,12 +177,25 @@ class Intake:
                 )
         self._pending = []
 
+    def _brought_and_accepted(self, batches: Sequence[NewBatch]) -> list[Acceptance]:
+        """All of them again, if one's files are gone: those behind it lack the batch before them."""
+        for _ in range(BRINGS):
+            self._mailer.blobs.bring(batches)
+            answers = self._campaigns.accept(batches)
+            if Acceptance.BLOBLESS not in answers:
+                return answers
+        raise self._mailer.blobs.gone_again()
+
+    def _file_bytes(self) -> int:
+        return sum(file.size for taken in self._pending for files in taken.rows.files for file in files)
+
     def _changed(self, taken: _Pending) -> InputChanged:
         last = taken.first + len(taken.rows.emails) - 1
+        files = ", or their files," if self._files else ""
         return InputChanged(
             self._record.name,
             taken.first,
-            f"rows {taken.first:,} to {last:,} aren't those that were accepted there",
+            f"rows {taken.first:,} to {last:,}{files} aren't those that were accepted there",
         )
 
     def _other_number(self) -> InputChanged:
@@ -204,6 +226,8 @@ class Intake:
             lifetime=record.lifetime,
             send_at=record.begins,
             values=taken.rows.values,
+            files=taken.rows.files,
+            blobs=self._files.contents(taken.rows.files) if self._files else {},
             ends=record.ends,
         )
 

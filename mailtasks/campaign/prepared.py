@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import make_msgid
 from functools import cached_property
@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from mailtasks.address import parse
 from mailtasks.campaign.batches import RowBatch
+from mailtasks.campaign.files import OwnFiles
 from mailtasks.campaign.gathering import Gathered
 from mailtasks.campaign.intake import Intake, wanted_record
 from mailtasks.campaign.options import CampaignOptions
@@ -19,6 +20,7 @@ from mailtasks.errors import InputError, RenderError
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
 from mailtasks.people import Person, Reason, Rejected
+from mailtasks.pieces import Content, OwnFile, base64_lines, blobs_in, filled
 from mailtasks.rendering import fields_of
 
 
@@ -71,6 +73,7 @@ class Prepared:
         options: CampaignOptions,
         gathered: Gathered,
         *,
+        files: OwnFiles | None,
         again: bool,
         unusable: tuple[str, ...] = (),
     ) -> None:
@@ -83,12 +86,13 @@ class Prepared:
         self.unusable = unusable
         self._mailer = mailer
         self._gathered = gathered
+        self._files = files
         self._again = again
         self._intake: Intake | None = None
         self._person, self._rendered = self._first_mail()
         wanted = wanted_record(mailer, name, template, options, again=again)
         self.before = wanted.rows
-        Intake(mailer, wanted).compare(gathered)
+        Intake(mailer, wanted, files).compare(gathered)
 
     @property
     def person(self) -> Person:
@@ -134,7 +138,7 @@ class Prepared:
             StoreUnavailable: Redis is away.
         """
         rendered = self._render(self._person, to)
-        assert isinstance(rendered.content, bytes), "it was compiled without blobs"
+        assert isinstance(rendered.content, bytes), "it was filled"
         return self._mailer.send(Message(to=to, raw=rendered.content, tags=("campaign-test",)))
 
     def send(self, progress: Callable[[int], object] = lambda rows: None) -> Report:
@@ -145,10 +149,13 @@ class Prepared:
 
         Raises:
             CampaignError: it was cancelled, completed or finished meanwhile.
-            InputChanged: it was begun with other rows.
+            InputChanged: it was begun, meanwhile, with other rows or other files of theirs.
+            InputError: a file was changed since the people were read.
             StoreUnavailable: Redis is away or full; what was accepted is sent, and the same call goes on.
         """
-        intake = Intake.begin(self._mailer, self.name, self.template, self.options, again=self._again)
+        intake = Intake.begin(
+            self._mailer, self.name, self.template, self.options, files=self._files, again=self._again
+        )
         self._intake, before = intake, intake.rows
         intake.add(self._watched(progress))
         progress(self.accepted)
@@ -190,13 +197,24 @@ class Prepared:
         raise failed or InputError("the people", "nobody is left who could be mailed")
 
     def _render(self, person: Person, to: str) -> Rendered:
-        return self._compiled.render(
+        rendered = self._compiled.render(
             fields_of(person.email, person.fields),
             to=to,
             message_id=make_msgid(domain=parse(self.template.sender).domain),
             date=datetime.now(UTC),
+            attachments=person.files,
             size_limit=self._mailer.settings.size_limit,
         )
+        return replace(rendered, content=self._filled(rendered.content))
+
+    def _filled(self, content: Content) -> bytes:
+        """As the worker will fill it."""
+        encoded = {
+            file.digest: (base64_lines(self._files.read(file)),)
+            for file in blobs_in(content)
+            if self._files and isinstance(file, OwnFile)
+        }
+        return b"".join(pieces) if isinstance(pieces := filled(content, encoded), tuple) else pieces
 
     @cached_property
     def _compiled(self) -> CompiledTemplate:

@@ -16,7 +16,7 @@ from mailtasks.cli.campaign_status import print_status, unsent, watch
 from mailtasks.cli.context import Context, as_json, pass_context
 from mailtasks.cli.options import headers, moment
 from mailtasks.cli.output import counted, for_sheet, print_json, print_line, safe
-from mailtasks.errors import StoreUnavailable
+from mailtasks.errors import InputError, StoreUnavailable
 from mailtasks.message import Priority
 
 if TYPE_CHECKING:
@@ -44,6 +44,20 @@ if TYPE_CHECKING:
     "know it as unsubscribe_url.",
 )
 @click.option("--attach", "attachments", multiple=True, metavar="FILE", help="A file to attach to each mail.")
+@click.option(
+    "--attach-field",
+    "attachment_fields",
+    multiple=True,
+    metavar="NAME",
+    help="A column that names a file of each person's own; without a name in it there is none.",
+)
+@click.option(
+    "--attach-folder",
+    "attachment_folder",
+    type=Path,
+    metavar="FOLDER",
+    help="Where these files lie: a column has a file's path in this folder.",
+)
 @click.option("--inline-css", is_flag=True, help="Rules in <style> become style attributes.")
 @click.option("--encoding", help="The file's, if it isn't UTF-8.")
 @click.option(
@@ -136,9 +150,13 @@ def _template(context: Context, given: Mapping[str, Any]) -> Template:
     sender = given["sender"] or context.settings.default_from
     if not sender:
         raise click.UsageError("Name the sender with --from, or set MAILTASKS_DEFAULT_FROM.")
+    if bool(given["attachment_fields"]) != bool(given["attachment_folder"]):
+        raise click.UsageError(
+            "Give --attach-field and --attach-folder together: a column, and where its files lie."
+        )
     names = (
         *("subject", "text", "html", "folder", "reply_to", "headers", "unsubscribe", "attachments"),
-        "inline_css",
+        *("attachment_fields", "attachment_folder", "inline_css"),
     )
     return Template(sender=sender, **{name: given[name] for name in names})
 
@@ -261,7 +279,7 @@ def _accept(prepared: Prepared) -> Report:
     try:
         with _counting("accepted") as progress:
             return prepared.send(progress)
-    except (KeyboardInterrupt, StoreUnavailable):
+    except (KeyboardInterrupt, StoreUnavailable, InputError):
         _say(
             f"interrupted after {prepared.accepted:,} of {_people(prepared.people)}; the same command takes "
             f"campaign {prepared.name!r} up, and mails nobody twice"

@@ -36,7 +36,7 @@ from mailtasks.compose.headers import (
 )
 from mailtasks.errors import MessageTooLarge
 from mailtasks.message import Alternative, Attachment, Message
-from mailtasks.pieces import Blob, Content, base64_lines, joined, pieces_of, size_of
+from mailtasks.pieces import Blob, Content, OwnFile, base64_lines, joined, pieces_of, size_of
 from mailtasks.ready import Head
 
 _READABLE_GROWTH: Final = 2  # quoted-printable that more than doubles a text (CJK, Cyrillic) can't be read
@@ -302,19 +302,23 @@ def attachment_part(file: Attachment, blob_threshold: int | None) -> Part:
     if file.is_part:
         return _ready_part(file.content)
     media_type, encoding, body = _encode_file(file, blob_threshold)
-    return Part(
-        "".join(
-            [
-                words_header("Content-Type", media_type),
-                f"Content-Transfer-Encoding: {encoding}\r\n",
-                f"Content-ID: <{file.cid}>\r\n" if file.cid else "",
-                parameter_header(
-                    "Content-Disposition", "inline" if file.cid else "attachment", "filename", file.filename
-                ),
-            ]
-        ),
-        body,
-        encoding == "8bit",
+    return Part(_file_headers(media_type, encoding, file.filename, file.cid), body, encoding == "8bit")
+
+
+def own_file_part(file: OwnFile) -> Part:
+    """A file that is stored apart already as a MIME part."""
+    body: Content = (file,) if file.size else base64_lines(b"")
+    return Part(_file_headers(file.media_type, "base64", file.name), body)
+
+
+def _file_headers(media_type: str, encoding: str, filename: str, cid: str | None = None) -> str:
+    return "".join(
+        [
+            words_header("Content-Type", media_type),
+            f"Content-Transfer-Encoding: {encoding}\r\n",
+            f"Content-ID: <{cid}>\r\n" if cid else "",
+            parameter_header("Content-Disposition", "inline" if cid else "attachment", "filename", filename),
+        ]
     )
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from mailtasks.address import excerpt, parse
 from mailtasks.errors import AddressError
+from mailtasks.pieces import OwnFile
 
 LONGEST: Final = 1_000_000
 """Characters of a row. Of a field of CSV the csv module takes 131,072, if nobody has told it otherwise."""
@@ -37,6 +38,7 @@ class Reason(StrEnum):
     NOT_AN_OBJECT = "not an object"
     BAD_FIELD = "a field that can't be mailed"
     INCOMPLETE = "a field is missing"
+    BAD_FILE = "a file that can't be attached"
     REPEATED = "repeated"
 
 
@@ -48,12 +50,14 @@ class Person(msgspec.Struct, frozen=True):
         email: the address as it goes over the wire (`Address.address`).
         fields: the template's variables: what JSON can hold.
         display_name: what stood before an address in angle brackets; else "".
+        files: of their own, once they were looked at (`mailtasks/campaign/files.py`).
     """
 
     line: int
     email: str
     fields: dict[str, Any]
     display_name: str = ""
+    files: tuple[OwnFile, ...] = ()
 
 
 class Rejected(msgspec.Struct, frozen=True):

@@ -170,7 +170,7 @@ class BlobIndex:
         for digest, held in zip(digests, holders, strict=True):
             rows.append((digest, [(holder, _ranges(holder)) for holder in held]))
             keys.append(self._keys.blob(digest))
-            keys += [self._keys.batch(holder[:ID_LENGTH])[0] for holder in held]
+            keys += [key for holder in held for key in self._keys.batch(holder[:ID_LENGTH])[:2]]
         argument = msgspec.msgpack.encode(self._standing | {"blobs": rows, "most": LOOK_AT_MOST})
         with available(self._redis):
             gone = [place.decode() for place in self._scripts.run("collect", keys, [argument])]

@@ -249,7 +249,7 @@ class Keys:
 
     @lru_cache(maxsize=16)  # noqa: B019  (small, and a value of the key parts: nothing is kept alive)
     def head(self, minute: int) -> tuple[str, ...]:
-        """The keys that every script gets first, in the order of `lua/common.lua`."""
+        """The keys that every script gets first, in the order of `lua/head.lua`."""
         return (
             self.counts,
             self.minute(minute),

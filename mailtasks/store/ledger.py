@@ -27,7 +27,7 @@ from redis.exceptions import ResponseError
 from mailtasks.address import mailbox
 from mailtasks.errors import StoreError, StoreUnavailable
 from mailtasks.message import PRIORITIES, Priority
-from mailtasks.pieces import Content
+from mailtasks.pieces import Content, OwnFile
 from mailtasks.state import State
 from mailtasks.status import Stray
 from mailtasks.store import records
@@ -130,6 +130,7 @@ class ClaimedMessage:
     body: Content
     recipients: tuple[ClaimedRecipient, ...]
     values: Mapping[str, Any] | None = None  # of the row that a campaign's is rendered from
+    files: tuple[OwnFile, ...] = ()  # of that row's own
 
     def without(self, indices: Set[int]) -> ClaimedMessage | None:
         """The same for fewer recipients; None if none is left."""
@@ -814,6 +815,7 @@ def _of_campaign(
         body=b"",
         recipients=(ClaimedRecipient(index, claim.recipients[index], attempts, code.decode()),),
         values=values[index],
+        files=values.files(index),
     )
 
 

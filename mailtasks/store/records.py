@@ -7,14 +7,14 @@ longer than half a kilobyte is compressed. What the scripts write themselves is 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from mailtasks.message import Priority
-from mailtasks.pieces import Blob, Content, blobs_in
+from mailtasks.pieces import Blob, Content, OwnFile, blobs_in
 
 _WORTH_COMPRESSING: Final = 512  # bytes; below, zlib saves next to nothing
 _PLAIN: Final = b"="
@@ -118,24 +118,31 @@ class NewBatch(msgspec.Struct, frozen=True):
     fingerprint: str
     lifetime: float  # seconds until it expires, from send_at or now
     send_at: float = 0.0  # seconds since 1970; 0: now
-    blobs: dict[str, bytes] = {}  # what the blobs in its bodies stand for, by digest
+    blobs: Mapping[str, bytes] = {}  # what its blobs stand for, by digest
     values: bytes = b""  # of a campaign's rows, in the place of bodies: `encode_values`, packed
+    files: tuple[tuple[OwnFile, ...], ...] = ()  # of these rows' own; (): no row has any
     ends: float = 0.0  # seconds since 1970, after which a campaign's rest expires; 0: it doesn't
 
     def message_ids(self) -> Iterator[str]:
         """The ids of its messages."""
         return (f"{self.id}.{indices.start}" for _, _, indices in self.record.ranges())
 
+    def needs(self) -> Iterator[tuple[int, Blob]]:
+        """The numbers of its messages, each with a blob that it needs."""
+        for number, body in enumerate(self.bodies):
+            yield from ((number, blob) for blob in blobs_in(body))
+        for number, files in enumerate(self.files):
+            yield from ((number, file) for file in files if file.size)
+
     def references(self) -> dict[str, str]:
         """By digest, which of its messages need a blob: the batch's id and their numbers, "ID:0-9,12-12"."""
-        numbers: dict[str, list[int]] = {}
-        for number, body in enumerate(self.bodies):
-            for digest in {blob.digest for blob in blobs_in(body)}:
-                numbers.setdefault(digest, []).append(number)
+        numbers: dict[str, dict[int, None]] = {}
+        for number, blob in self.needs():
+            numbers.setdefault(blob.digest, {})[number] = None
         return {digest: f"{self.id}:{_ranges(needed)}" for digest, needed in numbers.items()}
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def _ranges(numbers: Iterable[int]) -> str:
     """Numbers that ascend, as ranges: "0-9,12-12"."""
     ranges: list[list[int]] = []
     for number in numbers:
@@ -216,6 +223,7 @@ class _Table(msgspec.Struct, frozen=True, array_like=True):
 
 _values_decoder = msgspec.json.Decoder(_Table)
 _rows_decoder = msgspec.json.Decoder(list[dict[str, Any]])
+_files_decoder = msgspec.json.Decoder(tuple[tuple[OwnFile, ...], ...])
 
 
 def encode_values(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -231,15 +239,24 @@ def encode_values(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return b"r" + msgspec.json.encode(rows)
 
 
+def with_files(values: bytes, files: Sequence[Sequence[OwnFile]]) -> bytes:
+    """What `encode_values` has made, with the files of each row's own."""
+    return b"f" + msgspec.json.encode(files) + b"\n" + values
+
+
 class Values:
     """The rows of a batch, once they are unpacked.
 
     Raises:
-        ValueError: they aren't of `encode_values`' making.
+        ValueError: they aren't of `encode_values`' or `with_files`' making.
     """
 
     def __init__(self, packed: bytes) -> None:
         encoded = unpack(packed)
+        self._files: tuple[tuple[OwnFile, ...], ...] = ()
+        if encoded[:1] == b"f":
+            files, _, encoded = encoded[1:].partition(b"\n")
+            self._files = _files_decoder.decode(files)
         kind, data = encoded[:1], encoded[1:]
         self._table = _values_decoder.decode(data) if kind == b"t" else None
         self._rows = _rows_decoder.decode(data) if kind == b"r" else []
@@ -253,6 +270,10 @@ class Values:
         return {
             name: column[index] for name, column in zip(self._table.names, self._table.columns, strict=True)
         }
+
+    def files(self, index: int) -> tuple[OwnFile, ...]:
+        """One row's own files."""
+        return self._files[index] if self._files else ()
 
 
 _LAST: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()

@@ -13,22 +13,26 @@ from mailtasks.local.redis import LocalRedis
 
 T = TypeVar("T")
 
-POLL: Final = 0.01  # seconds between two looks
+POLL: Final = 0.01  # seconds between two looks at first
+LATER: Final = 0.05  # seconds between two looks once a second has passed: who looks takes time from who works
 SERVER_FOLDERS: Final = "/usr/sbin:/usr/local/sbin:/sbin"
 
 
 def wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
     """Call `condition` until what it returns is true, and return that.
 
+    It is called every 10 milliseconds at first, and every 50 once a second has passed.
+
     Raises:
         TimeoutError: it wasn't within `timeout` seconds; the sentence says what was waited for, and
             what the condition returned last.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise TimeoutError(f"{what or 'the condition'} didn't come within {timeout} s; last: {value!r}")
-        time.sleep(POLL)
+        time.sleep(min(max(POLL, waited * LATER), LATER))
     return value
 
 

@@ -16,9 +16,9 @@ CHANGED = '''
 """Lua scripts with bugs in them, as (script, the right line, what stands in its place)."""
 from mailtasks.store import scripts
 
-_whole = scripts.text
+_whole = scripts.source
 
-def text(name, clock_key=None):
+def source(name, clock_key=None):
     whole = _whole(name, clock_key)
     for script, right, wrong in {changes!r}:
         if script == name:
@@ -26,7 +26,7 @@ def text(name, clock_key=None):
             whole = whole.replace(right, wrong)
     return whole
 
-scripts.text = text
+scripts.source = source
 '''
 
 DOUBTS_WHAT_WAS_SENT = """
@@ -229,7 +229,7 @@ def test_a_planted_bug_is_noticed_in_time(bug: str) -> None:
 
 def test_the_bugs_can_be_planted() -> None:
     for bug in (*BUGS.values(), *SLOW_BUGS.values()):
-        assert all(scripts.text(name).count(right) == 1 for name, right, _ in bug.changes)
+        assert all(scripts.source(name).count(right) == 1 for name, right, _ in bug.changes)
 
 
 @pytest.mark.slow

@@ -157,12 +157,12 @@ class Road:
     def send_singly(self, messages: Sequence[Message]) -> None:
         self.ids += [self.mailer.send(message) for message in messages]
 
-    def stop_while_sending(self, worker: Child) -> None:
-        """SIGSTOP for a worker, at a moment after its first mail at which it has others in its hands."""
+    def stop_while_sending(self, worker: Child, after: int = 1) -> None:
+        """SIGSTOP for a worker, at a moment after so many mails at which it has others in its hands."""
 
         def stopped() -> bool:
             worker.signal(signal.SIGSTOP)
-            if self.count(State.SENT) and self.count(State.SENDING):
+            if self.count(State.SENT) >= after and self.count(State.SENDING):
                 return True
             worker.signal(signal.SIGCONT)
             return False

@@ -104,8 +104,17 @@ def names_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux' /proc")
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-@pytest.mark.parametrize("where", ["redis", "folder", "made ready"])
+@pytest.mark.parametrize(
+    ("where", "tls"),
+    [
+        ("redis", False),
+        ("folder", True),
+        ("made ready", True),
+        pytest.param("redis", True, marks=pytest.mark.slow),
+        pytest.param("folder", False, marks=pytest.mark.slow),
+        pytest.param("made ready", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_message_of_25_mb_costs_a_worker_at_most_three_times_its_size(
     road: Make, tmp_path: Path, where: str, tls: bool, record_property: Callable[[str, object], None]
 ) -> None:

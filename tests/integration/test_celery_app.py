@@ -290,12 +290,14 @@ def test_a_typo_in_q(tmp_path: Path, redis_url: str) -> None:
     assert refused(tmp_path, redis_url, "-P", "threads", "-Q", "mailtasks-1-urgnt") == QUEUE_TYPO
 
 
-def test_a_typo_in_x(tmp_path: Path, redis_url: str, shop: str) -> None:
-    for app in ("mailtasks", shop):
-        typo = ["-P", "threads", "-X", "mailtasks-3-bulk,mailtasks-1-urgnt"]
-        assert refused(tmp_path, redis_url, *typo, app=app) == QUEUE_TYPO
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize("app", ["shop", pytest.param("mailtasks", marks=pytest.mark.slow)])
+def test_a_typo_in_x(tmp_path: Path, redis_url: str, app: str) -> None:
+    typo = ["-P", "threads", "-X", "mailtasks-3-bulk,mailtasks-1-urgnt"]
+    assert refused(tmp_path, redis_url, *typo, app=app) == QUEUE_TYPO
 
 
+@pytest.mark.slow  # quick: the one before it, and the first
 def test_a_typo_in_q_of_a_users_app(tmp_path: Path, redis_url: str, shop: str) -> None:
     typo = ["-P", "threads", "-Q", "orders,mailtasks-1-urgnt"]
     assert refused(tmp_path, redis_url, *typo, app=shop) == QUEUE_TYPO
@@ -324,10 +326,11 @@ def test_a_users_app_that_makes_no_queues_refuses_every_one(tmp_path: Path, redi
             {"mailtasks.deliver": {"retry_backof": 1}},
             "mailtasks: task_annotations: mailtasks.deliver has no retry_backof; expected retry_backoff",
         ),
-        (
+        pytest.param(  # quick: tests/unit/test_tasks.py
             {"mailtasks.delivr": {"rate_limit": "1/s"}},
             "mailtasks: task_annotations: there is no task mailtasks.delivr; "
             "expected mailtasks.deliver or mailtasks.send_mail",
+            marks=pytest.mark.slow,
         ),
     ],
 )

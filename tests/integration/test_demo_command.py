@@ -158,6 +158,7 @@ def shown_until_it_stays_up(terminal):
     return shown
 
 
+@pytest.mark.slow  # quick: tests/unit/local/test_demo.py
 def test_it_ends_with_its_terminal(demo):
     terminal, its_end = os.openpty()
     process = demo(stdout=its_end)
@@ -168,6 +169,7 @@ def test_it_ends_with_its_terminal(demo):
     assert demo.left() == []
 
 
+@pytest.mark.slow  # quick: tests/unit/local/test_demo.py
 def test_it_ends_with_who_started_it(demo):
     terminal, its_end = os.openpty()
     process = demo(stdout=its_end, started_by=["sh", "-c", '"$@"; true', "sh"])

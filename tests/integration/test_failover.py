@@ -161,7 +161,7 @@ def stop(master: LocalRedis) -> None:
     os.kill(master.pid, signal.SIGSTOP)
 
 
-@pytest.mark.parametrize("end", [kill, stop])
+@pytest.mark.parametrize("end", [stop, pytest.param(kill, marks=pytest.mark.slow)])
 def test_workers_and_producers_find_the_new_master_by_themselves(
     failing_road: Callable[..., Road], watched: WatchedRedis, end: Callable[[LocalRedis], None]
 ) -> None:

@@ -27,6 +27,8 @@ from tests.pages import fences
 
 wait_until = partial(wait_until_within, timeout=45)  # seconds; other tests may run beside these
 
+pytestmark = pytest.mark.timeout(300)  # dozens of commands, each a process that imports what it needs
+
 ROOT = Path(mailtasks.__file__).parents[1]
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -86,7 +88,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=200,
         )
         assert done.returncode == 0, f"{command[-1]}\n{done.stdout}"
         return done.stdout

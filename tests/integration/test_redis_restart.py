@@ -7,6 +7,7 @@ stays undone is published again, as the ledger's `due` does, and only what was s
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -58,7 +59,7 @@ def late(number, seconds=0.05):
     work(number, seconds)
 
 
-@app.task(name="limited", rate_limit="60/m")
+@app.task(name="limited", rate_limit="30/m")
 def limited(number, seconds=0):
     work(number, seconds)
 """
@@ -218,10 +219,11 @@ def test_what_waits_for_its_time_or_for_celerys_rate_limit_survives_a_break(
     start: Callable[..., Bench],
 ) -> None:
     bench = start(prefetch=2)
-    bench.send("early", countdown=1.5)
+    bench.worker.signal(signal.SIGSTOP)  # so that all come at once, and nothing is over before the last does
+    bench.send("early", countdown=3)
     for _ in range(3):
         bench.send("limited")
-    bench.wait_for(1)
+    bench.worker.signal(signal.SIGCONT)
     wait_until(lambda: bench.unacked() >= 6, what="an ETA task and two limited ones in the worker's hands")
     bench.cut_connections()
     bench.wait_for(4)
@@ -246,13 +248,13 @@ def test_a_redis_without_memory_slows_a_worker_and_doesnt_end_it(
     start: Callable[..., Bench], own_redis: LocalRedis
 ) -> None:
     bench = start(threads=2)
+    bench.worker.signal(signal.SIGSTOP)  # until there is no memory any more
     for _ in range(60):
         bench.send("early")
-    bench.wait_for(4)
     with own_redis.client() as client:
         client.config_set("maxmemory", 1)
-        before = len(bench.runs())
-        bench.wait_for(before + 8)
+        bench.worker.signal(signal.SIGCONT)
+        bench.wait_for(12)
         bench.cut_connections()
         wait_until(lambda: "Redis refuses to work, trying again" in bench.said())
         client.config_set("maxmemory", 0)

@@ -263,20 +263,27 @@ def test_send_at_is_kept_and_costs_nothing_until_then(road: Make) -> None:
 
 
 def test_send_at_survives_a_restart_of_everything(road: Make, own_redis: LocalRedis) -> None:
+    """Mails for every other second: nobody knows how long a restart takes. Those behind it are cancelled."""
     way = road(pump_interval=1.0)
     worker = way.start_worker()
-    moment = datetime.now(UTC) + timedelta(seconds=20)  # everything is up again by then
-    [later, cancelled] = way.send(*[to("ann@example.com", send_at=moment) for _ in range(2)])
+    now = datetime.now(UTC)
+    moments = [now + timedelta(seconds=seconds) for seconds in range(2, 40, 2)]
+    ids = way.send(*[to(f"ann{n}@example.com", send_at=moment) for n, moment in enumerate(moments)])
     worker.kill()
     own_redis.kill()
     own_redis.start()
     way.start_worker()
-    assert datetime.now(UTC) < moment, "this machine is too slow for this test"
-    assert way.mailer.cancel(cancelled) == 1
-    way.wait_for_end().agree()
-    [caught] = way.relay.messages
-    assert 0 <= caught.time - moment.timestamp() <= 2
-    assert [way.mailer.status(id).state for id in (later, cancelled)] == [State.SENT, State.CANCELLED]
+    up = datetime.now(UTC)
+    last = next(n for n, moment in enumerate(moments) if moment > up) + 1
+    others = ids[last + 1 :]
+    assert sum(way.mailer.cancel(id) for id in others) == len(others) > 0, "this machine is too slow for this"
+    books = way.wait_for_end()
+    books.agree()
+    assert books.states == {State.SENT: last + 1, State.CANCELLED: len(others)}
+    times = {caught.recipients[0]: caught.time for caught in way.relay.messages}
+    late = [times[f"ann{n}@example.com"] - moments[n].timestamp() for n in range(last + 1)]
+    assert min(late) >= 0
+    assert max(late[-2:]) <= 2, "those for which a worker was there in time"
 
 
 def test_what_expires_before_anybody_takes_it_is_never_sent(road: Make) -> None:

@@ -200,7 +200,14 @@ def test_what_cant_be_started_at_all_ends_the_supervisor(start: Callable[..., Te
     )
 
 
-@pytest.mark.parametrize("options", [[], ["-P", "prefork"], ["-P", "processes", "-c", "4"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        pytest.param(["-P", "prefork"], marks=pytest.mark.slow),
+        ["-P", "processes", "-c", "4"],
+    ],
+)
 def test_a_users_own_app_cant_run_on_celerys_default_pool(
     redis_url: str, tmp_path: Path, options: list[str]
 ) -> None:

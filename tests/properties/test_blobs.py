@@ -159,7 +159,9 @@ class Machine(RuleBasedStateMachine):
     @rule(which=number)
     def send_off_a_window(self, which: int) -> None:
         """A worker's relay takes what is claimed: all of the batch, or its first messages."""
-        batch = self.held[which % len(self.held)]
+        self.send_off(self.held[which % len(self.held)], which)
+
+    def send_off(self, batch: NewBatch, which: int) -> None:
         claim = self.ledger.claim(batch.id, "w", most=1 + which % 3)
         assert isinstance(claim, Claim)
         sent = [Result(it.index, State.SENT) for message in claim.window for it in message.recipients]
@@ -194,13 +196,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def what_is_needed_is_there(self) -> None:
         for digest, content in self.needed().items():
-            [blob] = [
-                it
-                for batch in self.held
-                for body in batch.bodies
-                for it in blobs_in(body)
-                if it.digest == digest
-            ][:1]
+            blob = next(it for batch in self.held for _, it in batch.needs() if it.digest == digest)
             assert b"".join(self.blobs.fetch(blob)) == base64_lines(content)
 
     @invariant()
@@ -219,7 +215,7 @@ class Machine(RuleBasedStateMachine):
     def all_comes_to_an_end(self) -> None:
         for batch in [*self.held]:
             while batch in self.held:
-                self.send_off_a_window(self.held.index(batch))
+                self.send_off(batch, 0)
         for _ in range(4):
             self.later(100_000)
             self.blobs.collect()

@@ -123,7 +123,10 @@ class Machine(RuleBasedStateMachine):
         if self.redis.exists(self.keys.campaign(record.uid)[3]):
             assert answer.value == campaign.accept(place, size)
         else:
-            assert answer.value == ("closed" if campaign.batches or ahead <= 0 else "gap") or place == 0
+            takes_no_more = (
+                campaign.batches or campaign.complete or campaign.state == "cancelled" or ahead <= 0
+            )
+            assert answer.value == ("closed" if takes_no_more else "gap") or place == 0
             if answer.value == "new":
                 campaign.accept(place, size)
 
@@ -194,8 +197,8 @@ class Machine(RuleBasedStateMachine):
     @rule(most=st.integers(1, 4), dies=rarely)
     def feed(self, most: int, dies: bool) -> None:
         """A feeder may die when batches have left their gates and nobody has hinted them."""
-        if dies:
-            uids = self.campaigns.waiting(Priority.BULK)
+        uids = self.campaigns.waiting(Priority.BULK)
+        if dies and uids:
             arguments: dict[str, Any] = {"priority": "bulk", "most": most, "uids": uids}
             fed = self.ledger.run("feed", [], campaigns=uids, **arguments)
             assert all(self.campaign_of(id.decode()).state == "active" for id in fed)

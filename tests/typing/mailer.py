@@ -8,6 +8,9 @@ from typing import Any, assert_type
 
 import mailtasks
 from mailtasks import (
+    Campaign,
+    CampaignOptions,
+    CampaignStatus,
     Mailer,
     MailtasksError,
     Message,
@@ -16,6 +19,7 @@ from mailtasks import (
     RetryReport,
     Settings,
     State,
+    Template,
     asend,
     cancel,
     default_mailer,
@@ -25,6 +29,7 @@ from mailtasks import (
     send_many,
     status,
 )
+from mailtasks.campaign import Report
 from mailtasks.errors import IdempotencyConflict, StoreUnavailable
 from mailtasks.status import Doubt, QueueStatus, RecipientStatus, Stats, Stray
 from mailtasks.suppression import Suppression
@@ -106,3 +111,20 @@ except MailtasksError as error:
 # ... and the Celery way, which Celery leaves untyped.
 send_mail.delay(to="ann@example.com", subject="Your code", text="1234")
 send_mail.apply_async(kwargs={"to": "ann@example.com"}, countdown=600)
+
+# Campaigns
+template = Template(subject="Hi {{ name }}", sender="news@example.com", text="hello")
+campaign = Campaign("spring", template, CampaignOptions(rate="10/s", tags=("news",)))
+assert_type(campaign.send("people.csv"), Report)
+assert_type(campaign.send([{"email": "ann@example.com", "name": "Ann"}], again=True), Report)
+assert_type(campaign.status(), CampaignStatus)
+assert_type(campaign.pause("lunch"), bool)
+assert_type(campaign.cancel(), int)
+assert_type(campaign.retry(), RetryReport)
+assert_type(list(campaign.failures()), list[MessageStatus])
+assert_type(Campaign.all(), list[Campaign])
+with campaign.prepare("people.csv") as prepared:
+    assert_type(prepared.people, int)
+    assert_type(prepared.send(), Report)
+campaign.send()  # type: ignore[call-arg]  # whom to?
+Campaign("spring", "Hi {{ name }}")  # type: ignore[arg-type]  # a template, not its subject

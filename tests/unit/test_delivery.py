@@ -1061,7 +1061,7 @@ def test_refusals_that_are_nobodys_fault_pause_a_campaign(
     [said] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert said == (
         f"campaign spring is paused, and the rest of it stays queued: {status.reason}; when that is mended, "
-        "resume it (Campaign.of(mailer, 'spring').resume())"
+        "`mailtasks campaign resume spring` lets it go on"
     )
 
 

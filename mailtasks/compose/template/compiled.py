@@ -24,14 +24,14 @@ from mailtasks import fields as header_fields
 from mailtasks.address import Address, excerpt, parse
 from mailtasks.compose.headers import address_header, given_header, text_header
 from mailtasks.compose.mime import Part as MimePart
-from mailtasks.compose.mime import attachment_part, date_header, from_header, multipart
+from mailtasks.compose.mime import attachment_part, date_header, from_header, multipart, own_file_part
 from mailtasks.compose.template.budget import Budget, LimitReached, Limits, Refused, within
 from mailtasks.compose.template.roads import Body, Renderer, values_of
 from mailtasks.compose.template.sources import Source
 from mailtasks.compose.template.unsubscribe import URL_NAME, fault, header_lines
 from mailtasks.errors import MailtasksError, MessageError, MessageTooLarge, RenderError, TemplateError, place
 from mailtasks.message import Attachment
-from mailtasks.pieces import Blob, Content, joined, pieces_of, size_of
+from mailtasks.pieces import Blob, Content, OwnFile, joined, pieces_of, size_of
 
 _LINE_ENDS: Final = re.compile(r"[\r\n\0]")
 _SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
@@ -116,7 +116,7 @@ class CompiledTemplate:
         to: str | Address,
         message_id: str,
         date: datetime,
-        attachments: Sequence[Attachment] = (),
+        attachments: Sequence[Attachment | OwnFile] = (),
         size_limit: int | None = None,
     ) -> Rendered:
         """The mail for one recipient.
@@ -126,7 +126,8 @@ class CompiledTemplate:
             to: the recipient.
             message_id: with or without angle brackets.
             date: aware.
-            attachments: the recipient's own files; only if the template has `attachment_fields`.
+            attachments: the recipient's own files, or what is stored apart of them; only if the template has
+                `attachment_fields`.
             size_limit: octets that the content may have; None: any number.
 
         Raises:
@@ -165,12 +166,15 @@ class CompiledTemplate:
         _check_size(address, size_of(content), size_limit)
         return Rendered(content, not head.isascii(), subject)
 
-    def _laid_out(self, attachments: Sequence[Attachment]) -> tuple[MimePart, _Layout]:
+    def _laid_out(self, attachments: Sequence[Attachment | OwnFile]) -> tuple[MimePart, _Layout]:
         if not attachments and not (self._own_files and self._files):
             return self._part, self._layout
         if not self._own_files:
             raise MessageError("the template has no attachment_fields, so that no mail has files of its own")
-        own = [attachment_part(file, self._blob_threshold) for file in attachments]
+        own = [
+            own_file_part(file) if isinstance(file, OwnFile) else attachment_part(file, self._blob_threshold)
+            for file in attachments
+        ]
         # Its boundary stands in none of them, though an attached message may be one of this template's.
         part = multipart("mixed", [self._root, *self._files, *own], self._token)
         return part, _layout(part.body)

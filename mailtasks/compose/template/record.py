@@ -210,7 +210,8 @@ class Template:
         headers: further headers, whose values are templates too.
         attachments: files that all mails have, as `Attachment` objects or paths, which are read when the
             template is loaded; one with a `cid` is shown in the HTML by `<img src="cid:...">`.
-        attachment_fields: names of fields, each of which names a file of the recipient's own.
+        attachment_fields: names of fields, each of which names a file of the recipient's own; "" is none.
+        attachment_folder: where these files lie, however deep: a field has a file's path in it.
         folder: where paths and includes are looked for.
         loader: a loader of Jinja2, instead of files.
         text_from_html: False: without `text` the mail has HTML only.
@@ -228,6 +229,7 @@ class Template:
     headers: Mapping[str, Given] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     attachments: Sequence[Attachment | str | os.PathLike[str]] = ()
     attachment_fields: Sequence[str] = ()
+    attachment_folder: str | os.PathLike[str] | None = None
     folder: Given | None = None
     loader: BaseLoader | None = None
     text_from_html: bool = True

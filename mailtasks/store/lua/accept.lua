@@ -4,7 +4,7 @@
 --      (recipients), fingerprint, send_at (ms, 0: now), lifetime (ms)
 -- and, if it is a campaign's, campaign (its uid), ends (ms; 0: it doesn't); ARGV[4] is then the rows' values
 -- and, once the suppression list isn't empty, mailboxes {one a recipient, as that list has them};
--- and, if its bodies need attachments that are stored apart, blobs {{digest, holder}, …}
+-- and, if its messages need attachments that are stored apart, blobs {{digest, holder}, …}
 -- KEYS behind the batch's: suppressed [hash]; then, with blobs: blobs [hash], and per blob its holders [zset]
 -- ARGV[2] header, ARGV[3] recipients, ARGV[4…] one body a message
 -- Returns {'new' | 'same' | 'conflict' | 'blobless' | 'unnamed' | 'gap' | 'closed', 1 if it wants a hint now}: same,

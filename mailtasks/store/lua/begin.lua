@@ -1,6 +1,6 @@
 -- Begins a campaign, or takes it up: only the first call with a name and a run writes anything.
 --
--- KEYS behind those of common.lua: 19 campaigns [hash]; then those of the campaign
+-- KEYS behind those of head.lua: 19 campaigns [hash]; then those of the campaign
 -- arg: campaign (its uid), called (its name), run, and record {field, value, …}; ARGV[2] its template
 -- Returns {field, value, …}: its record, whoever has begun it.
 local NAMES_OF_CAMPAIGNS, campaign = KEYS[FIRST_BATCH_KEY], campaign_by(arg.campaign)

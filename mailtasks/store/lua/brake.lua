@@ -1,6 +1,6 @@
 -- Counts refusals of one kind, in a row, for which no recipient is to blame.
 --
--- KEYS behind those of common.lua: those of the campaign
+-- KEYS behind those of head.lua: those of the campaign
 -- arg: campaign (its uid), case (the kind; '': none), run (how many at the end of a window), is_broken (1: something
 --      was sent before them in that window, so that they are the first in their row)
 -- Returns how many there are in a row now.

@@ -1,9 +1,10 @@
 -- Lets go of attachments that nothing needs any more, and says what is to be deleted. A blob is needed while a
 -- holder is: while the batch keeps the body of one of its messages (it goes when all recipients are sent, or
--- with the batch), or while that batch is yet to be accepted and its reservation lasts.
+-- with the batch), or of a campaign's batch the rows' values, one of the rows not being sent; or while that batch is
+-- yet to be accepted and its reservation lasts.
 --
--- KEYS behind those of common.lua: 19 blobs [hash], 20 blobs:due, 21 blobs:coming, 22 blobs:gone [zsets]; then
--- per blob: its holders [zset], and for each holder that is looked at the batch [hash].
+-- KEYS behind those of head.lua: 19 blobs [hash], 20 blobs:due, 21 blobs:coming, 22 blobs:gone [zsets]; then
+-- per blob: its holders [zset], and for each holder that is looked at the batch [hash] and its states [string].
 -- arg: blobs {{digest, {{holder, {first message, last message, …}}, …}}, …}, most (to be deleted at once)
 -- Returns {place, …}: delete these, then take them out of blobs:gone. They are told of again in two margins,
 -- since who is told of them may die.
@@ -21,7 +22,19 @@ local function keeps_a_body(batch_key, ranges)
   return false
 end
 
-local function needs_it(holders_key, holder, batch_key, ranges)
+-- Of a campaign's batch. What isn't sent may be queued again, as long as there are values to render it from.
+local function keeps_a_row(states_key, ranges)
+  local states = redis.call('GET', states_key)
+  if not states then return true end -- a hand has deleted it: a person mends that, or deletes the batch
+  for i = 1, #ranges, 2 do
+    local of_range = string.sub(states, ranges[i] + 1, ranges[i + 1] + 1)
+    if string.find(of_range, '[^' .. SENT .. ']') then return true end
+  end
+  return false
+end
+
+local function needs_it(holders_key, holder, batch_key, states_key, ranges)
+  if redis.call('HEXISTS', batch_key, 'd') == 1 then return keeps_a_row(states_key, ranges) end
   if redis.call('EXISTS', batch_key) == 1 then return keeps_a_body(batch_key, ranges) end
   return tonumber(redis.call('ZSCORE', holders_key, holder) or 0) > now
 end
@@ -51,13 +64,14 @@ end
 for _, blob in ipairs(arg.blobs) do
   local digest, holders, holders_key, is_needed = blob[1], blob[2], KEYS[at], false
   for i, holder in ipairs(holders) do
-    if needs_it(holders_key, holder[1], KEYS[at + i], holder[2]) then
+    local batch_at = at + 2 * i - 1
+    if needs_it(holders_key, holder[1], KEYS[batch_at], KEYS[batch_at + 1], holder[2]) then
       is_needed = true
     else
       redis.call('ZREM', holders_key, holder[1])
     end
   end
-  at = at + 1 + #holders
+  at = at + 1 + 2 * #holders
   if tonumber(redis.call('ZSCORE', BLOBS_DUE, digest) or now + 1) <= now then
     look(digest, holders_key, is_needed)
   end

@@ -1,44 +1,12 @@
--- Stands before every script: loading a batch, moving its recipients, writing it back.
+-- What several scripts use: loading a batch, moving its recipients, writing it back. It stands behind head.lua; a
+-- script gets only those of these functions that it uses (mailtasks/store/scripts.py).
 --
 -- A script works on a batch in memory and calls `save` once, after everything that can fail: an error
--- leaves nothing half done. QUEUED … SUPPRESSED, MOVES, NAMES, UNFINISHED, LAPSES_BEFORE_ASIDE and what ids are
--- made of are set in front of this text by mailtasks/store/scripts.py.
---
--- KEYS, the same in every script (types in brackets):
---   1 counts [hash]            states and tallies of this shard
---   2 minute [hash]            the same for one minute, for rates and response times
---   3 steering [hash]          pause:all, pause:PRIORITY, looked, limited, quiet (ms), doubt:told, doubt:at (ms),
---                              sweep:at (ms), sweep:cursor, sweep:found (ms), listed (mark of the latest addition
---                              to the suppression list)
---   4-6 due:PRIORITY [zset]    batch -> ms, for urgent, normal, bulk
---   7-9 gate:pause:PRIORITY [zset]
---   10-12 gate:aside:PRIORITY [zset]
---   13-15 gate:rate:PRIORITY [zset]
---   16-18 with:STATE [zset]    batch -> ms, for failed, expired, in_doubt
---   19… per batch: batch [hash], states [string], tries [hash]
--- and behind those what a script's own head names. Last of all, if a batch is of a campaign, from KEYS[arg.shared]:
---   turns:PRIORITY [zset], for urgent, normal, bulk; fed [zset]; campaigns:open [zset]
--- and for each campaign, from KEYS[arg.campaigns[UID]]:
---   campaign [hash], its gate [zset], its template [string], its fingerprints [string]
---
--- ARGV[1] is a MessagePack map, here `arg`; in every script it holds lease, margin, jump, retention (ms)
--- and doubt {PRIORITY = 'resend' or 'hold'}. All times are milliseconds of Redis' clock.
-local arg = cmsgpack.unpack(ARGV[1])
-local COUNTS, MINUTE, STEERING = KEYS[1], KEYS[2], KEYS[3]
-local DUE = { urgent = KEYS[4], normal = KEYS[5], bulk = KEYS[6] }
-local GATE_PAUSE = { urgent = KEYS[7], normal = KEYS[8], bulk = KEYS[9] }
-local GATE_ASIDE = { urgent = KEYS[10], normal = KEYS[11], bulk = KEYS[12] }
-local GATE_RATE = { urgent = KEYS[13], normal = KEYS[14], bulk = KEYS[15] }
-local WITH = { [FAILED] = KEYS[16], [EXPIRED] = KEYS[17], [IN_DOUBT] = KEYS[18] }
-local FIRST_BATCH_KEY = 19
-local BY_HAND = 'byhand' -- in place of a claim's mark, which is hexadecimal
-local ANY_UNFINISHED = '[' .. QUEUED .. SENDING .. DEFERRED .. ']'
+-- leaves nothing half done.
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-
+-- A number's digits: 1,500 instructions, where '%.0f' takes 4,000.
 local function integer(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end
 
 -- Called first by every script but accept: what is accepted must be settled though memory is full.
@@ -58,13 +26,13 @@ end
 -- the append-only file). Returns whether a field is new. What a hand has spoilt is a figure, and stops no mail.
 local function add_up(hash, by_field)
   local fields, sums, is_new = {}, {}, false
-  for field in pairs(by_field) do table.insert(fields, field) end
+  for field in pairs(by_field) do fields[#fields + 1] = field end
   if #fields == 0 then return false end
   local held = redis.pcall('HMGET', hash, unpack(fields))
   if held.err then return false end
   for i, before in ipairs(held) do
-    table.insert(sums, fields[i])
-    table.insert(sums, integer((tonumber(before) or 0) + by_field[fields[i]]))
+    sums[2 * i - 1] = fields[i]
+    sums[2 * i] = integer((tonumber(before) or 0) + by_field[fields[i]])
     is_new = is_new or not before
   end
   redis.call('HSET', hash, unpack(sums))
@@ -92,13 +60,6 @@ local function is_paused(priority)
   return paused[1] or paused[2]
 end
 
--- Waiting for a campaign's turn, for the end of a pause or for its rate ends some time, if nothing else does.
-local LONGEST_AT_GATE = 400 * 24 * 3600 * 1000
-local TURNS, FED, OPEN = {}, '', ''
-if arg.shared then
-  for i, priority in ipairs(PRIORITIES) do TURNS[priority] = KEYS[arg.shared + i - 1] end
-  FED, OPEN = KEYS[arg.shared + 3], KEYS[arg.shared + 4]
-end
 local campaigns = {}
 
 -- A campaign, read once a script. Its state is '' if a hand has deleted its record.
@@ -185,6 +146,8 @@ local function load(id, first)
     checked = f[16] or '',          -- v  the suppression list's mark when it was held against it; '': never
     runs = {},                      -- m  messages, in runs of as many recipients each
     states = redis.call('GET', KEYS[first + 1]),
+    -- An error here, rather than at the first write, if it is no hash.
+    has_tries = redis.call('HLEN', KEYS[first + 2]) > 0,
     moved = {}, tries = {}, fields = {}, gone = {}, counts = {}, minute = {},
   }
   local size = 0
@@ -192,7 +155,6 @@ local function load(id, first)
     table.insert(batch.runs, { recipients = tonumber(recipients), times = tonumber(times) })
     size = size + recipients * times
   end
-  redis.call('HLEN', batch.tries_key) -- an error here, rather than at the first write, if it is no hash
   if not (DUE[batch.priority] and batch.accepted and batch.not_before and batch.expires and batch.lease
       and batch.lapses and batch.hints and batch.next_due and #(batch.states or '') == size) then
     error('mailtasks damaged: the records of batch ' .. id .. ' are damaged; mend them, or delete its keys')
@@ -204,8 +166,8 @@ local function load(id, first)
 end
 
 local function set_field(batch, name, value)
-  table.insert(batch.fields, name)
-  table.insert(batch.fields, value)
+  local fields = batch.fields
+  fields[#fields + 1], fields[#fields + 2] = name, value
 end
 
 local function tally(by_field, field, by)
@@ -247,7 +209,7 @@ end
 
 -- What is known of an attempted recipient; nil if it was never attempted. Indices start at 0.
 local function tries_of(batch, index)
-  if not batch.tries[index] then
+  if batch.has_tries and not batch.tries[index] then
     local packed = redis.call('HGET', batch.tries_key, index)
     batch.tries[index] = packed and unpack_tries(packed) or nil
   end
@@ -266,6 +228,7 @@ end
 
 -- The same of many, in few calls: a mail to thousands may have as many deferred.
 local function load_tries(batch, indices)
+  if not batch.has_tries then return end
   for first = 1, #indices, 1000 do
     local last = math.min(first + 999, #indices)
     for i, packed in ipairs(redis.call('HMGET', batch.tries_key, unpack(indices, first, last))) do
@@ -426,7 +389,7 @@ local function write_states(batch)
   for code, by in pairs(batch.moved) do
     tally(batch.counts, NAMES[code], by)
     if by > 0 and code ~= SENDING and code ~= QUEUED then tally(batch.minute, NAMES[code], by) end
-    if UNFINISHED[code] then unfinished = unfinished + by end
+    if string.find(ANY_UNFINISHED, code, 1, true) then unfinished = unfinished + by end
     if WITH[code] then list_under(batch, code) end
   end
   tally(batch.counts, 'unfinished:' .. batch.priority, unfinished)
@@ -469,7 +432,7 @@ end
 -- that should have been.
 local function shed(batch)
   local kept, untold = 0, {}
-  local has_tries = redis.call('HLEN', batch.tries_key) > 0 or next(batch.tries) ~= nil
+  local has_tries = batch.has_tries or next(batch.tries) ~= nil
   for index = 0, #batch.states - 1 do
     if is_kept(batch, index, has_tries) then
       kept = kept + 1

@@ -1,7 +1,7 @@
 -- Lets the first batches of campaigns have their turn, one of each campaign after the other: they are due now, and
 -- the next look hints them.
 --
--- KEYS behind those of common.lua: those of the campaigns
+-- KEYS behind those of head.lua: those of the campaigns
 -- arg: priority, most (batches), uids (of campaigns, in the order of their turns)
 -- Returns {batch, …}.
 write_though_full()

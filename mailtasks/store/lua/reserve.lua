@@ -2,7 +2,7 @@
 -- What is stored is held for it from now on, for `grace`; a place for what isn't is noted, so that whatever
 -- becomes of the producer, the collector knows of it.
 --
--- KEYS behind those of common.lua: 19 blobs [hash], 20 blobs:due, 21 blobs:coming, 22 blobs:gone [zsets]; then
+-- KEYS behind those of head.lua: 19 blobs [hash], 20 blobs:due, 21 blobs:coming, 22 blobs:gone [zsets]; then
 -- per blob: its holders [zset].
 -- arg: grace (ms), cap (bytes in Redis; 0: none), more (bytes that are wanted beside these), blobs {{digest,
 --      size, place (for it, if it isn't stored), lost (a place where it is known not to be any more, or ''),

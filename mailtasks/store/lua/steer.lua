@@ -1,6 +1,6 @@
 -- Pauses, resumes, completes or cancels a campaign. What was cancelled stays so.
 --
--- KEYS behind those of common.lua: those of the campaign
+-- KEYS behind those of head.lua: those of the campaign
 -- arg: campaign (its uid), to ('paused', 'active', 'cancelled' or 'complete'), reason (why it pauses), priority,
 --      next (how many batches it has, if it is complete: if it has others, it isn't)
 -- Returns 1 if that is news, 0 if it was so already, or can't be any more; -1 if there is no such campaign.

@@ -28,7 +28,6 @@
 --                                {} (it was), {before, mark, {mailbox, …}} (against what was added since), or
 --                                {before, mark} (against all of it)
 write_though_full()
-local GATES = { rate = GATE_RATE, aside = GATE_ASIDE }
 local SUPPRESSED_LIST, LATEST = KEYS[FIRST_BATCH_KEY + 3], KEYS[FIRST_BATCH_KEY + 4]
 local DAY, DAYS_KEPT = 24 * 3600 * 1000, 30
 local claim_mark = string.sub(arg.token, 1, 6)
@@ -210,7 +209,7 @@ local function give_back()
     return released(0)
   end
   if arg.gate ~= '' then
-    park(batch, GATES[arg.gate])
+    park(batch, arg.gate == 'aside' and GATE_ASIDE or GATE_RATE)
     return released(0)
   end
   set_field(batch, 'g', 1)
@@ -284,19 +283,27 @@ local function check()
   return { batch.checked, mark, added_since(batch.checked) }
 end
 
+-- What is to be sent: the messages' bodies, and with the first step {header, recipients, values}.
+local function read(messages)
+  local fields, bodies = arg.number == 0 and { 'h', 'r', 'd' } or {}, {}
+  local before = #fields
+  for i, message in ipairs(campaign and {} or messages) do fields[before + i] = 'c' .. message end
+  local held = #fields > 0 and redis.call('HMGET', batch.key, unpack(fields)) or {}
+  for i = before + 1, #held do bodies[i - before] = held[i] or '' end
+  return bodies, before > 0 and held or {}
+end
+
 local function claim()
   local indices, messages, again = choose()
   if #indices == 0 then return give_back() end
-  local entries, fields = {}, {}
+  local entries = {}
   load_tries(batch, indices)
   for i, index in ipairs(indices) do
     if not again then move(batch, index, SENDING) end
     local tries = tries_of(batch, index)
     entries[i] = { index, tries and tries.attempts or 0, last_code(tries) }
   end
-  for i, message in ipairs(messages) do fields[i] = 'c' .. message end
-  local bodies = campaign and {} or redis.call('HMGET', batch.key, unpack(fields))
-  for i, body in ipairs(bodies) do bodies[i] = body or '' end
+  local bodies, header = read(messages)
   if campaign and campaign.rate > 0 and not again then
     local left = tokens_of(campaign) - #messages
     redis.call('HSET', campaign.key, 'tokens', string.format('%.6f', left), 'filled', integer(now))
@@ -309,11 +316,7 @@ local function claim()
   set_field(batch, 'u', this_step)
   set_field(batch, 'g', 0)
   save(batch, batch.lease)
-  local header = { '', '' }
-  if arg.number == 0 then
-    leave_gates(batch)
-    header = redis.call('HMGET', batch.key, 'h', 'r', 'd')
-  end
+  if arg.number == 0 then leave_gates(batch) end
   return { 'claimed', entries, messages, bodies, header[1] or '', header[2] or '', header[3] or '',
     campaign and campaign.brake or '', check() }
 end

@@ -2,7 +2,7 @@
 --
 -- arg: entries {{mailbox, source, since when (ms, 0: now), reason}, …}, replace (1: of one that is there, what is
 --      said is replaced; 0: it stays), mark (of this call, by chance)
--- KEYS behind those of common.lua: 19 suppressed [hash], 20 suppressed:latest [list]
+-- KEYS behind those of head.lua: 19 suppressed [hash], 20 suppressed:latest [list]
 -- Returns how many are new there.
 write_though_full()
 local SUPPRESSED_LIST, LATEST = KEYS[19], KEYS[20]

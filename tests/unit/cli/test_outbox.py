@@ -322,7 +322,7 @@ def process(tmp_path, redis_url, database_url):
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_in_good_order(process, shop, redis_url, number):
     running = process("--interval", "1h")
     with Mailer(broker_url=redis_url) as mailer:

@@ -166,15 +166,20 @@ def test_worker_with_an_app_that_cant_be_loaded_says_so_once(cli, supervised, ap
     assert not supervised
 
 
-@pytest.mark.parametrize("command", ["worker", "up"])
+RATE = (
+    "task_annotations = {'mailtasks.deliver': {'rate_limit': '2/x'}}",
+    "task_annotations: rate_limit '2/x' is no rate; expected a text such as ",
+)
+SYNTAX = ("task_annotations = {", "celeryconfig.py can't be imported (SyntaxError: '{' was never closed (")
+
+
 @pytest.mark.parametrize(
-    ("config", "sentence"),
+    ("command", "config", "sentence"),
     [
-        (
-            "task_annotations = {'mailtasks.deliver': {'rate_limit': '2/x'}}",
-            "task_annotations: rate_limit '2/x' is no rate; expected a text such as ",
-        ),
-        ("task_annotations = {", "celeryconfig.py can't be imported (SyntaxError: '{' was never closed ("),
+        ("worker", *SYNTAX),
+        ("up", *RATE),
+        pytest.param("worker", *RATE, marks=pytest.mark.slow),
+        pytest.param("up", *SYNTAX, marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_in_a_celeryconfig_is_said_once_and_nothing_starts(
@@ -249,11 +254,16 @@ def answers(url):
         return False
 
 
-def test_up_runs_everything_and_leaves_nothing_running(program, cli, tmp_path, monkeypatch, wait_until):
+def test_up_runs_everything_once_in_a_folder_and_leaves_nothing_running(
+    program, cli, tmp_path, monkeypatch, wait_until
+):
     process = program("--set", f"flower_port={free_port()}", "up", "--processes", "1", "-c", "2")
     flower = read_until(process.stdout, r"Flower  (http://\S+)")[1]
     ready = {read_until(process.stderr, r"(\w+)-\d+@\S+ ready\.")[1] for _ in range(2)}
     assert ready == {"urgent", "worker1"}
+    another = cli("up", "--no-flower")
+    assert another.code == 2
+    assert "a Redis server already keeps its data in" in another.err
     assert read_until(process.stdout, r"Flower shows the tasks at (\S+)\.$")[1] == flower
     for name in ("MAILTASKS_BROKER_URL", "MAILTASKS_RELAY"):
         monkeypatch.setenv(name, read_until(process.stdout, rf"export {name}=(\S+)")[1])
@@ -342,13 +352,3 @@ def test_up_that_fails_leaves_no_folder(cli, tmp_path, before, after, sentence):
     assert ran.code == 2
     assert sentence in ran.err
     assert not list(tmp_path.iterdir())
-
-
-def test_up_twice_in_one_folder(program, cli):
-    process = program("up", "--no-flower", "--processes", "1", "-c", "1")
-    read_until(process.stdout, "To send mail from another terminal:")
-    ran = cli("up", "--no-flower")
-    assert ran.code == 2
-    assert "a Redis server already keeps its data in" in ran.err
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)

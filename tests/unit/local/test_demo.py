@@ -1,14 +1,17 @@
 import csv
+import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mailtasks.errors import SettingsError
-from mailtasks.local.demo import code, differences, expected, letter, read
+from mailtasks.local.demo import Demo, code, differences, expected, letter, read
 from mailtasks.local.faults import Orders
 from mailtasks.message import Priority
 from mailtasks.state import State
@@ -118,3 +121,45 @@ def test_a_file_that_lacks_a_column(tmp_path):
     with pytest.raises(SettingsError) as caught:
         list(read(path))
     assert str(caught.value) == f"{path} has no column city, product; its first line must name them"
+
+
+# --- How long it stays up
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """The far end of the terminal that is the demo's standard output."""
+    far_end, its_end = os.openpty()
+    with os.fdopen(its_end, "w") as output:
+        monkeypatch.setattr("mailtasks.local.demo.sys", SimpleNamespace(stdout=output))
+        yield far_end
+
+
+@pytest.fixture
+def staying(terminal, monkeypatch):
+    """A demo that stays up, in a thread; nothing of it was started."""
+    told = threading.Event()
+    demo = Demo(EXAMPLES / "recipients.csv", told, print)
+    looks = threading.Semaphore(0)
+    monkeypatch.setattr(demo, "_look", looks.release)
+    thread = threading.Thread(target=demo.stay)
+    thread.start()
+    assert looks.acquire(timeout=10), "it stays, and looks after what it has started"
+    assert thread.is_alive()
+    yield thread
+    told.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_it_stays_up_until_its_terminal_is_closed(staying, terminal):
+    os.close(terminal)
+    staying.join(10)
+    assert not staying.is_alive()
+
+
+def test_it_stays_up_until_who_started_it_is_gone(staying, terminal, monkeypatch):
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    staying.join(10)
+    assert not staying.is_alive()
+    os.close(terminal)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailtasks.message import Priority
-from mailtasks.pieces import Blob
+from mailtasks.pieces import Blob, OwnFile
 from mailtasks.store import records
 from mailtasks.store.keys import new_batch_id
 from mailtasks.store.records import (
@@ -21,6 +21,7 @@ from mailtasks.store.records import (
     Values,
     encode_values,
     pack,
+    with_files,
 )
 
 from .bench import LIFETIME, Bench
@@ -141,6 +142,15 @@ def test_a_damaged_body_is_damage(wrong):
 def test_the_values_of_rows_come_back_one_by_one(rows: list[dict[str, object]]) -> None:
     values = Values(pack(encode_values(rows)))
     assert [values[index] for index in range(len(rows))] == rows
+
+
+@pytest.mark.parametrize("rows", [[{"name": "Ann"}, {"name": "Bob\n"}], [{"name": "Ann"}, {}]])
+def test_and_so_do_rows_own_files(rows: list[dict[str, object]]) -> None:
+    file = OwnFile("a" * 64, 3, "two\nlines.pdf", "application/pdf", "may/ü.pdf")
+    values = Values(pack(with_files(encode_values(rows), [(file, file), ()])))
+    assert [values[index] for index in range(2)] == rows
+    assert [values.files(index) for index in range(2)] == [(file, file), ()]
+    assert Values(pack(encode_values(rows))).files(1) == ()
 
 
 def test_values_of_another_making_are_refused() -> None:

@@ -9,7 +9,7 @@ from mailtasks.address import parse
 from mailtasks.compose.template import CompiledTemplate, Rendered, Template
 from mailtasks.errors import AddressError, MessageError, MessageTooLarge, RenderError
 from mailtasks.message import Attachment
-from mailtasks.pieces import Blob
+from mailtasks.pieces import Blob, OwnFile, base64_lines, blobs_in, filled, size_of
 
 DATE = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 FIELDS = {"name": "Ann", "city": "Köln", "items": []}
@@ -121,6 +121,21 @@ def test_a_recipient_may_have_files_of_its_own():
     eml = Attachment(filename="old.eml", content=first.content, content_type="message/rfc822")
     second = made.render(FIELDS, to="ann@example.com", message_id="2@x", date=DATE, attachments=[eml])
     assert structure(second.content).endswith(f"application/pdf, message/rfc822({structure(first.content)}))")
+
+
+@pytest.mark.parametrize("content", [b"4711", b""])
+def test_what_is_stored_of_them_makes_the_same_mail(content):
+    made = template(attachments=[FILE], attachment_fields=["city"])
+    file = Attachment(filename="bill.txt", content=content)
+    stored = OwnFile(file.digest[:64], len(content), "bill.txt", "text/plain", "may/bill.txt")
+    whole, parted = (
+        made.render(FIELDS, to="ann@example.com", message_id="1@x", date=DATE, attachments=[own]).content
+        for own in (file, stored)
+    )
+    assert blobs_in(parted) == ([stored] if content else []), "of nothing there is nothing to store"
+    filled_in = filled(parted, {stored.digest: (base64_lines(content),)})
+    assert (filled_in if isinstance(filled_in, bytes) else b"".join(filled_in)) == whole
+    assert size_of(parted) == len(whole)
 
 
 def test_files_of_ones_own_must_be_foreseen():
