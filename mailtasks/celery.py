@@ -63,7 +63,8 @@ def install(app: Celery, settings: Settings | None = None) -> Celery:
     `mailtasks.send()`, `status()` and the other functions of the module go through it, too, from then on.
 
     Args:
-        settings: by default what environment and file say. The broker is the app's; settings that name
+        settings: by default what environment and file say, and the framework whose Celery app it is (see
+            `mailtasks.contrib`). The broker is the app's; settings that name
             another one are refused when they are needed. An app that names none gets that of the settings.
 
     Returns:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery
 
@@ -22,13 +23,18 @@ from mailtasks.routing import Route, open_route
 from mailtasks.sentinels import are_named, with_celerys_options
 from mailtasks.settings import SETTINGS, Settings, mask_url, redis_py_url
 
+FRAMEWORKS: Final[list[Callable[[Celery], Settings | None]]] = []
+"""Asked for the settings of an app that was given none: what the configuration of a web framework says, whose
+Celery app it is. None: it is not."""
+
 
 class Installation:
     """The parts of mailtasks that one app uses; each is made when it is first wanted.
 
     Args:
         app: the Celery app that it hangs on.
-        settings: by default what environment and file say, always with the app's broker.
+        settings: by default what environment, the framework whose app it is, and file say, always with the
+            app's broker.
     """
 
     def __init__(self, app: Celery, settings: Settings | None = None) -> None:
@@ -53,7 +59,13 @@ class Installation:
         broker = broker_of(self.app)
         if not broker:
             return self.without_app()
-        return Settings.load(broker_url=broker) if self._given is None else with_broker(self._given, broker)
+        given = self._given or self._of_framework()
+        return Settings.load(broker_url=broker) if given is None else with_broker(given, broker)
+
+    @property
+    def was_given_settings(self) -> bool:
+        """Whether `install` was told them."""
+        return self._given is not None
 
     def without_app(self) -> Settings:
         """The settings as they are without a broker of the app's.
@@ -61,7 +73,10 @@ class Installation:
         Raises:
             SettingsError: one is wrong.
         """
-        return Settings.load() if self._given is None else self._given
+        return self._given or self._of_framework() or Settings.load()
+
+    def _of_framework(self) -> Settings | None:
+        return next((found for ask in FRAMEWORKS if (found := ask(self.app))), None)
 
     @cached_property
     def publisher(self) -> Publisher:

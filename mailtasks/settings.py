@@ -64,7 +64,7 @@ NOT_SETTINGS: Final = frozenset(
 
 DEFAULT_FILE: Final = "mailtasks.toml"
 
-FRAMEWORKS: Final = {"django.conf": "mailtasks.contrib.django.conf"}
+FRAMEWORK_READERS: Final = {"django.conf": "mailtasks.contrib.django.conf"}
 """A framework's module, and ours that reads its settings, asked where the first is imported anyway."""
 
 Doubt = Literal["resend", "hold"]
@@ -399,7 +399,7 @@ def framework_values() -> Mapping[str, Any]:
     Raises:
         SettingsError: it isn't given as it should be.
     """
-    readers = [reader for framework, reader in FRAMEWORKS.items() if framework in sys.modules]
+    readers = [reader for framework, reader in FRAMEWORK_READERS.items() if framework in sys.modules]
     values: dict[str, Any] = {}
     for reader in readers:
         values |= import_module(reader).framework_values()

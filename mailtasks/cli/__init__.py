@@ -24,7 +24,7 @@ from typing import Final, NoReturn
 import click
 
 from mailtasks import __version__
-from mailtasks.cli.context import Context
+from mailtasks.cli.context import Context, Host
 from mailtasks.cli.options import pairs
 from mailtasks.errors import InputError, MailtasksError, MessageError, SettingsError, StoreUnavailable
 
@@ -98,7 +98,7 @@ class _Commands(click.Group):
 @click.pass_context
 def group(context: click.Context, file: str | None, changes: dict[str, str], debug: bool) -> None:
     """Send mail through a queue that loses nothing, and see what became of it."""
-    context.obj = Context(file, changes, debug)
+    context.obj = Context(file, changes, debug, context.obj or Host())
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -106,10 +106,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command; return its exit code."""
+def run(arguments: Sequence[str], host: Host | None = None) -> int:
+    """Run one command; return its exit code.
+
+    Args:
+        host: whose command line this is, by default the shell's.
+    """
+    host = host or Host()
     try:
-        code = group.main(list(arguments), prog_name="mailtasks", standalone_mode=False)
+        code = group.main(list(arguments), prog_name=host.program, standalone_mode=False, obj=host)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

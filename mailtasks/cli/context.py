@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mailtasks.settings import SETTINGS, Settings, framework_values, mask_url
+from mailtasks.settings import SETTINGS, Settings, mask_url
 
 if TYPE_CHECKING:
     from mailtasks.mailer import Mailer
+
+
+@dataclass(frozen=True)
+class Host:
+    """Whose command line this is: the shell's, or that of a framework which runs it on its own settings.
+
+    Attributes:
+        program: as people call it.
+        framework: its share of the settings, by our names.
+        app: the Celery app that `worker` runs by default.
+        environment: variables that processes need to find that app.
+    """
+
+    program: str = "mailtasks"
+    framework: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    app: str = "mailtasks"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The same for a process that is to come to the same settings."""
+        said = {SETTINGS[name].variable: str(value) for name, value in self.framework.items()}
+        return {**said, **self.environment}
 
 
 @dataclass
@@ -23,30 +46,28 @@ class Context:
     file: str | None  # --config
     changes: Mapping[str, str]  # --set
     debug: bool
+    host: Host = field(default_factory=Host)
 
     @cached_property
     def settings(self) -> Settings:
         """Read when a command first asks, so that help works whatever the settings are."""
         changes: dict[str, Any] = dict(self.changes)
-        return Settings.load(file=self.file, **changes)
+        return Settings.load(framework=self.host.framework, file=self.file, **changes)
 
     @property
     def environment(self) -> dict[str, str]:
-        """For processes that read the settings themselves: they come to the same ones, framework or not.
+        """For processes that read the settings themselves: they come to the same ones.
 
         Raises:
             SettingsError: a setting is wrong.
         """
         _ = self.settings  # before names are looked up, which may be those of no setting
-        said = {
-            SETTINGS[name].variable: str(value)
-            for name, value in framework_values().items()
-            if value is not None
-        }
         named = {"MAILTASKS_CONFIG": self.file} if self.file else {}
         changed = {SETTINGS[name].variable: value for name, value in self.changes.items()}
-        given = {name: value for name, value in os.environ.items() if value or name not in said}
-        return {**said, **given, **named, **changed}
+        variables = self.host.variables
+        # An empty variable counts as not set.
+        own = {name: text for name, text in os.environ.items() if text or name not in variables}
+        return {**variables, **own, **named, **changed}
 
     @property
     def ledger(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+from click.core import ParameterSource
 
 from mailtasks.cli.context import Context, pass_context
 from mailtasks.cli.options import folder as writable
@@ -43,6 +44,9 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
     from mailtasks.supervisor import Supervisor
 
     settings, environment = context.settings, context.environment
+    call = click.get_current_context()
+    if call.get_parameter_source("app") is ParameterSource.DEFAULT:
+        app = context.host.app
     _refuse_unloadable(app, environment)
     supervisor = Supervisor(
         settings,
@@ -52,7 +56,7 @@ def worker(context: Context, processes: int, concurrency: int, app: str, log_lev
         log_level=log_level,
         environment=environment,
     )
-    click.get_current_context().exit(supervisor.run())
+    call.exit(supervisor.run())
 
 
 def _refuse_unloadable(app: str, environment: Mapping[str, str]) -> None:

@@ -1,1 +1,1 @@
-"""What web frameworks need to send their mail through mailtasks; each needs its extra."""
+"""Frameworks that mailtasks fits into; each needs its extra, and nothing else here imports it."""

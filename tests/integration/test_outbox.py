@@ -120,11 +120,11 @@ def test_kill_9_of_the_relay_again_and_again(shop: Shop, kills: int) -> None:
 
 
 def test_two_relays_at_once_while_the_shop_goes_on(shop: Shop) -> None:
-    shop.fill(500)
+    shop.fill(300)
     with ThreadPoolExecutor() as pool:
         relays = [shop.start_relay(), shop.start_relay()]
         for _ in range(3):
-            pool.submit(shop.fill, 500).result()
+            pool.submit(shop.fill, 300).result()
         wait_until(lambda: not shop.waiting())
     shop.agree()
     for relay in relays:

@@ -160,3 +160,16 @@ def test_closing_what_was_never_opened() -> None:
     installation = Installation(Celery("shop", set_as_current=False))
     installation.begin_stopping()
     installation.close()
+
+
+def test_an_app_that_was_given_no_settings_asks_the_frameworks(monkeypatch):
+    ours, others = (Celery(name, broker="redis://127.0.0.1:6379/3", set_as_current=False) for name in "ab")
+    asked = Settings(default_from="shop@example.com")
+    monkeypatch.setattr("mailtasks.installation.FRAMEWORKS", [lambda app: asked if app is ours else None])
+    assert Installation(ours).settings.default_from == "shop@example.com"
+    assert Installation(ours).settings.broker_url == "redis://127.0.0.1:6379/3"
+    assert Installation(ours).without_app() is asked
+    assert Installation(others).settings.default_from is None
+    given = Installation(ours, Settings(lease=7))
+    assert given.was_given_settings
+    assert (given.settings.lease, given.settings.default_from) == (7, None)

@@ -22,12 +22,13 @@ ON_COMMIT: Final = "ON_COMMIT"
 
 
 def framework_values() -> Mapping[str, Any]:
-    """Our settings, by our names; none, if this process has no settings of Django's.
+    """Our settings, by our names; none, if this process has no settings of Django's. What is None isn't set.
 
     Raises:
         SettingsError: MAILTASKS is no dict, or a name isn't in capitals.
     """
-    return {name.lower(): value for name, value in _given().items() if name != ON_COMMIT}
+    given = _given().items()
+    return {name.lower(): value for name, value in given if name != ON_COMMIT and value is not None}
 
 
 def on_commit() -> bool:

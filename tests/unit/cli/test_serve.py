@@ -210,9 +210,9 @@ def test_looking_at_an_app_ends_with_who_looks(program, tmp_path, wait_until):
         "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n"
     )
     process, file = program("worker", "-A", "slow"), tmp_path / "pid"
-    pid = int(wait_until(lambda: file.exists() and file.read_text()))
+    pid = int(wait_until(lambda: file.exists() and file.read_text(), timeout=45))
     process.kill()
-    wait_until(lambda: not is_running(pid), what="the end of the process that loads the app")
+    wait_until(lambda: not is_running(pid), timeout=45, what="the end of the process that loads the app")
 
 
 def test_worker_with_a_wrong_setting_does_not_start(cli, supervised):

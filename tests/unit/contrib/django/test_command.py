@@ -7,9 +7,12 @@ import sys
 from io import StringIO
 
 import pytest
+from celery import Celery
 from django.core.mail import EmailMessage
 from django.core.management import ManagementUtility, call_command
 from django.core.management.base import CommandError
+
+import mailtasks.celery
 
 
 def manage(*words):
@@ -40,6 +43,22 @@ def test_djangos_own_options_may_stand_in_front(options, queue, capsys, monkeypa
 )
 def test_exit_codes_are_its_own(words, code, queue, capsys):
     assert manage(*words) == code
+
+
+def test_a_wrong_setting_is_said_in_a_line(override, capsys):
+    override(MAILTASKS={"lease": 9})
+    assert manage("config") == 2
+    assert capsys.readouterr().err == (
+        "manage.py mailtasks: MAILTASKS['lease'] in Django's settings: write the name in capitals, 'LEASE'\n"
+    )
+
+
+def test_it_looks_where_an_installed_app_sends(queue, capsys):
+    app = mailtasks.celery.install(Celery("proj", broker="redis://127.0.0.1:1/5", set_as_current=False))
+    assert app.mailtasks.settings.broker_url == "redis://127.0.0.1:1/5"
+    assert manage("config", "--json") == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert [settings[name]["value"] for name in ("broker_url", "store_url")] == ["redis://127.0.0.1:1/5"] * 2
 
 
 def test_it_can_be_called(queue):

@@ -11,7 +11,7 @@ from io import StringIO
 import pytest
 from django.core.mail import EmailMessage
 
-from mailtasks.cli.context import Context
+from mailtasks.cli.context import Context, Host
 from mailtasks.contrib.django import conf
 from mailtasks.default import default_mailer
 from mailtasks.errors import SettingsError
@@ -77,7 +77,8 @@ def test_processes_that_are_started_get_them_by_their_environment(override, monk
     override(MAILTASKS={"LEASE": 90, "SLICE": "3s", "MASK_ADDRESSES": True, "DEFAULT_FROM": None})
     monkeypatch.setenv("MAILTASKS_SLICE", "4")
     monkeypatch.setenv("MAILTASKS_LEASE", "")
-    environment = Context(None, {"window_bulk": "5"}, debug=False).environment
+    host = Host(framework=conf.framework_values())
+    environment = Context(None, {"window_bulk": "5"}, debug=False, host=host).environment
     settings = Settings.load(environ=environment, framework={})
     assert (settings.lease, settings.slice, settings.window_bulk) == (90, 4, 5)
     assert settings.mask_addresses is True
