@@ -33,3 +33,12 @@ def default_mailer() -> Mailer:
 
             _default = Mailer()
         return _default
+
+
+def forget_default_mailer() -> None:
+    """Make it anew when it is next wanted: what it was made from has changed."""
+    global _default
+    with _default_lock:
+        mailer, _default = _default, None
+    if mailer:
+        mailer.close()

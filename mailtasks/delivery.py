@@ -30,7 +30,7 @@ from typing import Final
 from mailtasks.blob_cache import BlobCache, Encoded, NoRoom
 from mailtasks.blobs import BlobLost, Blobs
 from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailable
-from mailtasks.event import CHUNKING_NOT_BORNE, PIPELINING_NOT_BORNE, RelayEvent
+from mailtasks.event import CHUNKING_NOT_BORNE, PIPELINING_NOT_BORNE, Attempt, RelayEvent, attempt_listeners
 from mailtasks.feeder import Feeder
 from mailtasks.keeper import Keeper
 from mailtasks.limiter import Limiter
@@ -206,6 +206,8 @@ class Delivery:
             allowed = 0 if over else self.limiter.take(self._largest_window, priority)
             released = self._move(claim, results, allowed, rated=not over)
             self._record_events(settled)
+            if attempt_listeners:
+                _tell_listeners(settled, late=claim.lost)
             if released:
                 self.limiter.give_back(allowed)
                 return self._conclude(claim, replace(released, hint=released.hint and not unsafe))
@@ -513,6 +515,20 @@ class _Settled:
         """The relay's words, or what happened instead; at most what is worth keeping."""
         return self.outcome.words[:_WORDS_KEPT]
 
+    @property
+    def attempt(self) -> Attempt:
+        """The same for who wants to hear of it."""
+        record = self.message.record
+        return Attempt(
+            id=self.message.id,
+            recipient=self.recipient.address,
+            state=self.decision.state,
+            reply=self.words,
+            attempt=self.recipient.attempts + self.decision.counted,
+            tags=record.tags,
+            metadata=record.metadata,
+        )
+
     def result(self, relay: str, reason: str) -> Result:
         """What the ledger is told; the reason is for the suppression list."""
         return Result(
@@ -526,6 +542,25 @@ class _Settled:
             suppress_after=self.decision.suppress_after,
             reason=reason,
         )
+
+
+def _tell_listeners(settled: Sequence[_Settled], *, late: bool) -> None:
+    """News of attempts, for whoever wants it; not worth failing a delivery for.
+
+    Args:
+        late: the lease was lost before the ledger was told, which then believes nothing but what was sent.
+    """
+    news = [
+        each.attempt
+        for each in settled
+        if each.attempted and each.decision.state is not State.QUEUED
+        if not late or each.decision.state is State.SENT
+    ]
+    for listener in attempt_listeners if news else ():
+        try:
+            listener(news)
+        except Exception:  # whatever a user's function raises
+            log.exception("a listener to attempts failed")
 
 
 def _unsendable(message: ClaimedMessage, attachments: Mapping[str, Encoded | Exception]) -> Outcome | None:

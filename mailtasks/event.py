@@ -1,9 +1,12 @@
-"""What happened to a relay or a destination: plain data, recorded now, acted upon later."""
+"""What happened: to a relay or a destination, recorded and acted upon later; in an attempt, told at once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from mailtasks.state import State
 
 PIPELINING_NOT_BORNE: Final = "pipelining_not_borne"
 CHUNKING_NOT_BORNE: Final = "chunking_not_borne"
@@ -20,3 +23,21 @@ class RelayEvent:
     action: str  # what should follow (mailtasks.policy.verdict.Destination)
     reply: str  # the relay's words, or what happened instead
     worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of trying to send one message to one recipient."""
+
+    id: str  # the message's
+    recipient: str
+    state: State  # what it became
+    reply: str  # the relay's words, or what happened instead
+    attempt: int  # which one, counted from 1; one that wasn't the recipient's fault doesn't count
+    tags: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+attempt_listeners: Final[list[Callable[[Sequence[Attempt]], object]]] = []
+"""Called in a worker's thread when the ledger has been told of attempts. The thread sends nothing meanwhile.
+What a worker that dies hasn't told is never told: the ledger is the truth, this is news of it."""

@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email import policy
 from email.errors import HeaderParseError, InvalidHeaderDefect
+from email.generator import BytesGenerator
 from email.header import decode_header, make_header
 from email.message import Message as EmailObject
 from email.policy import EmailPolicy
 from hashlib import blake2b
+from io import BytesIO
 from typing import Any, Final
 
 from mailtasks.address import excerpt, parse, split
@@ -219,7 +221,10 @@ def flattened(message: EmailObject[Any, Any], what: str) -> bytes:
         if isinstance(written, EmailPolicy):
             # What was parsed is written as it was; an address that isn't ASCII can't be said otherwise.
             written = written.clone(refold_source="none", utf8=not _all_ascii(message))
-        return message.as_bytes(policy=written)
+        octets = BytesIO()
+        # What `as_bytes` does; that of Django 5.2's messages takes no policy.
+        BytesGenerator(octets, mangle_from_=False, policy=written).flatten(message)
+        return octets.getvalue()
     except Exception as error:  # whatever `email` comes upon in an object that it didn't check before
         raise MessageError(
             f"{what} can't be written as a message: {type(error).__name__}: {error}; "

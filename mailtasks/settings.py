@@ -15,8 +15,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import reprlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Self
 
@@ -61,6 +63,9 @@ NOT_SETTINGS: Final = frozenset(
 """Environment variables of ours that are no settings: the file's path, and what the test suite uses."""
 
 DEFAULT_FILE: Final = "mailtasks.toml"
+
+FRAMEWORK_READERS: Final = {"django.conf": "mailtasks.contrib.django.conf"}
+"""A framework's module, and ours that reads its settings, asked where the first is imported anyway."""
 
 Doubt = Literal["resend", "hold"]
 
@@ -294,7 +299,8 @@ class Settings:
         """The settings from every source, the strongest first: keyword, environment, framework, file.
 
         Args:
-            framework: what Django's or Flask's settings hold for us, by our names.
+            framework: what Django's or Flask's settings hold for us, by our names; by default, in a process
+                that has Django's settings, what these have under MAILTASKS.
             environ: where `MAILTASKS_…` is looked up; an empty variable counts as not set.
             file: a TOML file that must be there; by default the one that MAILTASKS_CONFIG names
                 (it must be there, too), else `mailtasks.toml` in the working directory, if it is.
@@ -304,7 +310,7 @@ class Settings:
         """
         values: dict[str, Any] = {}
         sources: dict[str, str] = {}
-        for given in _weakest_first(keywords, environ, framework or {}, file):
+        for given in _weakest_first(keywords, environ, framework, file):
             values[given.name] = SETTINGS[given.name].read(given.value, given.source)
             sources[given.name] = given.source
         settings = cls(**values)
@@ -378,13 +384,26 @@ class _Given:
 def _weakest_first(
     keywords: Mapping[str, Any],
     environ: Mapping[str, str],
-    framework: Mapping[str, Any],
+    framework: Mapping[str, Any] | None,
     file: str | os.PathLike[str] | None,
 ) -> Iterator[_Given]:
     yield from _from_file(file or environ.get("MAILTASKS_CONFIG") or None)
-    yield from _from_mapping(framework, "framework")
+    yield from _from_mapping(framework_values() if framework is None else framework, "framework")
     yield from _from_environment(environ)
     yield from _from_mapping(keywords, "keyword")
+
+
+def framework_values() -> Mapping[str, Any]:
+    """What the framework of this process says, as it was given, by our names; nothing, if there is none.
+
+    Raises:
+        SettingsError: it isn't given as it should be.
+    """
+    readers = [reader for framework, reader in FRAMEWORK_READERS.items() if framework in sys.modules]
+    values: dict[str, Any] = {}
+    for reader in readers:
+        values |= import_module(reader).framework_values()
+    return values
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:

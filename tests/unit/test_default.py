@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 
 from mailtasks.campaign import Campaign
-from mailtasks.default import default_mailer
+from mailtasks.default import default_mailer, forget_default_mailer
 from mailtasks.mailer import Mailer
 
 
@@ -33,4 +33,12 @@ def test_threads_that_want_it_at_once_get_the_same() -> None:
 def test_a_campaign_uses_it() -> None:
     assert Campaign.all() == []
     assert Campaign("spring")._mailer is default_mailer()
+    default_mailer().close()
+
+
+def test_it_is_forgotten_on_request() -> None:
+    forget_default_mailer()
+    first = default_mailer()
+    forget_default_mailer()
+    assert default_mailer() is not first
     default_mailer().close()

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email import message_from_bytes
@@ -23,6 +23,7 @@ import pytest
 from mailtasks import delivery
 from mailtasks.delivery import Report
 from mailtasks.errors import StoreError, StoreUnavailable
+from mailtasks.event import Attempt
 from mailtasks.local.book import Caught
 from mailtasks.local.redis import free_port
 from mailtasks.message import Attachment, Message, Priority
@@ -76,6 +77,45 @@ def test_each_recipient_is_settled_by_name(bench: Callable[..., Bench], sink: Ca
     assert sink.messages[0].recipients == ("ann@example.com", "bob@example.com")
     worker = {recipient.worker for recipient in one.mailer.status(id).recipients}
     assert worker == {"w@here"}
+
+
+def test_listeners_hear_of_attempts_when_the_ledger_knows(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench()
+    id = one.send(
+        "ann@example.com", "refuse@example.com", "defer@example.com", tags=["a"], metadata={"b": "c"}
+    )
+    heard, known = [], []
+
+    def listen(attempts: Sequence[Attempt]) -> None:
+        heard.extend(attempts)
+        known.extend(recipient.state for recipient in one.mailer.status(id).recipients)
+
+    monkeypatch.setattr("mailtasks.delivery.attempt_listeners", [listen])
+    one.deliver(id)
+    assert known == [State.SENT, State.FAILED, State.DEFERRED]
+    assert [(it.recipient, it.state, it.attempt) for it in heard] == [
+        ("ann@example.com", State.SENT, 1),
+        ("refuse@example.com", State.FAILED, 1),
+        ("defer@example.com", State.DEFERRED, 1),
+    ]
+    assert {(it.id, it.tags, it.metadata["b"]) for it in heard} == {(id, ("a",), "c")}
+    assert heard[1].reply.startswith("550 ")
+
+
+def test_a_listener_that_fails_harms_nobody(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, heard = bench(), []
+
+    def fail(attempts: Sequence[Attempt]) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("mailtasks.delivery.attempt_listeners", [fail, heard.extend])
+    assert one.deliver(one.send("ann@example.com")).counts == {State.SENT: 1}
+    assert len(heard) == 1
+    assert "a listener to attempts failed" in caplog.text
 
 
 # --- The suppression list -----------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     base = set(map(distribution, project["dependencies"]))
     optional = {
         distribution(line)
-        for name in ("cli", "flower", "embedded", "sqlalchemy", "blobs", "zstd", "css", "flask")
+        for name in ("cli", "flower", "embedded", "sqlalchemy", "blobs", "zstd", "css", "django", "flask")
         for line in extras[name]
     }
     distributions = packages_distributions()

@@ -114,6 +114,16 @@ def test_a_sender_that_is_none_is_refused():
         octets(b"From: shop\r\n\r\n")
 
 
+def test_an_object_whose_as_bytes_takes_no_policy():
+    class Djangos(MIMEText):
+        def as_bytes(self, unixfrom=False, linesep="\n"):
+            raise AssertionError
+
+    mail = Djangos("From here\n")
+    mail["From"], mail["To"] = "shop@example.com", "ann@example.com"
+    assert octets(mail).endswith(b"To: ann@example.com\r\n\r\nFrom here\r\n")
+
+
 # --- Objects of `email`
 
 

@@ -1,0 +1,1 @@
+"""Written by `manage.py makemigrations`."""

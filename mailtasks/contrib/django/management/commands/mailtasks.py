@@ -1,0 +1,77 @@
+"""`manage.py mailtasks COMMAND`: the command line of `mailtasks`, on Django's settings.
+
+If mail goes through a Celery app of the project's, that is where the commands look, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError
+
+from mailtasks.cli import run
+from mailtasks.cli.context import Host
+from mailtasks.contrib.django.conf import framework_values
+from mailtasks.errors import SettingsError
+from mailtasks.installation import installation_of
+
+WRONG: Final = 2  # as for any wrong use of the command line
+_DJANGOS: Final = ("--settings", "--pythonpath")
+
+
+class Command(BaseCommand):  # type: ignore[misc]  # Django ships no types
+    """Everything that `mailtasks` can; exit codes and output are its own."""
+
+    help = "Send mail through a queue that loses nothing, and see what became of it: `mailtasks --help`."
+    requires_system_checks: Sequence[str] = ()
+
+    def run_from_argv(self, argv: Sequence[str]) -> None:
+        """As Django's command line calls it: what follows the command's name is ours."""
+        sys.exit(_run(_without_djangos(argv[2:])))
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """For `call_command("mailtasks", "config", "--changed")`."""
+        parser.add_argument("arguments", nargs=argparse.REMAINDER)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """As `call_command` calls it.
+
+        Raises:
+            CommandError: the command failed; `returncode` is its exit code.
+        """
+        stdout = options.get("stdout")
+        with redirect_stdout(stdout) if stdout else nullcontext():
+            code = _run(options["arguments"])
+        if code:
+            words = " ".join(options["arguments"])
+            raise CommandError(f"mailtasks {words} ended with exit code {code}", returncode=code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        host = Host("manage.py mailtasks", _settings())
+    except SettingsError as error:
+        sys.stderr.write(f"manage.py mailtasks: {error}\n")
+        return WRONG
+    return run(arguments, host)
+
+
+def _settings() -> Mapping[str, Any]:
+    """What Django's settings say, and the broker of an installed Celery app."""
+    celery = sys.modules.get("mailtasks.celery")  # nothing was installed before it is imported
+    app = celery.installed_app() if celery else None
+    if app is None:
+        return framework_values()
+    settings = installation_of(app).settings
+    return {**framework_values(), "broker_url": settings.broker_url, "store_url": settings.store_url}
+
+
+def _without_djangos(arguments: Sequence[str]) -> Sequence[str]:
+    """Without the options that Django has taken already, which may stand in front."""
+    while arguments and arguments[0].partition("=")[0] in _DJANGOS:
+        arguments = arguments[1 if "=" in arguments[0] else 2 :]
+    return arguments

@@ -1,0 +1,66 @@
+"""What `manage.py check` says."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.checks import run_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+
+from mailtasks.contrib.django import checks
+
+
+def found(*, of="mailtasks."):
+    return {message.id: message for message in run_checks() if message.id.startswith(of)}
+
+
+def test_nothing_is_wrong(override):
+    override(MAILTASKS={"LEASE": 90})
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"LEASES": 1}, "leases (framework): there is no such setting; did you mean lease?"),
+        (
+            {"ON_COMMIT": 1},
+            "MAILTASKS['ON_COMMIT'] in Django's settings: '1' (int) is wrong; expected True or False",
+        ),
+    ],
+)
+def test_a_wrong_setting(override, given, sentence):
+    override(MAILTASKS=given)
+    error = found()["mailtasks.E001"]
+    assert error.msg == sentence
+    assert error.hint == "`manage.py mailtasks config` shows the settings."
+    with pytest.raises(SystemCheckError, match=r"mailtasks\.E001"):
+        call_command("check")
+
+
+def test_a_relay_that_only_django_knows(override):
+    override(EMAIL_HOST="smtp.example.com", MAILTASKS={})
+    warning = found()["mailtasks.W001"]
+    assert "EMAIL_HOST is 'smtp.example.com', but mail goes to the relay smtp://127.0.0.1:25" in warning.msg
+    assert 'MAILTASKS["RELAY"]' in warning.hint
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"EMAIL_HOST": "smtp.example.com", "MAILTASKS": {"RELAY": "smtp://smtp.example.com"}},
+        {"EMAIL_HOST": "smtp.example.com", "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend"},
+        {"EMAIL_HOST": "smtp.example.com", "MAILTASKS": {"LEASE": "wrong"}},
+    ],
+)
+def test_no_warning_where_there_is_no_reason(settings, override):
+    override(**settings)
+    assert "mailtasks.W001" not in found()
+
+
+def test_options_of_mailers_are_tried(monkeypatch):
+    entry = {"BACKEND": checks.BACKEND, "OPTIONS": {"priority": "asap"}}
+    monkeypatch.setattr(checks, "_mailers", lambda: {"news": entry})
+    [error] = checks.check_mailers()
+    assert error.id == "mailtasks.E002"
+    assert "the priority 'asap' is unknown: use one of urgent, normal, bulk." in error.msg

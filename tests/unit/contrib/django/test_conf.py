@@ -1,0 +1,124 @@
+"""`MAILTASKS` in Django's settings: one of the sources, in its place among them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from io import StringIO
+
+import pytest
+from django.core.mail import EmailMessage
+
+from mailtasks.cli.context import Context, Host
+from mailtasks.contrib.django import conf
+from mailtasks.default import default_mailer
+from mailtasks.errors import SettingsError
+from mailtasks.settings import Settings
+
+
+def test_settings_are_read_by_everything_in_the_process(override):
+    override(MAILTASKS={"LEASE": "90s", "DEFAULT_FROM": "shop@example.com", "ON_COMMIT": False})
+    settings = Settings.load()
+    assert (settings.lease, settings.source("lease")) == (90, "framework")
+    assert default_mailer().settings == settings
+
+
+def test_the_environment_is_stronger_and_a_file_weaker(override, monkeypatch, tmp_path):
+    override(MAILTASKS={"LEASE": 90, "SLICE": 3})
+    monkeypatch.setenv("MAILTASKS_LEASE", "80")
+    (tmp_path / "mailtasks.toml").write_text("slice = 4\nwindow_bulk = 5\n")
+    settings = Settings.load()
+    assert (settings.lease, settings.slice, settings.window_bulk) == (80, 3, 5)
+    assert Settings.load(framework={}).slice == 4
+
+
+def test_a_change_is_followed(override):
+    override(MAILTASKS={"LEASE": 90})
+    first = default_mailer()
+    assert default_mailer() is first
+    override(MAILTASKS={"LEASE": 80})
+    assert default_mailer().settings.lease == 80
+
+
+WRONG = {
+    "no dict": (
+        ["LEASE"],
+        r"MAILTASKS in Django's settings: .*LEASE.* \(list\) is wrong; expected a dict",
+    ),
+    "small letters": (
+        {"lease": 9},
+        r"MAILTASKS\['lease'\] in Django's settings: write the name in capitals, 'LEASE'",
+    ),
+    "unknown": ({"LEASES": 9}, r"leases \(framework\): there is no such setting; did you mean lease\?"),
+    "a value": ({"LEASE": "long"}, r"lease \(framework\): 'long' is wrong; expected seconds"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said(case, override):
+    given, sentence = WRONG[case]
+    override(MAILTASKS=given)
+    with pytest.raises(SettingsError, match=sentence):
+        Settings.load()
+
+
+def test_on_commit_is_yes_or_no(override):
+    override(MAILTASKS={"ON_COMMIT": "no"})
+    with pytest.raises(
+        SettingsError,
+        match=r"MAILTASKS\['ON_COMMIT'\] in Django's settings: 'no' is wrong; expected True or False",
+    ):
+        conf.on_commit()
+
+
+def test_processes_that_are_started_get_them_by_their_environment(override, monkeypatch):
+    override(MAILTASKS={"LEASE": 90, "SLICE": "3s", "MASK_ADDRESSES": True, "DEFAULT_FROM": None})
+    monkeypatch.setenv("MAILTASKS_SLICE", "4")
+    monkeypatch.setenv("MAILTASKS_LEASE", "")
+    host = Host(framework=conf.framework_values())
+    environment = Context(None, {"window_bulk": "5"}, debug=False, host=host).environment
+    settings = Settings.load(environ=environment, framework={})
+    assert (settings.lease, settings.slice, settings.window_bulk) == (90, 4, 5)
+    assert settings.mask_addresses is True
+    assert "MAILTASKS_DEFAULT_FROM" not in environment
+
+
+ELSEWHERE = """
+import json, sys
+from mailtasks.settings import Settings
+without = Settings.load().source("lease")
+{code}
+print(json.dumps([without, Settings.load().source("lease"), "mailtasks.contrib.django.conf" in sys.modules]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("", ["default", "default", False]),
+        ("import django.conf", ["default", "default", True]),
+        (
+            "import django.conf as c; c.settings.configure(MAILTASKS={'LEASE': 9})",
+            ["default", "framework", True],
+        ),
+    ],
+)
+def test_a_process_without_djangos_settings_asks_nobody(code, expected):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DJANGO")}
+    ran = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE.format(code=code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert json.load(StringIO(ran.stdout)) == expected
+
+
+def test_mail_needs_no_database(override, queue):
+    from django.core.mail import get_connection
+
+    mail = EmailMessage("Hello", "Hi", to=["ann@example.com"])
+    assert get_connection(database="default").send_messages([mail]) == 1
