@@ -73,11 +73,13 @@ class TemplateError(MessageError):
     Attributes:
         where: the file, or which of the template's sources.
         line: of it, from 1 on; None: the whole of it is meant.
+        told: what is wrong, and what to do.
     """
 
     def __init__(self, where: str, line: int | None, told: str) -> None:
         self.where = where
         self.line = line
+        self.told = told
         super().__init__(f"{place(where, line)}: {told}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Self
@@ -13,10 +15,10 @@ from mailtasks.campaign.gathering import Gathered, gather
 from mailtasks.campaign.intake import check_name, current_run
 from mailtasks.campaign.options import CampaignOptions
 from mailtasks.campaign.prepared import Prepared, Report
-from mailtasks.campaign.status import CampaignStatus, status_of
-from mailtasks.compose.template import Template
+from mailtasks.campaign.status import CampaignStatus, moment, status_of
+from mailtasks.compose.template import Template, TemplateRecord
 from mailtasks.default import default_mailer
-from mailtasks.errors import CampaignError, InputError, MessageError, UnknownCampaign
+from mailtasks.errors import CampaignError, InputError, MessageError, TemplateError, UnknownCampaign
 from mailtasks.mailer import Mailer
 from mailtasks.people import People, Rejected, Source, read
 from mailtasks.state import State
@@ -130,7 +132,7 @@ class Campaign:
         if self._name is not None:
             current_run(self._mailer, self._name, again=again)  # before a million rows are read
         with read(people, encoding=encoding) as rows:
-            template = self._template.load(rows.columns)
+            template = _loaded(self._template, rows)
             # Of CSV all rows have all columns, and that these are enough was seen just now.
             required = template.required_names if rows.columns is None else frozenset[str]()
             files = OwnFiles.of_template(self._template, template, self._mailer.settings)
@@ -179,7 +181,11 @@ class Campaign:
         record = self._record()
         if record.uid != self._known_of:
             self._known_of, self._known = record.uid, {}
-        return status_of(record, self._mailer.campaigns.counts(record, self._known))
+        status = status_of(record, self._mailer.campaigns.counts(record, self._known))
+        if status.state != "finished" or status.finished_at:
+            return status
+        self._mailer.campaigns.count_on(record)  # as a pump will do, so that it is known since when
+        return replace(status, finished_at=moment(self._record().finished))
 
     def pause(self, reason: str = "") -> bool:
         """Let nothing more of it go, on all workers and over restarts; returns whether that was news.
@@ -252,6 +258,23 @@ class Campaign:
         if record is None:
             raise UnknownCampaign(self.name, sorted(campaigns.names()))
         return record
+
+
+def _loaded(template: Template, people: People) -> TemplateRecord:
+    """The template; a mistake in it may be that it names a column that can't be named."""
+    try:
+        return template.load(people.columns)
+    except TemplateError as error:
+        if not people.unusable:
+            raise
+        unusable = ", ".join(f"{name!r} (say, {_as_a_name(name)})" for name in people.unusable[:5])
+        told = f"{error.told}. No template can name these columns, so rename them: {unusable}"
+        raise TemplateError(error.where, error.line, told) from None
+
+
+def _as_a_name(column: str) -> str:
+    name = re.sub(r"\W+", "_", column.strip()).strip("_").lower()
+    return name if name.isidentifier() else f"column_{name}"
 
 
 def _demand_people(gathered: Gathered, people: People) -> None:

@@ -60,6 +60,7 @@ class Prepared:
         name: the campaign's.
         people: how many can be mailed.
         before: how many of them are accepted already.
+        is_again: one of that name was sent before, and this is another.
         rejected: how many rows can't be, by reason.
         told: the first hundred of these, with line and reason.
         unusable: names of columns that no template can use; their fields are left out.
@@ -92,6 +93,7 @@ class Prepared:
         self._person, self._rendered = self._first_mail()
         wanted = wanted_record(mailer, name, template, options, again=again)
         self.before = wanted.rows
+        self.is_again = wanted.run > 1
         Intake(mailer, wanted, files).compare(gathered)
 
     @property

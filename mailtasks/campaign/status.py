@@ -63,11 +63,11 @@ def status_of(record: CampaignRecord, states: Mapping[State, int]) -> CampaignSt
         state=_state_of(record, unfinished),
         rows=record.rows,
         states={state: states.get(state, 0) for state in State},
-        begun_at=_moment(record.begun) or datetime.now(UTC),
+        begun_at=moment(record.begun) or datetime.now(UTC),
         reason=record.reason,
-        begins_at=_moment(record.begins),
-        ends_at=_moment(record.ends),
-        finished_at=_moment(record.finished),
+        begins_at=moment(record.begins),
+        ends_at=moment(record.ends),
+        finished_at=moment(record.finished),
         rate=record.rate or None,
         priority=record.priority,
         subject=record.subject,
@@ -85,5 +85,6 @@ def _state_of(record: CampaignRecord, unfinished: int) -> str:
     return "running" if record.complete else "open"
 
 
-def _moment(seconds: float) -> datetime | None:
+def moment(seconds: float) -> datetime | None:
+    """A time that a record has, in seconds since 1970; None for 0."""
     return datetime.fromtimestamp(seconds, UTC) if seconds else None

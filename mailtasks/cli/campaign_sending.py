@@ -61,7 +61,11 @@ if TYPE_CHECKING:
 @click.option("--inline-css", is_flag=True, help="Rules in <style> become style attributes.")
 @click.option("--encoding", help="The file's, if it isn't UTF-8.")
 @click.option(
-    "--priority", type=click.Choice([it.value for it in Priority]), default="bulk", show_default=True
+    "--priority",
+    type=click.Choice([it.value for it in Priority]),
+    default="bulk",
+    show_default=True,
+    help="Before or behind which other mail it goes.",
 )
 @click.option("--rate", metavar="RATE", help="Of all workers together, such as 10/s, 100/m or 5000/h.")
 @click.option(
@@ -110,15 +114,16 @@ def send(
     from mailtasks.campaign import Campaign
 
     if not (yes or dry_run or test_to or sys.stdin.isatty()):
-        raise click.UsageError("There is no terminal to ask on whether it should be sent: add --yes.")
+        why = "Standard input is the list, so" if people == "-" else "There is no terminal, so"
+        raise click.UsageError(f"{why} nobody can be asked whether it should be sent: add --yes.")
     if dry_run and test_to:
         raise click.UsageError("--dry-run sends nothing, and --test-to a mail: leave one out.")
     options, template = _options(given), _template(context, given)
     with ExitStack() as stack:
         mailer = stack.enter_context(context.mailer())
         wanted = Campaign(name, template, options, mailer=mailer)
-        rejects = _Rejects(people, stack.enter_context(_written(rejects_file, people)))
-        with _counting("read") as progress:
+        with _written(rejects_file, people) as write, _counting("read") as progress:
+            rejects = _Rejects(people, write)
             prepared = wanted.prepare(
                 people, again=again, encoding=encoding, rejected=rejects.tell, progress=progress
             )
@@ -129,7 +134,8 @@ def send(
         elif dry_run:
             _show(prepared, as_json)
         elif yes or _is_wanted(prepared):
-            _finish(wanted, _accept(prepared), wait=wait, as_json=as_json)
+            report = _accept(prepared)
+            _finish(wanted, report, prepared.suppressed, wait=wait, as_json=as_json)
         else:
             _say("nothing was accepted")
             click.get_current_context().exit(1)
@@ -183,10 +189,10 @@ class _Rejects:
             _say(f"{self._source}, line {row.line}: {row.what}")
 
     def sum_up(self) -> str:
-        """`rejected 14 rows: 12 repeated, 2 bad address`; "" if there are none."""
+        """`rejected 14 rows: 2 × bad address, 12 × repeated`; "" if there are none."""
         if not self._shown:
             return ""
-        parts = ", ".join(f"{number:,} {reason}" for reason, number in sorted(self._shown.items()))
+        parts = ", ".join(f"{number:,} × {reason}" for reason, number in sorted(self._shown.items()))
         return f"rejected {counted(sum(self._shown.values()), 'row')}: {parts}"
 
 
@@ -231,7 +237,28 @@ def _tell(prepared: Prepared, rejects: _Rejects) -> None:
 def _is_wanted(prepared: Prepared) -> bool:
     """What a person says; where nobody would be mailed, there is nothing to ask."""
     number = prepared.to_send
-    return not number or click.confirm(f"Send to {_people(number)}?", err=True)
+    if not number:
+        return True
+    _say(_described(prepared))
+    try:
+        return click.confirm(f"Send to {_people(number)}?", err=True)
+    except click.Abort:
+        click.echo(err=True)
+        _say("nothing was accepted")
+        raise
+
+
+def _described(prepared: Prepared) -> str:
+    """What the question is about."""
+    options, template = prepared.options, prepared.template
+    parts = [f"campaign {prepared.name!r} from {template.sender}: {template.subject.main.text}"]
+    if options.begins:
+        parts.append(f"not before {options.begins.isoformat(timespec='minutes')}")
+    if options.rate:
+        parts.append(f"at most {options.rate}")
+    if prepared.is_again:
+        parts.append("SENT BEFORE: everybody gets it once more")
+    return "; ".join(parts)
 
 
 def _test(prepared: Prepared, to: str, as_json: bool) -> None:
@@ -277,7 +304,7 @@ def _rejected(prepared: Prepared) -> int:
 
 def _accept(prepared: Prepared) -> Report:
     try:
-        with _counting("accepted") as progress:
+        with _counting(f"of {prepared.people:,} accepted") as progress:
             return prepared.send(progress)
     except (KeyboardInterrupt, StoreUnavailable, InputError):
         _say(
@@ -287,9 +314,9 @@ def _accept(prepared: Prepared) -> Report:
         raise
 
 
-def _finish(campaign: Campaign, report: Report, *, wait: bool, as_json: bool) -> None:
+def _finish(campaign: Campaign, report: Report, suppressed: int, *, wait: bool, as_json: bool) -> None:
     if not as_json:
-        print_line(_accepted(report))
+        print_line(_accepted(report, suppressed))
     if not wait:
         if as_json:
             print_json(report.as_dict())
@@ -308,9 +335,10 @@ def _finish(campaign: Campaign, report: Report, *, wait: bool, as_json: bool) ->
     click.get_current_context().exit(1 if unsent(status) else 0)
 
 
-def _accepted(report: Report) -> str:
+def _accepted(report: Report, suppressed: int) -> str:
     new = report.accepted - report.before
     before = f", {report.before:,} of them before" if report.before else ""
+    before += f", {suppressed:,} of them on the suppression list" if suppressed else ""
     if report.before and not new:
         return f"accepted nobody: all {_people(report.accepted)} of campaign {report.campaign!r} were before"
     return f"accepted {_people(report.accepted)} in campaign {report.campaign!r}{before}"

@@ -10,7 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -29,6 +31,7 @@ _LOOK: Final = 0.5  # seconds between two looks, and more where a look takes lon
 _REST: Final = 10.0  # seconds between two lines where there is no terminal
 _WINDOW: Final = 15.0  # seconds over which the rate is taken
 _AWAY: Final = 60.0  # seconds for which Redis may be away
+AWAY: Final = "Redis can't be reached, waiting"  # stands in the place of a state
 
 
 def unsent(status: CampaignStatus) -> int:
@@ -58,6 +61,19 @@ def print_status(status: CampaignStatus) -> None:
     print_line("")
     rows = [(state, number) for state, number in status.states.items() if number]
     print_table(("state", "people"), [*rows, ("all", status.rows)])
+    for hint in _hints(status):
+        print_line(hint)
+
+
+def _hints(status: CampaignStatus) -> Iterator[str]:
+    """What to do next."""
+    name = quote(status.name)
+    if status.state == "paused":
+        yield f"`mailtasks campaign resume {name}` lets it go on"
+    if status.states[State.IN_DOUBT]:
+        yield "`mailtasks in-doubt list` shows whose mail may have arrived, and what can be done"
+    if status.states[State.FAILED] or status.states[State.EXPIRED]:
+        yield f"`mailtasks campaign failures {name}` says why, `mailtasks campaign retry {name}` tries again"
 
 
 def watch(campaign: Campaign) -> CampaignStatus:
@@ -67,6 +83,7 @@ def watch(campaign: Campaign) -> CampaignStatus:
         StoreUnavailable: Redis was away for a minute.
     """
     pace, away_since = Pace(), 0.0
+    last: CampaignStatus | None = None
     with _shown() as show:
         while True:
             began = time.monotonic()
@@ -76,9 +93,11 @@ def watch(campaign: Campaign) -> CampaignStatus:
                 away_since = away_since or began
                 if began - away_since > _AWAY:
                     raise
+                if last:
+                    show(replace(last, state=AWAY), pace)
                 time.sleep(_LOOK)
                 continue
-            away_since = 0.0
+            away_since, last = 0.0, status
             pace.note(status.rows - status.unfinished, began)
             show(status, pace)
             if status.is_over:

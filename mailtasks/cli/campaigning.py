@@ -27,6 +27,9 @@ some_campaign = click.argument("name")
 FAILURE: Final = ("email", "state", "attempts", "tried", "reply", "id")
 """What is told of one who failed."""
 
+SHOWN: Final = ("email", "state", "reply")
+"""What of it is shown to people, who may have eighty columns."""
+
 
 @click.group()
 def campaign() -> None:
@@ -84,12 +87,8 @@ def pause(context: Context, name: str, reason: str, as_json: bool) -> None:
     """Let nothing more of a campaign go, on all workers, until it is resumed."""
     with context.mailer() as mailer:
         news = _campaign(mailer, name).pause(reason)
-    _steered(
-        name,
-        as_json,
-        f"paused {name!r}" if news else f"{name!r} isn't running; nothing to pause",
-        paused=news,
-    )
+        stands = "" if news else _stands(_campaign(mailer, name).status())
+    _steered(name, as_json, f"paused {name!r}" if news else f"{name!r} {stands}", paused=news)
 
 
 @campaign.command()
@@ -110,8 +109,17 @@ def resume(context: Context, name: str, as_json: bool) -> None:
 def cancel(context: Context, name: str, as_json: bool) -> None:
     """Cancel what of a campaign isn't sent, for good."""
     with context.mailer() as mailer:
+        before = _campaign(mailer, name).status()
         number = _campaign(mailer, name).cancel()
-    _steered(name, as_json, f"cancelled {counted(number, 'person', 'people')} of {name!r}", cancelled=number)
+    people = counted(number, "person", "people")
+    sentence = f"{name!r} {_stands(before)}" if before.is_over else f"cancelled {people} of {name!r}"
+    _steered(name, as_json, sentence, cancelled=number)
+
+
+def _stands(status: CampaignStatus) -> str:
+    """Why nothing is done."""
+    already = " already" if status.state in ("paused", "cancelled") else ""
+    return f"is {status.state}{already}" + (f" ({status.reason})" if status.reason else "")
 
 
 def _steered(name: str, as_json: bool, sentence: str, **told: object) -> None:
@@ -149,8 +157,8 @@ def failures(context: Context, name: str, as_csv: bool, limit: int, as_json: boo
     if as_json:
         print_json(listed)
         return
-    shown = [list(it.values()) for it in listed[:limit]]
-    print_table(FAILURE, shown, empty=f"nobody of {name!r} failed")
+    shown = ([it[column] for column in SHOWN] for it in listed[:limit])
+    print_table(SHOWN, shown, empty=f"nobody of {name!r} failed")
     if len(listed) > limit:
         print_line(f"and more than these {limit:,}: --limit shows more, --csv all of them")
 

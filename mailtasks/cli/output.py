@@ -101,7 +101,9 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> bool:
         from rich.text import Text
     except ImportError:
         return False
-    table = Table(*columns, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")  # an id or an address that is cut can't be copied
     for row in cells:
         table.add_row(*map(Text, row))
     Console().print(table)

@@ -44,6 +44,7 @@ _READABLE_GROWTH: Final = 2  # quoted-printable that more than doubles a text (C
 # nothing is remembered of each line.
 _SEVEN_BIT: Final = re.compile(rb"(?:(?!From )[\t -~]{0,78}\r\n)++")
 _IDENTITY: Final = re.compile(rb"(?:[^\r\n\0]{0,998}\r\n)++")  # RFC 2045 2.7 and 2.8
+_LATE_SPACE: Final = re.compile(rb"=(?:20|09)(?<=[^\r\n]{76})\r\n")
 
 _BEFORE_HTML: Final = ("text/x-amp-html", "text/watch-html", "text/enriched", "text/markdown")
 """Alternatives for the few readers that know them: others would show the last part, which should be HTML."""
@@ -289,9 +290,10 @@ def quoted_printable(body: bytes) -> bytes:
     """RFC 2045 6.7, and no line that a mail store or a relay would take for its own.
 
     `b2a_qp` guards spaces at a line's end and lone dots; "From " is left to us. What follows it goes
-    to a line of its own, so that none gets longer than 76.
+    to a line of its own, so that none gets longer than 76; and so does a space at the end of a long line,
+    of which `b2a_qp` makes one of 77.
     """
-    encoded = b"\r\n" + b2a_qp(body)
+    encoded = b"\r\n" + _LATE_SPACE.sub(rb"=\r\n\g<0>", b2a_qp(body))
     while b"\r\nFrom " in encoded:
         encoded = encoded.replace(b"\r\nFrom ", b"\r\n=46rom =\r\n")
     return encoded[2:]

@@ -89,7 +89,13 @@ def test_an_outbox_is_for_who_asks_for_it():
 
 def test_the_image_has_what_its_services_need():
     [installed] = re.findall(r"^RUN pip install (.*)$", DOCKERFILE, re.MULTILINE)
-    assert re.search(r'"\.\[(.*?)\]"', installed)[1].split(",") == ["cli", "flower", "sqlalchemy"]
+    assert re.search(r'"\.\[(.*?)\]"', installed)[1].split(",") == [
+        "cli",
+        "flower",
+        "sqlalchemy",
+        "zstd",
+        "css",
+    ]
     assert '"psycopg[binary]"' in installed
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {"cli", "flower", "sqlalchemy"} <= set(project["optional-dependencies"])

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 from jinja2 import BaseLoader
@@ -37,6 +38,8 @@ _ANYBODY: Final = "somebody@example.com"
 _LIMITS: Final = Limits()
 _GIVEN: Final = frozenset(["email"])  # to every mail
 _TAG: Final = re.compile(r"<[a-zA-Z!/]")
+# An image within the HTML (RFC 2392), by an attribute or by url() in a style.
+_SHOWS: Final = re.compile(r"""[=(]\s*["']?cid:([^"'\s)>{}]+)""", re.IGNORECASE)
 
 
 class File(msgspec.Struct, frozen=True, array_like=True):
@@ -209,7 +212,7 @@ class Template:
         reply_to: where answers should go.
         headers: further headers, whose values are templates too.
         attachments: files that all mails have, as `Attachment` objects or paths, which are read when the
-            template is loaded; one with a `cid` is shown in the HTML by `<img src="cid:...">`.
+            template is loaded; one is shown in the HTML by `<img src="cid:...">`, with its `cid` or its name.
         attachment_fields: names of fields, each of which names a file of the recipient's own; "" is none.
         attachment_folder: where these files lie, however deep: a field has a file's path in it.
         folder: where paths and includes are looked for.
@@ -265,7 +268,7 @@ class Template:
             reply_to=checked.reply_to,
             attachments=tuple(
                 File(file.filename, file.content, file.media_type, file.cid, file.is_part)
-                for file in checked.attachments
+                for file in _shown(html, checked.attachments)
             ),
             attachment_fields=tuple(self.attachment_fields),
             unsubscribe=url,
@@ -312,6 +315,35 @@ class Template:
         if self.inline_css:
             changes |= {"html": with_styles_inlined(html)}
         return msgspec.structs.replace(record, **changes)
+
+
+def _shown(html: Part | None, files: Sequence[Attachment]) -> Iterator[Attachment]:
+    """The files; one that the HTML shows by its name (`cid:logo.png`) has that as its cid.
+
+    Raises:
+        TemplateError: the HTML shows what no file is.
+    """
+    shown = {} if html is None else _shown_in(html)
+    known = {file.cid or file.filename for file in files}
+    for name, (source, at) in shown.items():
+        if name not in known:
+            raise TemplateError(
+                source.where,
+                source.text.count("\n", 0, at) + 1,
+                f"it shows cid:{name}, and no file has that name or cid; attach it",
+            )
+    for file in files:
+        by_name = not (file.cid or file.is_part) and file.filename in shown
+        yield replace(file, cid=file.filename) if by_name else file
+
+
+def _shown_in(html: Part) -> dict[str, tuple[Source, int]]:
+    """What HTML shows by `cid:`, and where."""
+    return {
+        unquote(found[1]): (source, found.start())
+        for source in html.sources.values()
+        for found in _SHOWS.finditer(source.text)
+    }
 
 
 def _in_one_line(part: Part) -> Part:

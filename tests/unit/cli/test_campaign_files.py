@@ -37,7 +37,7 @@ def test_a_dry_run_shows_the_first_persons_file_and_who_is_rejected(send, tmp_pa
     assert "(and the file ann.pdf)" in ran.out
     what = f"bill names the file '../secret', which lies outside of {tmp_path}/bills"
     assert f"people.csv, line 3: {what}" in ran.err
-    assert "rejected 1 row: 1 a file that can't be attached" in ran.err
+    assert "rejected 1 row: 1 × a file that can't be attached" in ran.err
     with (tmp_path / "rejects.csv").open(newline="") as file:
         assert list(csv.reader(file))[1:] == [["3", "a file that can't be attached", what]]
 

@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
+import click
 import pytest
 from backports import zstd
 
@@ -139,7 +140,7 @@ def test_bad_rows_are_told_and_dont_stop_the_rest(campaign_send):
         "mailtasks: people.csv, line 5: ann@example.com stands in line 2 already, and is mailed once\n"
         "mailtasks: people.csv, line 6: the row has 1 column, and the first line names 2\n"
         "mailtasks: people.csv, line 9: =1+1@example.com stands in line 8 already, and is mailed once\n"
-        "mailtasks: rejected 4 rows: 1 bad address, 2 repeated, 1 too few or too many columns\n"
+        "mailtasks: rejected 4 rows: 1 × bad address, 2 × repeated, 1 × too few or too many columns\n"
         f"{NO_UNSUBSCRIBE}"
     )
 
@@ -163,7 +164,7 @@ def test_of_many_the_first_few_of_each_kind_are_told(campaign_send, tmp_path):
     ran = campaign_send(PEOPLE + repeated + bad, "--yes", "--rejects", "rejects.csv")
     lines = ran.err.splitlines()
     assert len(lines) == 10 + 10 + 2
-    assert lines[-2] == "mailtasks: rejected 1,512 rows: 12 bad address, 1,500 repeated"
+    assert lines[-2] == "mailtasks: rejected 1,512 rows: 12 × bad address, 1,500 × repeated"
     assert len((tmp_path / "rejects.csv").read_text().splitlines()) == 1 + 1512
 
 
@@ -175,7 +176,7 @@ def test_huge_rows_are_rejected_and_the_others_mailed(campaign_send):
     assert ran.err.splitlines()[:3] == [
         "mailtasks: people.csv, line 4: the row has more than 1,000,000 characters",
         "mailtasks: people.csv, line 5: the row has more than 1,000,000 characters",
-        "mailtasks: rejected 2 rows: 2 too large",
+        "mailtasks: rejected 2 rows: 2 × too large",
     ]
 
 
@@ -291,13 +292,15 @@ def test_wrong_use(campaign_send, options, sentence):
     assert accepted() == 0
 
 
-@pytest.mark.parametrize("people", [PEOPLE, "-"])
-def test_without_a_terminal_it_must_be_said(campaign_send, people, monkeypatch):
+@pytest.mark.parametrize(
+    ("people", "why"), [(PEOPLE, "There is no terminal"), ("-", "Standard input is the list")]
+)
+def test_without_a_terminal_it_must_be_said(campaign_send, people, why, monkeypatch):
     piped(monkeypatch, PEOPLE)
     ran = campaign_send(people)
     assert (ran.code, ran.out, accepted()) == (2, "", 0)
     assert ran.err == (
-        "mailtasks: There is no terminal to ask on whether it should be sent: add --yes. "
+        f"mailtasks: {why}, so nobody can be asked whether it should be sent: add --yes. "
         "See `mailtasks campaign send --help`.\n"
     )
 
@@ -666,7 +669,7 @@ def test_waiting_ends_with_the_table(campaign_send, live):
         "2 of 2 (100 %), finished; sent 1, deferred 0, failed 0, suppressed 1",
     ]
     first, *_, head, sent, suppressed, all_ = ran.out.splitlines()
-    assert first == "accepted 2 people in campaign 'spring'"
+    assert first == "accepted 2 people in campaign 'spring', 1 of them on the suppression list"
     assert [line.split() for line in (head, sent, suppressed, all_)] == [
         ["STATE", "PEOPLE"],
         ["sent", "1"],
@@ -752,6 +755,31 @@ def test_a_person_is_asked(campaign_send, tmp_path, answer, code, number):
     assert accepted() == number
     said = "accepted 1,000 people in campaign 'spring'" if number else "mailtasks: nothing was accepted"
     assert said in terminal.shown
+
+
+def test_who_is_asked_knows_what_about_and_may_leave(campaign_send, monkeypatch):
+    def leave(*given, **more):
+        raise click.Abort
+
+    monkeypatch.setattr("click.confirm", leave)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    ran = campaign_send(PEOPLE, "--rate", "9/s", "--start", "2050-01-31T09:00+01:00")
+    assert (ran.code, ran.out, accepted()) == (INTERRUPTED, "", 0)
+    *_, described, empty, nothing = ran.err.splitlines()
+    assert described == (
+        "mailtasks: campaign 'spring' from Shop <shop@example.com>: Hi {{ name }}; "
+        "not before 2050-01-31T09:00+01:00; at most 9/s"
+    )
+    assert (empty, nothing) == ("", "mailtasks: nothing was accepted")
+
+
+def test_a_column_that_cant_be_named_is_told_where_it_is_missed(campaign_send):
+    ran = campaign_send(b"email,First Name,2nd\nann@example.com,Ann,x\n", "--yes")
+    assert ran.code == 2
+    assert ran.err == (
+        "mailtasks: subject, line 1: nothing gives 'name'; the fields are: none. No template can name these "
+        "columns, so rename them: 'First Name' (say, first_name), '2nd' (say, column_2nd)\n"
+    )
 
 
 def test_people_who_are_typed_are_asked_about_as_well(campaign_send, tmp_path):

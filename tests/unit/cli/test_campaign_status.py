@@ -133,6 +133,15 @@ def test_all_of_it(capsys):
         ["queued", "4"],
         ["sent", "3"],
         ["all", "7"],
+        ["`mailtasks campaign resume spring` lets it go on"],
+    ]
+
+
+def test_what_can_be_done_is_said(capsys):
+    print_status(status("finished", sent=1, failed=1, in_doubt=1))
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "`mailtasks in-doubt list` shows whose mail may have arrived, and what can be done",
+        "`mailtasks campaign failures spring` says why, `mailtasks campaign retry spring` tries again",
     ]
 
 
@@ -159,10 +168,11 @@ def test_a_line_now_and_then_and_when_its_state_changes(clock, capsys):
     assert set(clock.slept) == {0.5}
 
 
-def test_redis_may_be_away_for_a_minute(clock):
+def test_redis_may_be_away_for_a_minute(clock, capsys):
     away = StoreUnavailable("Redis is away")
     over = status("finished", sent=1)
     assert watch(campaign(*[away] * 100, status(queued=1), *[away] * 100, over)) is over
+    assert "0 of 1 (0 %), Redis can't be reached, waiting; " in capsys.readouterr().err
     with pytest.raises(StoreUnavailable, match="Redis is away"):
         watch(campaign(*[away] * 1000))
     assert clock.now - 1000 == pytest.approx(50 + 0.5 + 50 + 60, abs=1)

@@ -80,7 +80,7 @@ def test_pause_and_resume(spring):
     ran = spring("pause", "--reason", "lunch")
     assert (ran.code, ran.out) == (0, "paused 'spring'\n")
     assert "paused (lunch)" in spring("status").out
-    assert spring("pause").out == "'spring' isn't running; nothing to pause\n"
+    assert spring("pause").out == "'spring' is paused already (lunch)\n"
     assert spring("pause", "--json").json == {"campaign": "spring", "paused": False}
     assert spring("resume").out == "resumed 'spring'\n"
     assert spring("resume").out == "'spring' wasn't paused\n"
@@ -91,6 +91,7 @@ def test_pause_and_resume(spring):
 def test_cancel(spring):
     ran = spring("cancel")
     assert (ran.code, ran.out) == (0, "cancelled 3 people of 'spring'\n")
+    assert spring("cancel").out == "'spring' is cancelled already\n"
     assert spring("cancel", "--json").json == {"campaign": "spring", "cancelled": 3}
     assert state(spring) == "cancelled"
 
@@ -112,10 +113,10 @@ def test_nobody_failed(spring):
 
 def test_failures(failed):
     head, *rows = failed("failures").out.splitlines()
-    assert head.split() == ["EMAIL", "STATE", "ATTEMPTS", "TRIED", "REPLY", "ID"]
+    assert head.split() == ["EMAIL", "STATE", "REPLY"]
     assert [row.split()[:3] for row in rows] == [
-        ["refuse@example.com", "failed", "1"],
-        ["spam@example.com", "failed", "1"],
+        ["refuse@example.com", "failed", "550"],
+        ["spam@example.com", "failed", "554"],
     ]
     told = failed("failures", "--json").json
     assert [it["email"] for it in told] == ["refuse@example.com", "spam@example.com"]

@@ -7,6 +7,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from email.mime.image import MIMEImage
 from email.mime.text import MIMEText
+from quopri import decodestring
 
 import pytest
 
@@ -175,6 +176,15 @@ def test_a_boundary_that_stands_in_a_part_is_not_used():
     boundary = re.search(rb'boundary="(.*)"', content)[1]
     assert boundary != taken
     assert content.count(boundary) == 4  # named, twice between, once at the end
+
+
+@pytest.mark.parametrize("length", range(60, 80))
+@pytest.mark.parametrize("space", [" ", "\t", "é ", "= "])
+def test_a_space_at_the_end_of_a_long_line_makes_none_too_long(length, space):
+    text = f"{'0' * length}{space}\r\nx\r\n".encode()
+    octets = mime.quoted_printable(text)
+    assert decodestring(octets) == text
+    assert max(map(len, octets.split(b"\r\n"))) <= 76
 
 
 def test_a_file_is_base64_in_lines_of_76():

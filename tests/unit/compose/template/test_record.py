@@ -182,6 +182,24 @@ def test_the_names_that_fields_must_have_are_those_without_which_it_is_refused(g
             record.compile(names - {name})
 
 
+def test_a_file_that_the_html_shows_by_its_name_is_an_image_in_it():
+    files = [Attachment(filename=name, content=b"x") for name in ("logo.png", "back.png", "a.pdf")]
+    html = '<IMG SRC=CID:logo.png><p style="background: url(cid:back.png)">'
+    record = template(html=html, attachments=files).load(FIELDS)
+    assert [file.cid for file in record.attachments] == ["logo.png", "back.png", None]
+    assert "has the cid 'my logo.png': give below 256 printable" in refused(
+        AttachmentError,
+        html="<img src='cid:my%20logo.png'>",
+        attachments=[Attachment(filename="my logo.png", content=b"x")],
+    )
+
+
+def test_what_the_html_shows_must_be_attached():
+    assert refused(html="<p>cid:that is text\n<img src='cid:logo.png'>") == (
+        "html, line 2: it shows cid:logo.png, and no file has that name or cid; attach it"
+    )
+
+
 def test_what_is_no_template_is_told_as_for_a_message():
     assert refused(AddressError, sender="x").startswith("sender: 'x' is no mail address")
     assert refused(AddressError, reply_to="x").startswith("reply_to: 'x' is no mail address")
