@@ -122,13 +122,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Each worker of pytest-xdist begins with another file; of the rest, others have made the bytecode."""
+    """Each worker of pytest-xdist begins with another folder; of the rest, others have made the bytecode."""
     config = session.config
     if hasattr(config, "workerinput") and config.args == config.getini("testpaths"):
-        files = sorted(map(str, Path(__file__).parent.rglob("test_*.py")))
+        tests = Path(__file__).parent
+        folders = sorted({str(tests / file.relative_to(tests).parts[0]) for file in tests.rglob("test_*.py")})
         number = int(config.workerinput["workerid"].removeprefix("gw"))
-        begin = len(files) * number // config.workerinput["workercount"]
-        config.args = files[begin:] + files[:begin]
+        begin = len(folders) * number // config.workerinput["workercount"]
+        config.args = folders[begin:] + folders[:begin]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -19,7 +19,8 @@ class LmtpScript(Script):
     """What is said behind dots is `deliveries`, one for each recipient that was accepted, the last for ever.
 
     Attributes:
-        delivered: body and recipient's place (of those accepted), for each that 2xx was said about.
+        delivered: body and recipient's place (of those accepted), for each that 2xx was said about. Who says
+            more than one reply of a recipient has said it of the next one.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class LmtpScript(Script):
         self.deliveries = chain(deliveries, repeat(deliveries[-1]))
         self.delivered: list[tuple[bytes, int]] = []
         self._recipients = 0
+        self._place = 0  # of the recipient that the next reply behind the dot is about
         self._data_said = "DATA" in (replies or {})
 
     def feed(self, data: bytes) -> list[Any]:
@@ -42,7 +44,8 @@ class LmtpScript(Script):
     def _answer(self, line: bytes) -> Any:
         if self._body:
             super()._answer(line)
-            return _BETWEEN.join(self._deliver(place) for place in range(self._recipients))
+            self._place = 0
+            return _BETWEEN.join(self._deliver() for _ in range(self._recipients))
         verb = line[:4].upper()
         if verb == b"DATA" and not self._recipients and not self._data_said:
             self.commands.append("DATA")
@@ -54,10 +57,12 @@ class LmtpScript(Script):
             self._recipients += 1
         return answer
 
-    def _deliver(self, place: int) -> str:
+    def _deliver(self) -> str:
         said = next(self.deliveries)
-        if said.startswith("2"):
-            self.delivered.append((self.messages[-1], place))
+        for last_line in (line for line in said.split("\n") if line[3:4] != "-"):
+            if last_line.startswith("2"):
+                self.delivered.append((self.messages[-1], self._place))
+            self._place += 1
         return said
 
 

@@ -163,6 +163,7 @@ def test_every_recipient_has_one_outcome_and_only_what_may_begin_does(replies, e
 
 DELIVERIES = replies_to(250, 250, 250, 451, 552)
 NONSENSE_BEHIND_DOT = st.lists(st.sampled_from(NONSENSE), min_size=1, max_size=6)
+TWO = Envelope("s@example.com", ("r0@example.com", "r1@example.com"), b"0")
 TOO_MUCH_BEHIND_DOT = st.lists(st.sampled_from(NONSENSE + TOO_MUCH), min_size=1, max_size=6)
 
 
@@ -194,6 +195,7 @@ def at_the_dot(outcomes):
 
 @CALM
 @given(replies_of(NONSENSE + TOO_MUCH), TOO_MUCH_BEHIND_DOT, ENVELOPES, OFFERED, st.sets(st.integers(0, 4)))
+@example({}, ["250 one\n250 two", "421 bye"], [TWO], ("PIPELINING", "8BITMIME"), set())
 def test_lmtp_has_one_outcome_for_every_recipient_and_forgets_no_dot(
     replies, deliveries, envelopes, offered, forbidden
 ):
