@@ -72,6 +72,7 @@ class Gathered:
         try:
             self._file = self._file or TemporaryFile()  # noqa: SIM115 - close() closes it
             self._file.write(len(encoded).to_bytes(_LENGTH, "little") + encoded)
+            self._file.flush()  # a disk that is full says so here, and not when it is read again
         except OSError as error:
             raise InputError(
                 _FILE, f"can't be written ({error}); make room, or name another folder in TMPDIR"

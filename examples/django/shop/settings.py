@@ -26,6 +26,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.messages",
     "django.contrib.sessions",
+    "django.contrib.staticfiles",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -51,4 +52,5 @@ ROOT_URLCONF = "shop.urls"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 STATIC_URL = "static/"
 USE_TZ = True
+DEBUG = True  # `runserver` gives the admin its styles only then
 SECRET_KEY = "for this example only"

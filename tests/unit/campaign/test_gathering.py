@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from tempfile import TemporaryFile
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import pytest
@@ -114,16 +115,15 @@ def test_the_file_is_closed_at_the_end_and_where_rows_break_off(files: list[Bina
     assert [file.closed for file in files] == [True, True]
 
 
-@pytest.mark.parametrize("where", ["open", "write"])
+@pytest.mark.parametrize("where", ["open", "write", "flush"])
 def test_a_full_disk(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    class Full:
-        write: Callable[..., Any] = fail
-        close = staticmethod(lambda: None)
-
-    monkeypatch.setattr(gathering, "TemporaryFile", fail if where == "open" else Full)
+    full = {"write": lambda octets: len(octets), "flush": lambda: None, "close": lambda: None, where: fail}
+    monkeypatch.setattr(
+        gathering, "TemporaryFile", fail if where == "open" else lambda: SimpleNamespace(**full)
+    )
     with pytest.raises(InputError) as raised:
         gather([a_row(1)])
     assert str(raised.value) == (
