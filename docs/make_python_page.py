@@ -59,9 +59,13 @@ From `mailtasks.sql`, which needs `pip install mailtasks[sqlalchemy]`; [how to u
 it](../how-to/commit-and-send.md).
 """
 
-FUNCTIONS: Final = ("send", "asend", "send_many", "status", "cancel", "retry", "default_mailer")
+FUNCTIONS: Final = (
+    *("send", "asend", "send_many", "asend_many", "status", "astatus"),
+    *("cancel", "retry", "default_mailer"),
+)
 METHODS: Final = (
-    *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue", "attachments"),
+    *("send", "asend", "send_many", "asend_many", "status", "astatus"),
+    *("find", "failed", "aside", "stats", "queue", "attachments"),
     *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "sweep", "close"),
 )
 LIST: Final = """\
