@@ -132,7 +132,7 @@ def test_one_mail_goes_to_oneself_and_the_campaign_isnt_begun(bench: Bench, sink
         id = one.test("me@example.org")
         with pytest.raises(AddressError):
             one.test("me")
-        with pytest.raises(MessageError, match="GONE@example.org is on the suppression list, so nothing"):
+        with pytest.raises(MessageError, match=r"GONE@example\.org is on the suppression list, so nothing"):
             one.test("GONE@example.org")
     bench.deliver(id)
     status = bench.mailer.status(id)
