@@ -14,6 +14,7 @@ from django.conf import ENVIRONMENT_VARIABLE, settings
 
 from mailtasks.address import excerpt
 from mailtasks.errors import SettingsError
+from mailtasks.settings import FrameworkValues
 
 NAME: Final = "MAILTASKS"
 
@@ -21,14 +22,19 @@ ON_COMMIT: Final = "ON_COMMIT"
 """Whether mail waits for the commit of the transaction in which it was sent; a mailer may say otherwise."""
 
 
-def framework_values() -> Mapping[str, Any]:
-    """Our settings, by our names; none, if this process has no settings of Django's. What is None isn't set.
+def framework_values(celery: Any = None) -> FrameworkValues | None:
+    """Our settings, whichever Celery app asks; None, if this process has no settings of Django's.
+
+    What is None isn't set.
 
     Raises:
         SettingsError: MAILTASKS is no dict, or a name isn't in capitals.
     """
+    if not _has_settings():
+        return None
     given = _given().items()
-    return {name.lower(): value for name, value in given if name != ON_COMMIT and value is not None}
+    ours = {name.lower(): value for name, value in given if name != ON_COMMIT and value is not None}
+    return FrameworkValues("Django's settings", ours)
 
 
 def on_commit() -> bool:
@@ -46,9 +52,11 @@ def on_commit() -> bool:
     return value
 
 
+def _has_settings() -> bool:
+    return bool(settings.configured) or ENVIRONMENT_VARIABLE in os.environ
+
+
 def _given() -> Mapping[str, Any]:
-    if not settings.configured and ENVIRONMENT_VARIABLE not in os.environ:
-        return {}
     given = getattr(settings, NAME, {})
     if not isinstance(given, Mapping):
         raise SettingsError(f"MAILTASKS in Django's settings: {excerpt(given)} is wrong; expected a dict")

@@ -22,7 +22,7 @@ def test_nothing_is_wrong(override):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"LEASES": 1}, "leases (framework): there is no such setting; did you mean lease?"),
+        ({"LEASES": 1}, "leases (Django's settings): there is no such setting; did you mean lease?"),
         (
             {"ON_COMMIT": 1},
             "MAILTASKS['ON_COMMIT'] in Django's settings: '1' (int) is wrong; expected True or False",

@@ -138,7 +138,7 @@ def test_a_block_is_accepted_in_few_batches_when_it_ends(mail):
 
 
 def test_a_long_block_isnt_kept_in_memory(mail, monkeypatch):
-    monkeypatch.setattr("mailtasks.contrib.flask.mail._AT_ONCE", 2)
+    monkeypatch.setattr("mailtasks.contrib.flask.connection._AT_ONCE", 2)
     with mail.connect() as connection:
         for accepted in (0, 2, 2):
             connection.send(message())
@@ -372,6 +372,6 @@ def test_another_broker_than_celerys_is_refused(redis_url):
     celery_init_app(app)
     mail = Mail(app)
     with pytest.raises(
-        SettingsError, match=r"^broker_url \(framework\): redis://:\*\*\*@elsewhere/0 is not the"
+        SettingsError, match=r"^broker_url \(Flask's config\): redis://:\*\*\*@elsewhere/0 is not the"
     ):
         _ = mail.settings
