@@ -249,10 +249,9 @@ def test_redis_away_under_asyncio_reaches_the_caller_and_can_be_sent_again(run, 
             on_commit(session, mail(), mailer=away)
 
     async def main(engine):
-        nowhere = f"redis://127.0.0.1:{free_port()}/0"
-        with Mailer(broker_url=nowhere, default_from="a@example.com") as away:
-            with pytest.raises(CommittedWithoutMail) as caught:
-                await place(engine, away)
+        nowhere = Mailer(broker_url=f"redis://127.0.0.1:{free_port()}/0", default_from="a@example.com")
+        with nowhere, pytest.raises(CommittedWithoutMail) as caught:
+            await place(engine, nowhere)
         error = caught.value
         assert await mailer.asend_many(error.messages, ids=error.ids) == list(error.ids)
 
