@@ -41,8 +41,8 @@ message_suppressed: Final = Signal()
 accepts the mail, or by a worker, if the address came on the list later."""
 
 message_in_doubt: Final = Signal()
-"""A recipient may have the mail, or not: nothing was answered, or the worker died. A setting says what follows:
-it is sent once more, of which other signals tell, or held. Sent by the worker, or by another that finds it."""
+"""A recipient may have the mail, or not: nothing was answered, or the worker died. It is sent once more, of
+which other signals tell, or held, as a setting says. Sent by the worker, or by the one that finds it."""
 
 _SIGNALS: Final[Mapping[State, Signal]] = {
     State.SENT: message_sent,
