@@ -281,6 +281,33 @@ def test_the_signal_tells_message_and_application(app, mail):
     assert heard == [("Hello", sent.mailtasks_ids, current_app._get_current_object())]
 
 
+def test_a_receiver_as_flask_mail_0_10_calls_it(app, mail):
+    heard = []
+
+    def by_name(sender, message, **_):
+        heard.append((sender, message.subject))
+
+    def documented(message, app):
+        heard.append((app, message.subject))
+
+    def of_another(sender, message):
+        heard.append("never")
+
+    current = current_app._get_current_object()
+    email_dispatched.connect(by_name, current)
+    email_dispatched.connect(of_another, Flask("other"))
+    with (
+        email_dispatched.connected_to(documented),
+        email_dispatched.connected_to(lambda *_, **more: heard.append(more)),
+    ):
+        mail.send(message())
+    email_dispatched.disconnect(by_name, current)
+    assert (current, "Hello") in heard
+    assert heard.count((current, "Hello")) == 2
+    assert {"app": current} in heard
+    assert len(heard) == 3
+
+
 # --- Redis away --------------------------------------------------------------------------------------
 
 
