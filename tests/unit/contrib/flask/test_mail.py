@@ -373,6 +373,19 @@ def test_the_applications_celery_gets_mail_and_flasks_settings(redis_url, first)
     installation.mailer.close()
 
 
+def test_each_celery_gets_the_settings_of_its_own_application(redis_url):
+    apps = [Flask(name) for name in ("one", "two")]
+    for app in apps:
+        app.config.update(CELERY={"broker_url": redis_url}, MAILTASKS_NAMESPACE=app.name)
+        Mail(app)
+        celery_init_app(app)
+    found = [app.extensions["celery"].mailtasks.settings for app in apps]
+    assert [settings.namespace for settings in found] == ["one", "two"]
+    assert {settings.source("namespace") for settings in found} == {"Flask's config"}
+    other = mailtasks.celery.install(Celery("none's", broker=redis_url, set_as_current=False))
+    assert other.mailtasks.settings.source("namespace") == "default"
+
+
 def test_a_celery_that_read_its_settings_too_early_is_told(redis_url):
     app = Flask("shop")
     app.config.update(CELERY={"broker_url": redis_url}, MAIL_SERVER="mx.example.com")
