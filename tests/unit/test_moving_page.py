@@ -37,6 +37,7 @@ THEIRS = frozenset(
         *("The Shop <shop@example.com>", "Ann <ann@example.com>", 'app.extensions["mail"]'),
         # of the mailer that is spoken of: what there is no such thing as
         *("auth_user", "auth_password", "locmem", "console", "messageId", "date", "requireTLS", "now"),
+        *("(message, app=…)", "(app, message=…)", "message"),  # how receivers are called
     }
 )
 

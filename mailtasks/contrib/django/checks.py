@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 from django.conf import settings
+from django.core import mail
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
@@ -34,12 +35,10 @@ def check_mailers(**_: Any) -> list[CheckMessage]:
 
 
 def _wrong_mailers() -> Iterator[str]:
-    from mailtasks.contrib.django.backend import EmailBackend
-
-    for alias, entry in _mailers().items():
-        options: Mapping[str, Any] = entry.get("OPTIONS", {})
+    entries = getattr(settings, "MAILERS", {}) if hasattr(mail, "mailers") else {}  # since Django 6.1
+    for alias, entry in entries.items():
         try:
-            EmailBackend(**{**options, "alias": alias})
+            _ = entry.get("BACKEND") == BACKEND and mail.mailers[alias]
         except ImproperlyConfigured as error:
             yield str(error)
 
@@ -64,9 +63,3 @@ def check_relay(**_: Any) -> list[CheckMessage]:
             id="mailtasks.W001",
         )
     ]
-
-
-def _mailers() -> Mapping[str, Mapping[str, Any]]:
-    """The entries of MAILERS that are ours."""
-    entries = getattr(settings, "MAILERS", {})
-    return {alias: entry for alias, entry in entries.items() if entry.get("BACKEND") == BACKEND}

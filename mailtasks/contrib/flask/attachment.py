@@ -11,6 +11,7 @@ from email.mime.base import MIMEBase
 from email.mime.message import MIMEMessage
 from email.parser import BytesParser
 from email.policy import SMTP
+from mimetypes import guess_type
 from typing import Any, Final
 
 import mailtasks
@@ -26,7 +27,7 @@ class Attachment:
 
     Args:
         filename: as the reader sees it; None: it has none.
-        content_type: such as "application/pdf"; None: guessed from the filename.
+        content_type: such as "application/pdf"; None: guessed from the filename, else by what `data` is.
         data: the bytes; a text is encoded as UTF-8.
         disposition: "attachment" or "inline".
         headers: further ones of this part, such as a Content-ID.
@@ -41,10 +42,16 @@ class Attachment:
         headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
     ) -> None:
         self.filename = filename
-        self.content_type = content_type
+        self.content_type = content_type or _guessed(filename, data)
         self.data = data
         self.disposition = disposition or "attachment"
         self.headers = dict(headers or {})
+
+
+def _guessed(filename: str | None, data: Any) -> str:
+    """As Flask-Mail guesses it."""
+    other = "text/plain" if isinstance(data, str) else "application/octet-stream"
+    return (guess_type(filename)[0] if filename else None) or other
 
 
 def as_ours(given: Attachment | EmailObject[Any, Any], ascii_names: bool) -> mailtasks.Attachment:

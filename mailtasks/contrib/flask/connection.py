@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from inspect import signature
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias
 
-from blinker import Namespace
+from blinker import NamedSignal, Namespace
+from flask import Flask
 
 import mailtasks
 from mailtasks.contrib.flask.config import Person
@@ -18,15 +20,6 @@ from mailtasks.contrib.flask.state import AppMail
 from mailtasks.errors import IdempotencyConflict, MailtasksError, MessageError, StoreError
 
 log = logging.getLogger(__name__)
-
-signals: Final = Namespace()
-email_dispatched: Final = signals.signal(
-    "email-dispatched",
-    doc="A message was accepted, or would have been if sending weren't suppressed: `(message, app=…)`.",
-)
-
-_AT_ONCE: Final = 500
-"""Messages that a connection collects: enough for few batches, and not a whole newsletter in memory."""
 
 
 class Sendable(Protocol):
@@ -42,6 +35,31 @@ class Sendable(Protocol):
 
     def note_sending(self, now: float) -> None:
         """It is being sent."""
+
+
+class Dispatched(NamedSignal):
+    """Tells receivers as Flask-Mail's documentation has it, `(message, app=…)`, or as its 0.10 does it.
+
+    That is `(app, message=…)`, for a receiver whose parameter `message` isn't its first.
+    """
+
+    def tell(self, message: Sendable, app: Flask) -> None:
+        """Of a message of an application."""
+        for receiver in () if self.is_muted else self.receivers_for(app):
+            _, *others = [*signature(receiver).parameters, ""]
+            if "message" in others:
+                receiver(app, message=message)
+            else:
+                receiver(message, app=app)
+
+
+email_dispatched: Final = Dispatched(
+    "email-dispatched", doc="A message was accepted, or would have been if sending weren't suppressed."
+)
+signals: Final = Namespace({email_dispatched.name: email_dispatched})
+
+_AT_ONCE: Final = 500
+"""Messages that a connection collects: enough for few batches, and not a whole newsletter in memory."""
 
 
 _Waiting: TypeAlias = tuple[Sendable, mailtasks.Message]
@@ -93,7 +111,7 @@ class Connection:
         message.note_sending(time.time())
         message.mailtasks_ids = []
         if state.suppress:
-            email_dispatched.send(message, app=state.app)
+            email_dispatched.tell(message, state.app)
             return
         self._waiting.append((message, mailable))
         if len(self._waiting) >= _AT_ONCE:
@@ -155,4 +173,4 @@ class Connection:
     def _tell(self, accepted: Iterable[tuple[_Waiting, str]]) -> None:
         for (message, _), id in accepted:
             message.mailtasks_ids.append(id)
-            email_dispatched.send(message, app=self._state.app)
+            email_dispatched.tell(message, self._state.app)

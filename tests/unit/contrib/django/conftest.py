@@ -22,7 +22,7 @@ if not settings.configured:
     settings.configure(
         EMAIL_BACKEND=BACKEND,
         DEFAULT_FROM_EMAIL="The Shop <shop@example.com>",
-        INSTALLED_APPS=["mailtasks.contrib.django"],
+        INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "mailtasks.contrib.django"],
         DATABASES={
             alias: {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
             for alias in ("default", "other")
@@ -73,10 +73,12 @@ def queue(override, redis_url):
 @pytest.fixture
 def claimed(queue):
     """A mail as a worker gets it."""
+    claims = {}
 
     def claimed(id):
-        claim = queue.ledger.claim(id.partition(".")[0], "worker@here")
-        return next(message for message in claim.window if message.id == id)
+        batch = id.partition(".")[0]
+        claims[batch] = claims.get(batch) or queue.ledger.claim(batch, "worker@here")
+        return next(message for message in claims[batch].window if message.id == id)
 
     return claimed
 

@@ -7,8 +7,6 @@ from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
-from mailtasks.contrib.django import checks
-
 
 def found(*, of="mailtasks."):
     return {message.id: message for message in run_checks() if message.id.startswith(of)}
@@ -56,11 +54,3 @@ def test_a_relay_that_only_django_knows(override):
 def test_no_warning_where_there_is_no_reason(settings, override):
     override(**settings)
     assert "mailtasks.W001" not in found()
-
-
-def test_options_of_mailers_are_tried(monkeypatch):
-    entry = {"BACKEND": checks.BACKEND, "OPTIONS": {"priority": "asap"}}
-    monkeypatch.setattr(checks, "_mailers", lambda: {"news": entry})
-    [error] = checks.check_mailers()
-    assert error.id == "mailtasks.E002"
-    assert "the priority 'asap' is unknown: use one of urgent, normal, bulk." in error.msg
