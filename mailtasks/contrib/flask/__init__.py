@@ -8,7 +8,7 @@
 Read it as a mail travels: `config` (Flask's configuration becomes our settings), `message` (what a view
 builds; `attachment` and `standard` lay it out), `state` (what an application's mail needs), `connection` (it
 is accepted, or only signalled), `mailman` (Flask-Mailman's names for the same), `mail` (the calls),
-`commands` and `worker` (`flask mailtasks …`). What differs from Flask-Mail is in `docs/how-to/flask.md`.
+`commands` and `worker` (`flask mailtasks …`). What differs from Flask-Mail is in `docs/how-to/moving.md`.
 
 Needs `pip install mailtasks[flask]`.
 """
