@@ -103,15 +103,8 @@ def forget_settings() -> None:
     for app in list(_all):
         installation_of(app).forget()
         if app.finalized:
-            _forget_connections(app)
+            app._pool = app.amqp._producer_pool = None  # as Celery does after a fork: for another broker
             _fit(app)
-
-
-def _forget_connections(app: Celery) -> None:
-    """As Celery does after a fork, only that these are closed."""
-    if app._pool is not None:
-        app._pool.force_close_all()
-    app._pool = app.amqp._producer_pool = None
 
 
 def _lend_broker(sender: Celery, source: Any, **_: Any) -> None:

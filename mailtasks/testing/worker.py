@@ -1,7 +1,7 @@
 """`running_worker`: a Celery worker in a thread of this process. Behind the fixture `mailtasks_worker`.
 
-It is a real one, with its pump, its threads and its connections; only the process' logging and its handlers of
-signals are left as they are. It ends as by SIGTERM: what it has in hand is finished, and no thread stays.
+It is a real one, with its pump, its threads and its connections; only the process' logging and its handlers
+of signals are left as they are. It ends as by SIGTERM: what it has in hand is finished, and no thread stays.
 """
 
 from __future__ import annotations
