@@ -68,7 +68,8 @@ def running_worker(app: Celery | None = None, *, threads: int = THREADS) -> Iter
 
     Raises:
         SettingsError: the app isn't installed, or a setting is wrong.
-        TimeoutError: it didn't start; its log says why.
+        RuntimeError: it ended before it took tasks; its log says why.
+        TimeoutError: it didn't start, or didn't end, in time.
     """
     app = app or current_app()
     app.finalize()
@@ -80,8 +81,7 @@ def running_worker(app: Celery | None = None, *, threads: int = THREADS) -> Iter
     with _as_default(app):
         thread.start()
         try:
-            if not controller.ready.wait(START_TIMEOUT):
-                raise TimeoutError(f"the worker didn't start within {START_TIMEOUT:g} s; its log says why")
+            _await_start(controller.ready, thread)
             yield Worker(app)
         finally:
             _end(thread)
@@ -96,6 +96,16 @@ def _as_default(app: Celery) -> Iterator[None]:
         yield
     finally:
         celery_state.set_default_app(before)
+
+
+def _await_start(ready: threading.Event, thread: threading.Thread) -> None:
+    may_not_join = celery_state.task_join_will_block()
+    try:
+        wait_until(lambda: ready.is_set() or not thread.is_alive(), START_TIMEOUT, "the worker's start")
+    finally:
+        celery_state._set_task_join_will_block(may_not_join)  # a pool has forbidden `.get()`, to all threads
+    if not ready.is_set():
+        raise RuntimeError("the worker ended before it took tasks; its log says why")
 
 
 def _end(thread: threading.Thread) -> None:
