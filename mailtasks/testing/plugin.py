@@ -109,10 +109,11 @@ def mailtasks_app(mailtasks_redis: LocalRedis) -> Celery:
 
 @pytest.fixture
 def mailtasks_worker(
-    mailtasks_redis: LocalRedis, mailtasks_smtp: CatchingServer, mailtasks_app: Celery
+    pytestconfig: pytest.Config,
+    mailtasks_redis: LocalRedis,
+    mailtasks_smtp: CatchingServer,
+    mailtasks_app: Celery,
 ) -> Iterator[Worker]:
     """A worker in this process, which sends to `mailtasks_smtp`; `wait_for(id)` is what became of a mail."""
-    from mailtasks.testing.worker import running_worker
-
-    with running_worker(mailtasks_app) as worker:
+    with pytestconfig.stash[_SURROUNDINGS].worker(mailtasks_app) as worker:
         yield worker

@@ -17,14 +17,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from mailtasks.errors import SettingsError
 from mailtasks.local.redis import HOST, LocalRedis, free_port
 from mailtasks.local.sink import CatchingServer
 from mailtasks.publish import CELERYS_BROKER
-from mailtasks.settings import IN_REDIS, mask_url
+from mailtasks.settings import IN_REDIS, Settings, is_loopback, mask_url
 from mailtasks.testing.servers import empty
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from mailtasks.testing.worker import Worker
 
 FRAMEWORKS: Final[Mapping[str, str]] = {
     "django.conf": "mailtasks.contrib.django.testing",
@@ -94,13 +99,36 @@ class Surroundings:
 
     def _checked(self, mailer: Any, room: Any) -> Any:
         """Each accept asks for room first."""
-        if mailer.settings.store_url != self.redis_url:
+        self._demand_own_redis(mailer.settings)
+        return room
+
+    def _demand_own_redis(self, settings: Settings) -> None:
+        if settings.store_url != self.redis_url:
             raise SettingsError(
-                f"a mailer has its mail at {mask_url(mailer.settings.store_url)}, not in the tests' Redis: "
+                f"a mailer has its mail at {mask_url(settings.store_url)}, not in the tests' Redis: "
                 "its settings are keywords, or were read before the plugin was there; make it, or the Flask "
                 'app, later, or load the plugin first, by addopts = "-p mailtasks.testing.plugin"'
             )
-        return room
+
+    @contextmanager
+    def worker(self, app: Celery) -> Iterator[Worker]:
+        """Within the block and that of `with_redis`, a worker of this app runs.
+
+        Raises:
+            SettingsError: it would take mail from elsewhere, or send it through a relay that isn't here.
+        """
+        from mailtasks.installation import installation_of
+        from mailtasks.testing.worker import running_worker
+
+        settings = installation_of(app).settings
+        self._demand_own_redis(settings)
+        if not is_loopback(settings.relay.host):
+            raise SettingsError(
+                f"the tests' worker would send through {settings.relay.name}: the settings of {app!r} are "
+                "keywords; leave the relay to environment, framework or file, over which the tests have a say"
+            )
+        with running_worker(app) as worker:
+            yield worker
 
 
 @contextmanager

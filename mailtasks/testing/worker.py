@@ -99,11 +99,10 @@ def _as_default(app: Celery) -> Iterator[None]:
 
 
 def _await_start(ready: threading.Event, thread: threading.Thread) -> None:
-    may_not_join = celery_state.task_join_will_block()
     try:
         wait_until(lambda: ready.is_set() or not thread.is_alive(), START_TIMEOUT, "the worker's start")
     finally:
-        celery_state._set_task_join_will_block(may_not_join)  # a pool has forbidden `.get()`, to all threads
+        celery_state._set_task_join_will_block(False)  # its pool forbids `.get()`, to the test's thread, too
     if not ready.is_set():
         raise RuntimeError("the worker ended before it took tasks; its log says why")
 

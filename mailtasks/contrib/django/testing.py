@@ -27,10 +27,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import Atomic
 from django.test.utils import _TestState, override_settings
 
+from mailtasks.celery import current_app
 from mailtasks.contrib.django.checks import BACKEND
 from mailtasks.local.sink import CatchingServer
 from mailtasks.testing.surroundings import Surroundings, environment
-from mailtasks.testing.worker import running_worker
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def delivered_for_real() -> Iterator[CatchingServer]:
         sending(),
     ):
         relay = surroundings.relay
-        with running_worker():
+        with surroundings.worker(current_app()):
             yield relay
 
 

@@ -287,6 +287,35 @@ def test_a_celery_app_with_a_broker_of_its_own(project, broker: str) -> None:
     project.run(passed=5)
 
 
+def test_a_worker_that_would_send_elsewhere(project) -> None:
+    project.has(
+        test_elsewhere="""
+        import pytest
+        from celery import Celery
+        from mailtasks import Settings
+        from mailtasks.celery import install
+
+        elsewhere = {"relay": "smtps://ann:secret@smtp.example.com", "store_url": "redis://127.0.0.1:1/0"}
+
+        @pytest.fixture(params=elsewhere)
+        def mailtasks_app(request, mailtasks_redis):
+            return install(Celery("shop"), Settings(**{request.param: elsewhere[request.param]}))
+
+        def test_it(mailtasks_worker):
+            assert False, "it must not run"
+        """
+    )
+    said = project.run(errors=2)
+    assert (
+        "SettingsError: the tests' worker would send through smtp.example.com:465: the settings of "
+        "<Celery shop at "
+    ) in said
+    assert (
+        "are keywords; leave the relay to environment, framework or file, over which the tests have a say"
+    ) in said
+    assert "SettingsError: a mailer has its mail at redis://127.0.0.1:1/0, not in the tests' Redis" in said
+
+
 def test_the_app_can_be_named(project) -> None:
     project.has(
         test_named="""
