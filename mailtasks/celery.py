@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from logging import Logger
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 from celery import Celery
 from celery.local import Proxy
@@ -22,6 +23,7 @@ from celery.utils.imports import cwd_in_path
 from celery.utils.text import str_to_list
 
 from mailtasks import bootsteps, guard, tasks, transport
+from mailtasks.default import forget_default_mailer
 from mailtasks.errors import SettingsError
 from mailtasks.installation import Installation, OwnInstallation, installation_of
 from mailtasks.logs import JsonFormatter
@@ -38,6 +40,7 @@ from mailtasks.settings import Settings
 _lock = threading.RLock()
 _own: Celery | None = None
 _installed: Celery | None = None
+_all: Final[WeakSet[Celery]] = WeakSet()
 
 _WORKER_DEFAULTS: Final = {
     "worker_send_task_events": True,  # for Flower
@@ -86,8 +89,22 @@ def _install(app: Celery, installation: Installation) -> Celery:
         _complete(app)
     else:
         app.on_after_finalize.connect(_complete, weak=False)
+    _all.add(app)
     _installed = app
     return app
+
+
+def forget_settings() -> None:
+    """Let the default mailer and every installed app read their settings anew when they are next needed.
+
+    For tests, in which what settings are made from changes. What a worker has begun with stays.
+    """
+    forget_default_mailer()
+    for app in list(_all):
+        installation_of(app).forget()
+        if app.finalized:
+            app._pool = app.amqp._producer_pool = None  # as Celery does after a fork: for another broker
+            _fit(app)
 
 
 def _lend_broker(sender: Celery, source: Any, **_: Any) -> None:
@@ -105,6 +122,11 @@ def _lend_broker(sender: Celery, source: Any, **_: Any) -> None:
 def _complete(sender: Celery, **_: Any) -> None:
     """What reads the app's configuration: tasks, which it annotates, and queues and routes beside its own."""
     tasks.register(sender)
+    _fit(sender)
+
+
+def _fit(sender: Celery) -> None:
+    """Queues, routes and time-outs as the settings have them."""
     try:
         namespace = installation_of(sender).settings.namespace
     except SettingsError:
@@ -121,7 +143,8 @@ def _complete(sender: Celery, **_: Any) -> None:
     }
     given = sender.conf.task_routes or []
     own = list(given) if isinstance(given, list | tuple) else [given]
-    sender.conf.update(task_routes=[*own, routes(namespace)])
+    if routes(namespace) not in own:  # it may have been completed with other settings
+        sender.conf.update(task_routes=[*own, routes(namespace)])
 
 
 @celeryd_init.connect(weak=False)  # type: ignore[untyped-decorator]  # Celery ships no types

@@ -87,6 +87,16 @@ class Installation:
         """Accepts through this app."""
         return Mailer(self.settings, publisher=self.publisher)
 
+    def forget(self) -> None:
+        """Read the settings anew when they are next needed: what they were made from has changed.
+
+        What a worker has begun with stays.
+        """
+        for name in ("settings", "publisher"):
+            vars(self).pop(name, None)
+        if mailer := vars(self).pop("mailer", None):
+            mailer.close()
+
     def begin(self, *, owner: str, threads: int) -> None:
         """A worker starts: its name, as `status` and doubt show it, and how many threads it has."""
         self.owner, self.threads = owner, threads
@@ -146,6 +156,11 @@ class Installation:
 
 class OwnInstallation(Installation):
     """That of our own app. Its broker is that of the settings, default or not: producers know no other."""
+
+    def forget(self) -> None:
+        """Read the settings anew; its own are those of every source, and were read when the app was made."""
+        self._given = None
+        super().forget()
 
     @cached_property
     def settings(self) -> Settings:

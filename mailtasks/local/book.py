@@ -15,6 +15,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -26,8 +28,34 @@ JOURNAL: Final = "journal.jsonl"
 _MESSAGE_ID: Final = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 
+class Parsed:
+    """What has a `content`, for who wants to look into it: parsed anew each time."""
+
+    __slots__ = ()
+    content: bytes
+
+    @property
+    def message(self) -> EmailMessage:
+        """The mail as the standard library has it."""
+        return message_from_bytes(self.content, policy=policy.default)
+
+    @property
+    def text(self) -> str:
+        """Its plain text, decoded, lines ending in \\n; "" if it has none."""
+        return self._body("plain")
+
+    @property
+    def html(self) -> str:
+        """Its HTML, likewise."""
+        return self._body("html")
+
+    def _body(self, kind: str) -> str:
+        part = self.message.get_body((kind,))
+        return part.get_content().replace("\r\n", "\n") if part else ""
+
+
 @dataclass(frozen=True, slots=True)
-class Caught:
+class Caught(Parsed):
     """One message that was accepted."""
 
     time: float  # seconds since the epoch
@@ -127,6 +155,11 @@ class Book:
                 f"recipients refused or deferred: {len(self.refusals)}"
             )
         return list(self.messages)
+
+    def clear(self) -> None:
+        """Forget what was caught and refused; the files stay."""
+        for pages in (self.messages, self.refusals, self.violations):
+            pages.clear()
 
     def close(self) -> None:
         """Write the rest and close the journal."""

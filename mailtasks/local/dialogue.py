@@ -48,19 +48,37 @@ class Desk:
     ) -> None:
         self.book = book
         self.faults = faults
+        self._first_faults = faults
         self.extensions = tuple(extensions)
         self.pipelining = "PIPELINING" in extensions
         self.max_recipients = max_recipients
         self._orders = Orders(convention)
+        self._given: dict[tuple[Stage, str], Behaviour] = {}  # by recipient; "" is everybody
         self._attempts: Counter[tuple[Stage, str]] = Counter()
+
+    def order(self, behaviour: Behaviour, recipient: str) -> None:
+        """From now on, for a recipient, or for everybody ("") whose address orders nothing itself."""
+        self._given[behaviour.at, recipient.lower()] = behaviour
+        self._attempts.clear()
+
+    def reset(self) -> None:
+        """Forget all orders and attempts; the odds are those of the beginning."""
+        self.faults = self._first_faults
+        self._given.clear()
+        self._attempts.clear()
 
     def behaviour(self, at: Stage, recipients: Sequence[str], subject: str) -> Behaviour | None:
         """What goes wrong now, by order of one of the recipients or by the odds; None: nothing."""
         for recipient in recipients:
-            ordered = self._orders.of(recipient)
-            if ordered and ordered.at is at and self._nth(at, recipient) <= (ordered.times or sys.maxsize):
+            ordered = self._ordered(at, recipient)
+            if ordered and self._nth(at, recipient) <= (ordered.times or sys.maxsize):
                 return ordered
         return self.faults.draw(at, subject, self._nth(at, subject)) if self.faults else None
+
+    def _ordered(self, at: Stage, recipient: str) -> Behaviour | None:
+        given = self._given.get((at, recipient.lower())) if self._given else None
+        ordered = given or self._orders.of(recipient)
+        return ordered if ordered and ordered.at is at else self._given.get((at, ""))
 
     def _nth(self, at: Stage, subject: str) -> int:
         self._attempts[at, subject] += 1

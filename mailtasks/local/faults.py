@@ -22,6 +22,8 @@ keep-drop-once      dot    kept, and the connection is reset without an answer; 
 keep-drop           dot    kept, and the connection is reset without an answer, always
 ==================  =====  =================================================================
 
+Whom else it shall befall is told by `CatchingServer.order`: `order("full", "bob@example.com")`.
+
 A fault at the dot falls on the whole message: the first recipient that orders one decides.
 
 By odds: see `Faults`. What is decided depends on the seed, the stage, the recipient (at the dot: the
@@ -155,6 +157,19 @@ def _number(name: str, value: str) -> Any:
             f"fault {name}={value} isn't understood; write NAME=ODDS,… with names from {', '.join(names)}"
         )
     return int(value) if name == "seed" and value.isdecimal() else float(value)
+
+
+def behaviour_of(fault: str | Behaviour) -> Behaviour:
+    """What a word of the table stands for; a behaviour is one already.
+
+    Raises:
+        SettingsError: there is no such word.
+    """
+    if isinstance(fault, Behaviour):
+        return fault
+    if fault not in CONVENTION:
+        raise SettingsError(f"the catching server knows no fault {fault!r}; expected {', '.join(CONVENTION)}")
+    return CONVENTION[fault]
 
 
 class Orders:

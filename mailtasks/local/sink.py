@@ -24,7 +24,7 @@ from typing import Final, Self
 from mailtasks.errors import SettingsError
 from mailtasks.local.book import JOURNAL, Book, Caught, Entry, accepted_pairs, read_journal
 from mailtasks.local.dialogue import EXTENSIONS, Conversation, Desk
-from mailtasks.local.faults import CONVENTION, Behaviour, Faults
+from mailtasks.local.faults import CONVENTION, Behaviour, Faults, behaviour_of
 from mailtasks.local.processes import Child, told_to_end
 from mailtasks.local.serving import BACKLOG, Serving
 
@@ -117,6 +117,25 @@ class CatchingServer:
     def wait_for(self, messages: int, timeout: float = 10.0) -> list[Caught]:
         """The messages, once there are at least so many; `TimeoutError` after `timeout` seconds."""
         return self.book.wait_for(messages, timeout)
+
+    def order(self, fault: str | Behaviour, recipient: str = "") -> None:
+        """Misbehave from now on, until `reset()`: `order("full", "bob@example.com")`, `order("slow")`.
+
+        Args:
+            fault: a word of the table in `mailtasks.local.faults`, or a behaviour of your own.
+            recipient: to whom; by default to everybody whose address orders nothing itself.
+
+        Raises:
+            SettingsError: the table has no such word.
+        """
+        self._desk.order(behaviour_of(fault), recipient)
+
+    def reset(self) -> None:
+        """Begin anew: nothing caught, nothing ordered, the odds of the constructor, and listening again."""
+        self._desk.reset()
+        self.book.clear()
+        if self._serving is None:
+            self.start()
 
     def start(self) -> Self:
         """Listen; on return a client is answered."""

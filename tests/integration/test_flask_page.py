@@ -11,8 +11,10 @@ from flask import Flask
 import mailtasks
 from mailtasks.cli import COMMANDS
 from mailtasks.contrib.flask import Mail
+from mailtasks.contrib.flask.testing import sending
 from mailtasks.settings import SETTINGS
 from mailtasks.state import State
+from mailtasks.testing import recorded
 from tests.pages import fences
 
 PAGE = Path(mailtasks.__file__).parents[1] / "docs" / "how-to" / "flask.md"
@@ -46,6 +48,11 @@ def test_the_page_does_what_it_says(names):
         assert [mailer.status(id).subject for id in ids] == ["Your order", "Your invoice"]
         assert mailer.status(ids[0]).state is State.QUEUED
         assert mailer.stats().accepted == 3
+
+
+def test_what_would_go_out(names):
+    with sending(), recorded() as outbox:
+        names["test_a_code_would_go_out"](outbox)
 
 
 def test_its_pattern_shares_a_celery(names, redis_url):

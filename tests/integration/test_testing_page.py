@@ -16,7 +16,9 @@ PAGE = Path(mailtasks.__file__).parents[1] / "docs" / "how-to" / "testing.md"
 
 def test_the_pages_tests_pass(tmp_path: Path) -> None:
     files = [code for language, code in fences(PAGE) if language == "python"]
-    for name, code in zip(("conftest.py", "test_greeting.py", "test_dialogue.py"), files, strict=True):
+    for name, code in zip(
+        ("conftest.py", "test_signup.py", "test_delivery.py", "test_dialogue.py"), files, strict=True
+    ):
         (tmp_path / name).write_text(code)
     kept = ("MAILTASKS_TEST_SESSION",)
     ran = subprocess.run(
@@ -33,4 +35,4 @@ def test_the_pages_tests_pass(tmp_path: Path) -> None:
         timeout=120,
         check=False,
     )
-    assert (ran.returncode, "6 passed" in ran.stdout) == (0, True), ran.stdout
+    assert (ran.returncode, "9 passed" in ran.stdout) == (0, True), ran.stdout

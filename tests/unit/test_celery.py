@@ -350,6 +350,46 @@ def test_the_modules_functions_go_through_the_app_that_was_installed_last(
     assert mailtasks.default_mailer() is before, "our own app is no app of the user's"
 
 
+# --- Settings that change, as in tests -----------------------------------------------------------------
+
+
+def test_our_own_app_reads_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILTASKS_BROKER_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("MAILTASKS_LEASE", "20")
+    installation = own_app().mailtasks
+    mailer, default = installation.mailer, mailtasks.default_mailer()
+    monkeypatch.setenv("MAILTASKS_LEASE", "30")
+    assert installation.settings.lease == 20
+    module.forget_settings()
+    assert installation.settings.lease == installation.mailer.settings.lease == 30
+    assert installation.mailer is not mailer
+    assert mailtasks.default_mailer() is not default
+
+
+def test_an_installed_app_that_is_led_to_another_broker(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = install(Celery("shop", broker="memory://", set_as_current=False))
+    app.finalize()
+    before = app.pool
+    with pytest.raises(SettingsError, match=r"^broker_url \(the Celery app\): "):
+        app.mailtasks.settings  # noqa: B018
+    assert list(app.amqp.queues.consume_from) == ["celery"], "its queues aren't known"
+    monkeypatch.setenv("CELERY_BROKER_URL", redis_url)
+    for _ in range(2):
+        module.forget_settings()
+        assert app.mailtasks.settings.broker_url == app.mailtasks.settings.store_url == redis_url
+        assert list(app.amqp.queues.consume_from) == ["celery", *OURS]
+        assert app.pool is not before
+        assert app.conf.task_routes == [{SEND_MAIL: {"queue": NORMAL_QUEUE}}]
+
+
+def test_settings_that_were_given_stay(app: Celery) -> None:
+    install(app, Settings(broker_url="redis://127.0.0.1:1/0", lease=20))
+    module.forget_settings()
+    assert app.mailtasks.settings.lease == 20
+
+
 # --- Log lines --------------------------------------------------------------------------------------
 
 

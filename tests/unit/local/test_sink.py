@@ -8,10 +8,11 @@ import time
 import pytest
 
 from mailtasks.errors import SettingsError
-from mailtasks.local.faults import Faults
+from mailtasks.local.faults import Behaviour, Faults
 from mailtasks.local.processes import Child
 from mailtasks.local.serving import BUFFER
 from mailtasks.local.sink import CatchingProcess, CatchingServer
+from mailtasks.reply import Stage
 from mailtasks.testing import wait_until
 
 MAIL = "Message-ID: <{}@example.com>\r\nSubject: hello\r\n\r\nhello\r\n"
@@ -191,3 +192,71 @@ def test_a_starter_that_is_gone_is_no_reason_to_complain():
     process.terminate()
     assert (process.stderr.read(), process.wait(timeout=10)) == ("", 0)
     process.stderr.close()
+
+
+# --- By order of a test -----------------------------------------------------------------------------
+
+
+def refused(port, recipient):
+    try:
+        send(port, recipient)
+    except smtplib.SMTPRecipientsRefused as error:
+        return error.recipients[recipient][0]
+    except smtplib.SMTPDataError as error:
+        return error.smtp_code
+    except smtplib.SMTPServerDisconnected:
+        return "gone"
+    return None
+
+
+def test_one_recipient_only_or_everybody(sink):
+    sink.order("full", "Bob@example.com")
+    assert [refused(sink.port, who) for who in ("bob@example.com", "cy@example.com")] == [552, None]
+    sink.order("spam")
+    assert [refused(sink.port, who) for who in ("bob@example.com", "cy@example.com")] == [552, 554]
+    sink.order("drop", "cy@example.com")
+    assert refused(sink.port, "cy@example.com") == "gone"
+
+
+def test_once_is_counted_from_the_order(sink):
+    for _ in range(2):
+        sink.order("defer-once")
+        assert [refused(sink.port, "bob@example.com") for _ in range(2)] == [451, None]
+        assert refused(sink.port, "cy@example.com") == 451
+
+
+def test_an_address_that_orders_something_itself_is_stronger_than_everybody(sink):
+    sink.order("full")
+    assert [refused(sink.port, who) for who in ("refuse@example.com", "bob@example.com")] == [550, 552]
+
+
+def test_a_behaviour_of_ones_own(sink):
+    sink.order(Behaviour(Stage.DOT, "452 4.2.2 not before Monday"), "bob@example.com")
+    assert refused(sink.port, "bob@example.com") == 452
+
+
+def test_a_word_that_orders_nothing(sink):
+    with pytest.raises(
+        SettingsError, match=r"^the catching server knows no fault 'fulll'; expected defer-once, "
+    ):
+        sink.order("fulll")
+
+
+def test_reset_begins_anew():
+    with CatchingServer(faults=Faults(defer_dot=1.0)) as sink:
+        sink.faults = None
+        assert refused(sink.port, "defer-once@example.com") == 451
+        sink.order("full", "bob@example.com")
+        assert [refused(sink.port, who) for who in ("bob@example.com", "cy@example.com")] == [552, None]
+        port = sink.port
+        sink.stop()
+        sink.reset()
+        assert (sink.messages, sink.refusals, sink.violations, sink.port) == ([], [], [], port)
+        assert [refused(port, who) for who in ("bob@example.com", "defer-once@example.com")] == [451, 451]
+        assert sink.refusals[0].verdict == "451 4.3.0 no room at the moment"
+
+
+def test_what_was_caught_is_parsed(sink):
+    send(sink.port, "bob@example.com")
+    [caught] = sink.messages
+    assert (caught.message["Subject"], caught.text, caught.html) == ("hello", "hello\n", "")

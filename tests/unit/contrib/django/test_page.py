@@ -38,6 +38,7 @@ def test_the_page_does_what_it_says(queue, override, capsys):
     assert mailtasks.default_mailer().stats().accepted == 3, "a code, an order, a welcome"
     assert names["unsent"] == []
     assert passes(names["Greeting"])
+    assert passes(names["Delivery"])
 
 
 def set_up(said, apps, queue, override):
