@@ -33,7 +33,7 @@ from mailtasks.errors import (
     StoreUnavailable,
 )
 from mailtasks.message import Mailable, Message, as_message
-from mailtasks.sql.composing import composed
+from mailtasks.outbox.composing import composed
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session

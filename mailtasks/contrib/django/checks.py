@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, router
 
 from mailtasks.contrib.django import conf
 from mailtasks.errors import SettingsError
@@ -21,6 +23,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
     try:
         Settings.load()
         conf.on_commit()
+        conf.outbox()
     except SettingsError as error:
         return [
             Error(str(error), hint="`manage.py mailtasks config` shows the settings.", id="mailtasks.E001")
@@ -42,6 +45,36 @@ def _wrong_mailers() -> Iterator[str]:
             EmailBackend(**{**options, "alias": alias})
         except ImproperlyConfigured as error:
             yield str(error)
+
+
+def check_outbox(**_: Any) -> list[CheckMessage]:
+    """mailtasks.E003: the outbox is wanted in a database that doesn't get its table, or isn't there."""
+    return [Error(sentence, id="mailtasks.E003") for sentence in _without_table()]
+
+
+def _without_table() -> Iterator[str]:
+    from mailtasks.contrib.django.models import OutboxRow
+
+    for alias in sorted(_outboxes()):
+        if alias not in connections:
+            yield f"The outbox is to be in the database {alias!r}, which is none of DATABASES."
+        elif not router.allow_migrate_model(alias, OutboxRow):
+            yield (
+                f"The outbox is to be in the database {alias!r}, and DATABASE_ROUTERS keep its table out; "
+                "let them migrate the app 'mailtasks' there."
+            )
+
+
+def _outboxes() -> set[str]:
+    """The databases into which mail is written. Options that are wrong are said elsewhere."""
+    from mailtasks.contrib.django.backend import EmailBackend
+
+    found = set()
+    for options in [entry.get("OPTIONS", {}) for entry in _mailers().values()] or [{}]:
+        with suppress(ImproperlyConfigured, SettingsError, TypeError):
+            backend = EmailBackend(**options)
+            found |= {backend.database} if backend.keep else set()
+    return found
 
 
 def check_relay(**_: Any) -> list[CheckMessage]:
