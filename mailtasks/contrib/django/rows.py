@@ -131,6 +131,7 @@ class Store:
             DatabaseError: it isn't, or the database is away.
         """
         with self._reachable():
+            self._renew()
             found = self.name in connections[self.alias].introspection.table_names()
         if not found:
             raise DatabaseError(
@@ -146,6 +147,7 @@ class Store:
             DatabaseError: the database is away, or refused what was asked.
             RuntimeError: a transaction is open already, whose mail would be moved before its commit.
         """
+        self._renew()
         lock = self.can_lock
         with self._reachable(), atomic(using=self.alias, durable=True):
             connection = connections[self.alias]
@@ -154,11 +156,16 @@ class Store:
                     cursor.execute(LIMIT_LOCKS)
             yield Rows(self.alias, lock=lock)
 
+    def _renew(self) -> None:
+        """Let go of a connection that is old or broken, as Django does before a request."""
+        connection = connections[self.alias]
+        if not connection.in_atomic_block:  # a TestCase has its transaction there
+            connection.close_if_unusable_or_obsolete()
+
     @contextmanager
     def _reachable(self) -> Iterator[None]:
-        """Turn Django's errors of databases into ours; begin with a connection that may be used."""
+        """Turn Django's errors of databases into ours."""
         try:
-            connections[self.alias].close_if_unusable_or_obsolete()
             yield
         except Error as error:
             raise unusable(repr(self.alias), error.__cause__ or error) from None

@@ -27,6 +27,11 @@ def test_nothing_is_wrong(override):
             {"ON_COMMIT": 1},
             "MAILTASKS['ON_COMMIT'] in Django's settings: '1' (int) is wrong; expected True or False",
         ),
+        (
+            {"OUTBOX": "always"},
+            "MAILTASKS['OUTBOX'] in Django's settings: 'always' is wrong; expected True, False, "
+            '"until_accepted", "until_final" or "forever"',
+        ),
     ],
 )
 def test_a_wrong_setting(override, given, sentence):
@@ -64,3 +69,33 @@ def test_options_of_mailers_are_tried(monkeypatch):
     [error] = checks.check_mailers()
     assert error.id == "mailtasks.E002"
     assert "the priority 'asap' is unknown: use one of urgent, normal, bulk." in error.msg
+
+
+class NowhereRouter:
+    def allow_migrate(self, db, app_label, **_):
+        return False if app_label == "mailtasks" else None
+
+
+def test_an_outbox_whose_table_is_kept_out(override, monkeypatch):
+    override(MAILTASKS={"OUTBOX": True})
+    assert found() == {}
+    override(DATABASE_ROUTERS=[NowhereRouter()])
+    assert found()["mailtasks.E003"].msg == (
+        "The outbox is to be in the database 'default', and DATABASE_ROUTERS keep its table out; "
+        "let them migrate the app 'mailtasks' there."
+    )
+    override(MAILTASKS={})
+    assert found() == {}
+
+
+def test_an_outbox_in_a_database_that_isnt_there(override, monkeypatch):
+    entries = {
+        "bills": {"OPTIONS": {"outbox": True, "database": "bills"}},
+        "news": {"OPTIONS": {"database": "news"}},
+    }
+    monkeypatch.setattr(checks, "_mailers", lambda: entries)
+    [error] = checks.check_outbox()
+    assert (error.id, error.msg) == (
+        "mailtasks.E003",
+        "The outbox is to be in the database 'bills', which is none of DATABASES.",
+    )

@@ -42,7 +42,7 @@ def test_the_page_does_what_it_says(queue, override, capsys):
 
 def set_up(said, apps, queue, override):
     """As the page has it, only that Redis is the tests'; MAILERS are for a Django that knows them."""
-    assert apps == settings.INSTALLED_APPS
+    assert set(apps) <= set(settings.INSTALLED_APPS)
     if "MAILTASKS" in said:
         said["MAILTASKS"] |= {"BROKER_URL": queue.settings.broker_url}
     if django.VERSION < (6, 1):
