@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from mailtasks.cli.context import Context, as_json, pass_context
 from mailtasks.cli.options import seconds
@@ -52,7 +53,9 @@ def _named(command: Command) -> Command:
     for decorator in (
         click.option(
             "--table",
-            help=f"The outbox's table, if need be with its schema: app.mail.  [default: {TABLE}]",
+            default=TABLE,
+            show_default=True,
+            help="The outbox's table, if need be with its schema: app.mail.",
         ),
         click.option(
             "--database",
@@ -73,7 +76,7 @@ def _named(command: Command) -> Command:
 @as_json
 @pass_context
 def run(
-    context: Context, database: str | None, table: str | None, interval: float, once: bool, as_json: bool
+    context: Context, database: str | None, table: str, interval: float, once: bool, as_json: bool
 ) -> None:
     """Move mail from the outbox into the queue.
 
@@ -103,7 +106,7 @@ def run(
 )
 @as_json
 @pass_context
-def status(context: Context, database: str | None, table: str | None, patience: float, as_json: bool) -> None:
+def status(context: Context, database: str | None, table: str, patience: float, as_json: bool) -> None:
     """Count the rows by their state. Exits with 1 if one is set aside, or has waited for too long.
 
     A row that waits for long says that no `mailtasks outbox run` runs, or that it has to wait, too: its log
@@ -130,7 +133,7 @@ def _print_status(found: OutboxStatus) -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @as_json
 @pass_context
-def list_(context: Context, database: str | None, table: str | None, limit: int, as_json: bool) -> None:
+def list_(context: Context, database: str | None, table: str, limit: int, as_json: bool) -> None:
     """List the rows that were set aside, the oldest first: whose mail it is, and why it can't be moved."""
     with _opened(context, database, table) as store, store.transaction() as taken:
         found = list(islice(taken.aside(), limit))
@@ -156,7 +159,7 @@ def retry(
     context: Context,
     rows: Sequence[int],
     database: str | None,
-    table: str | None,
+    table: str,
     everything: bool,
     yes: bool,
     as_json: bool,
@@ -202,7 +205,7 @@ def _release(rows: Rows, ids: Sequence[int]) -> tuple[int, list[int]]:
 
 
 @contextmanager
-def _opened(context: Context, database: str | None, table: str | None) -> Iterator[RowStore]:
+def _opened(context: Context, database: str | None, table: str) -> Iterator[RowStore]:
     """The table that is meant, for who looks at it or changes something there by hand.
 
     Raises:
@@ -214,9 +217,9 @@ def _opened(context: Context, database: str | None, table: str | None) -> Iterat
 
 
 @contextmanager
-def _meant(context: Context, database: str | None, table: str | None) -> Iterator[RowStore]:
+def _meant(context: Context, database: str | None, table: str) -> Iterator[RowStore]:
     if context.host.outbox and not (database and "://" in database):
-        if table is not None:
+        if click.get_current_context().get_parameter_source("table") is not ParameterSource.DEFAULT:
             raise click.UsageError("--table is for a database that --database names by its URL.")
         yield context.host.outbox(database)
         return
@@ -225,7 +228,7 @@ def _meant(context: Context, database: str | None, table: str | None) -> Iterato
         from mailtasks.sql import Outbox  # brings in SQLAlchemy
         from mailtasks.sql.store import Store
 
-        schema, _, name = (table or TABLE).rpartition(".")
+        schema, _, name = table.rpartition(".")
         yield Store(Outbox(name=name, schema=schema or None).table, engine)
     finally:
         engine.dispose()

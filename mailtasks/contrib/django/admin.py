@@ -40,7 +40,7 @@ _LISTED: Final = 2  # recipients, and subjects, of a row in a list
 class OutboxRowAdmin(admin.ModelAdmin):  # type: ignore[misc]  # Django ships no types
     """The rows."""
 
-    list_display = ("id", "state", "to", "subject", "written_at", "amount", "reason")
+    list_display = ("id", "state", "to", "subject", "reason", "written_at", "amount")
     list_filter = ("state", "keep")
     list_per_page = 50
     show_full_result_count = False
@@ -120,7 +120,7 @@ class OutboxRowAdmin(admin.ModelAdmin):  # type: ignore[misc]  # Django ships no
     @admin.display(description="error")
     def reason(self, row: Any) -> str:
         """Where it begins."""
-        return str(Truncator(row.error or "").chars(80))
+        return str(Truncator(row.error or "").chars(60))
 
     @admin.display(description="messages")
     def mails(self, row: Any) -> str:
