@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
-TABLE: Final = "mailtasks_outbox"  # by default
+TABLE: Final = "mailtasks_outbox"
 LARGEST_ID: Final = 2**63 - 1  # that the table's column takes
 
 

@@ -10,7 +10,7 @@ from django.db import transaction
 
 from mailtasks.contrib.django.backend import EmailBackend
 from mailtasks.message import Priority
-from tests.unit.contrib.django.conftest import BACKEND
+from tests.djangos import BACKEND
 
 MAILERS = {
     "default": {"BACKEND": BACKEND},
@@ -41,6 +41,17 @@ def test_using_and_a_mailer_itself(queue):
     assert isinstance(backend, EmailBackend)
     assert (backend.alias, backend.fail_silently) == ("news", False)
     assert backend.send_messages([EmailMessage("Hello", "Hi", to=["ann@example.com"])]) == 1
+
+
+def test_the_outbox_of_one_mailer(outbox, override, queue):
+    override(
+        MAILERS=MAILERS | {"bills": {"BACKEND": BACKEND, "OPTIONS": {"outbox": "forever"}}},
+        MAILTASKS={"BROKER_URL": queue.settings.broker_url},
+    )
+    bill, other = (EmailMessage("Hello", "Hi", to=["ann@example.com"]) for _ in range(2))
+    assert (bill.send(using="bills"), other.send()) == (1, 1)
+    [row] = outbox()
+    assert (bill.mailtasks_ids, row.keep) == ([f"{row.batch}.0"], "forever")
 
 
 @pytest.mark.parametrize(
