@@ -6,11 +6,15 @@ BIN := $(VENV)/bin
 JOBS ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
-.PHONY: help install demo test test-all chaos check bench docs wheel clean
+# What concerns Django runs on Django 6, too, which needs a later Python than we do.
+DJANGO_VENV := .venv-django
+DJANGO_TESTS := tests/unit/contrib/django tests/unit/outbox/test_store.py tests/integration/test_django_example.py
+
+.PHONY: help install demo test test-all test-django chaos check bench docs wheel clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## make .venv with every extra and the command `mailtasks`
 
@@ -26,8 +30,18 @@ demo: install ## send 1,000 mails through everything, on this machine only (ARGS
 test: install check ## the tests, with a real Redis and real SMTP servers (at most 15 minutes)
 	$(PYTEST)
 
-test-all: install check ## the tests and what takes longer
+test-all: install check test-django ## the tests and what takes longer, and Django's on Django 6
 	$(PYTEST) --slow
+
+test-django: ## Django's tests on Django 6, if there is a Python 3.12 or later (PYTHON_DJANGO=)
+	@python=$$($(PYTHON) tests/newer_python.py) || exit $${MAILTASKS_NO_SKIP:-0}; \
+		$(MAKE) --no-print-directory PYTHON_DJANGO="$$python" $(DJANGO_VENV)/.installed && \
+		$(DJANGO_VENV)/bin/python -m pytest -n $(JOBS) $(DJANGO_TESTS)
+
+$(DJANGO_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON_DJANGO) -m venv $(DJANGO_VENV)
+	$(DJANGO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
 
 chaos: install ## break everything, and compare the books (SEED= MESSAGES= KILLS= RESTARTS=)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MESSAGES),--messages $(MESSAGES)) \
@@ -50,4 +64,4 @@ wheel: install ## build the wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove what make has made
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DJANGO_VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,15 +7,22 @@ A test fails while the page isn't what this would write.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import mailtasks
+from mailtasks.contrib import flask
+from mailtasks.contrib.django import send_template, signals, template_message
+from mailtasks.contrib.django.backend import EmailBackend
+from mailtasks.contrib.flask.state import AppMail
 from mailtasks.mailer import Mailer
 from mailtasks.message import Alternative, Attachment, Message, Priority
 from mailtasks.settings import Settings
@@ -59,9 +66,13 @@ From `mailtasks.sql`, which needs `pip install mailtasks[sqlalchemy]`; [how to u
 it](../how-to/commit-and-send.md).
 """
 
-FUNCTIONS: Final = ("send", "asend", "send_many", "status", "cancel", "retry", "default_mailer")
+FUNCTIONS: Final = (
+    *("send", "asend", "send_many", "asend_many", "status", "astatus"),
+    *("cancel", "retry", "default_mailer"),
+)
 METHODS: Final = (
-    *("send", "asend", "send_many", "status", "find", "failed", "aside", "stats", "queue", "attachments"),
+    *("send", "asend", "send_many", "asend_many", "status", "astatus"),
+    *("find", "failed", "aside", "stats", "queue", "attachments"),
     *("cancel", "retry", "in_doubt", "resend", "settle", "pause", "resume", "paused", "sweep", "close"),
 )
 LIST: Final = """\
@@ -81,6 +92,32 @@ RECORDS: Final = (
     RetryReport,
 )
 ENUMS: Final = (Priority, State)
+
+
+DJANGO: Final = """\
+From `mailtasks.contrib.django`, which needs `pip install mailtasks[django]`; [how to use
+it](../how-to/django.md).
+"""
+
+BACKEND: Final = "Its path is `mailtasks.contrib.django.backend.EmailBackend`."
+SIGNALS: Final = "From `mailtasks.contrib.django.signals`."
+FLASK: Final = """\
+From `mailtasks.contrib.flask`, which needs `pip install mailtasks[flask]`; [how to use
+it](../how-to/flask.md).
+"""
+
+CALLS: Final = ("send", "send_message", "connect", "record_messages")
+MAILMANS_CALLS: Final = ("get_connection", "send_mail", "send_mass_mail")
+FLASKS: Final = (
+    (flask.Mail, ("init_app", *CALLS, *MAILMANS_CALLS)),
+    (flask.MailState, ()),
+    (AppMail, ()),
+    (flask.Message, ("add_recipient", "attach", "mailable", "as_bytes", "as_string")),
+    (flask.Attachment, ()),
+    (flask.Connection, ("send", "send_message", "send_messages")),
+    (flask.EmailMessage, ("attach", "attach_file", "message", "send")),
+    (flask.EmailMultiAlternatives, ("attach_alternative",)),
+)
 
 
 def page() -> str:
@@ -118,15 +155,32 @@ def _sections() -> Iterator[str]:
     yield from (_function(name, getattr(OutboxRelay, name)) for name in ("run", "drain", "stop"))
     yield from map(_record, (Moved, OutboxStatus, RowAside))
     yield _enum(Keep)
+    yield f"## Django\n\n{DJANGO}"
+    yield _function("send_template", send_template)
+    yield _function("template_message", template_message)
+    yield f"{_class(EmailBackend, '###')}\n{BACKEND}\n"
+    yield f"### Signals\n\n{SIGNALS}\n"
+    yield from _constants(signals)
+    yield f"## Flask\n\n{FLASK}"
+    for cls, methods in FLASKS:
+        yield _class(cls, "###")
+        yield from (_function(f"{cls.__name__}.{name}", getattr(cls, name), "####") for name in methods)
 
 
-def _function(name: str, function: Callable[..., Any]) -> str:
-    return f"### {name}\n\n```text\n{_signature(name, function)}\n```\n\n{_text(function)}"
+def _function(name: str, function: Callable[..., Any], level: str = "###") -> str:
+    return f"{level} {name}\n\n```text\n{_signature(name, function)}\n```\n\n{_text(function)}"
 
 
-def _class(cls: type) -> str:
-    signature = _signature(cls.__name__, vars(cls)["__init__"])
-    return f"## {cls.__name__}\n\n```text\n{signature}\n```\n\n{_text(cls)}"
+def _class(cls: type, level: str = "##") -> str:
+    made = f"```text\n{_signature(cls.__name__, cls.__init__)}\n```\n\n" if "__init__" in vars(cls) else ""
+    return f"{level} {cls.__name__}\n\n{made}{_text(cls)}"
+
+
+def _constants(module: ModuleType) -> Iterator[str]:
+    """Those that are told in a docstring beneath."""
+    for one, below in pairwise(ast.parse(inspect.getsource(module)).body):
+        if isinstance(one, ast.AnnAssign) and isinstance(below, ast.Expr):
+            yield f"#### {ast.unparse(one.target)}\n\n{inspect.cleandoc(ast.literal_eval(below.value))}\n"
 
 
 def _record(cls: type) -> str:
@@ -142,7 +196,7 @@ def _enum(cls: type[Enum]) -> str:
 
 def _signature(name: str, function: Callable[..., Any]) -> str:
     """As the source has it, but for self: defaults in words, and not this machine's values of them."""
-    source = textwrap.dedent(inspect.getsource(function))
+    source = re.sub(r"  # .*", "", textwrap.dedent(inspect.getsource(function)))
     found = re.search(r"def \w+\((.*?)\)( -> .*?)?:\n", source, re.DOTALL)
     assert found, f"{name} has no signature that can be read"
     parameters = re.sub(r"^(\s*)(self|cls)(, |,\n\s*|$)", r"\1", found[1])

@@ -27,7 +27,7 @@ A setting has the same name everywhere. The strongest source that holds it wins:
 | --- | --- | --- | --- |
 | 1 | keyword | `Settings.load(...)`, `mailtasks --set` | `mailtasks --set lease=90s config` |
 | 2 | environment | `MAILTASKS_` and the name in capitals | `MAILTASKS_LEASE=90s` |
-| 3 | framework | `MAILTASKS` in [Django's settings](../how-to/django.md) | `MAILTASKS = {"LEASE": 90}` |
+| 3 | framework | `MAILTASKS` of [Django](../how-to/django.md), [Flask](../how-to/flask.md) | `{"LEASE": 9}` |
 | 4 | file | `mailtasks.toml` in the working directory, or what `MAILTASKS_CONFIG` names | `lease = "90s"` |
 | 5 | default | the table below | |
 

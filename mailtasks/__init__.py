@@ -44,6 +44,8 @@ __all__ = [
     "State",
     "Template",
     "asend",
+    "asend_many",
+    "astatus",
     "cancel",
     "default_mailer",
     "retry",
@@ -87,9 +89,21 @@ def send_many(
     return default_mailer().send_many(messages, ids=ids, one_each=one_each)
 
 
+async def asend_many(
+    messages: Iterable[Mailable], *, ids: Sequence[str] | None = None, one_each: bool = False
+) -> list[str]:
+    """As `send_many`, without blocking the event loop. See `Mailer.asend_many`."""
+    return await default_mailer().asend_many(messages, ids=ids, one_each=one_each)
+
+
 def status(id: str) -> MessageStatus:
     """What became of a message. See `Mailer.status`."""
     return default_mailer().status(id)
+
+
+async def astatus(id: str) -> MessageStatus:
+    """As `status`, without blocking the event loop. See `Mailer.astatus`."""
+    return await default_mailer().astatus(id)
 
 
 def cancel(id: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -182,11 +182,11 @@ class _Pumping:
         while not self._stopped.is_set():
             room = self._room()
             due = self._ledger.due()
-            busy = {each: self._patience(each) for each in PRIORITIES} if due and room is None else {}
-            hints = self._ledger.look(due, busy, self._next_hinted(busy), room=room)
+            busy, hinted = self._long_lines() if due and room is None else ({}, {})
+            hints = self._ledger.look(due, busy, hinted, room=room)
             for first in (True, False):
                 self._hint((hint for hint in hints if hint.first is first), first)
-            if len(due) < LOOK_AT_MOST or any(busy.values()) or room is not None:
+            if len(due) < LOOK_AT_MOST or busy or room is not None:
                 return
 
     def _room(self) -> dict[Priority, int] | None:
@@ -198,20 +198,15 @@ class _Pumping:
         share = self._stopgap.room() // max(1, len(mine))
         return {priority: share if priority in mine else 0 for priority in PRIORITIES}
 
-    def _patience(self, priority: Priority) -> float:
+    def _long_lines(self) -> tuple[dict[Priority, float], dict[Priority, float]]:
+        """Of each queue that is long: for how long its hints may wait, and when the next was published."""
         try:
-            hints = self._publisher.waiting(priority)
+            lines = self._publisher.lines()
         except StoreUnavailable:
-            return 0.0  # the broker's trouble must not keep the ledger from being looked at
-        return hints * PATIENCE if hints > BUSY else 0.0
-
-    def _next_hinted(self, busy: Mapping[Priority, float]) -> dict[Priority, float]:
-        """When the hint was published that is next in each long queue."""
-        try:
-            found = {priority: self._publisher.next_hinted(priority) for priority in busy if busy[priority]}
-        except StoreUnavailable:
-            return {}
-        return {priority: at for priority, at in found.items() if at}
+            return {}, {}  # the broker's trouble must not keep the ledger from being looked at
+        long = {priority: line for priority, line in lines.items() if line.hints > BUSY}
+        hinted = {priority: line.next_hinted for priority, line in long.items() if line.next_hinted}
+        return {priority: line.hints * PATIENCE for priority, line in long.items()}, hinted
 
     def _hint(self, hints: Iterable[Hint], first: bool) -> None:
         if wanted := [(hint.batch, hint.priority) for hint in hints]:

@@ -30,7 +30,14 @@ from typing import Final
 from mailtasks.blob_cache import BlobCache, Encoded, NoRoom
 from mailtasks.blobs import BlobLost, Blobs
 from mailtasks.errors import PoolTimeout, RelayError, StoreError, StoreUnavailable
-from mailtasks.event import CHUNKING_NOT_BORNE, PIPELINING_NOT_BORNE, Attempt, RelayEvent, attempt_listeners
+from mailtasks.event import (
+    CHUNKING_NOT_BORNE,
+    PIPELINING_NOT_BORNE,
+    Attempt,
+    RelayEvent,
+    attempt_listeners,
+    tell,
+)
 from mailtasks.feeder import Feeder
 from mailtasks.keeper import Keeper
 from mailtasks.limiter import Limiter
@@ -545,22 +552,19 @@ class _Settled:
 
 
 def _tell_listeners(settled: Sequence[_Settled], *, late: bool) -> None:
-    """News of attempts, for whoever wants it; not worth failing a delivery for.
+    """News of attempts, for whoever wants it.
 
     Args:
         late: the lease was lost before the ledger was told, which then believes nothing but what was sent.
     """
-    news = [
-        each.attempt
-        for each in settled
-        if each.attempted and each.decision.state is not State.QUEUED
-        if not late or each.decision.state is State.SENT
-    ]
-    for listener in attempt_listeners if news else ():
-        try:
-            listener(news)
-        except Exception:  # whatever a user's function raises
-            log.exception("a listener to attempts failed")
+    tell(
+        [
+            each.attempt
+            for each in settled
+            if each.attempted and each.decision.state is not State.QUEUED
+            if not late or each.decision.state is State.SENT
+        ]
+    )
 
 
 def _unsendable(message: ClaimedMessage, attachments: Mapping[str, Encoded | Exception]) -> Outcome | None:

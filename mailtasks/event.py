@@ -1,12 +1,15 @@
-"""What happened: to a relay or a destination, recorded and acted upon later; in an attempt, told at once."""
+"""What happened: to a relay or a destination, recorded and acted upon later; to a mail, told at once."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from mailtasks.state import State
+
+log = logging.getLogger(__name__)
 
 PIPELINING_NOT_BORNE: Final = "pipelining_not_borne"
 CHUNKING_NOT_BORNE: Final = "chunking_not_borne"
@@ -27,17 +30,27 @@ class RelayEvent:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What came of trying to send one message to one recipient."""
+    """What came of trying to send one message to one recipient, or of not trying: too old, suppressed."""
 
     id: str  # the message's
     recipient: str
     state: State  # what it became
-    reply: str  # the relay's words, or what happened instead
+    reply: str  # the relay's words, of now or the last time, or what happened instead; the list's reason
     attempt: int  # which one, counted from 1; one that wasn't the recipient's fault doesn't count
     tags: tuple[str, ...]
     metadata: Mapping[str, str]
 
 
 attempt_listeners: Final[list[Callable[[Sequence[Attempt]], object]]] = []
-"""Called in a worker's thread when the ledger has been told of attempts. The thread sends nothing meanwhile.
-What a worker that dies hasn't told is never told: the ledger is the truth, this is news of it."""
+"""Called when the ledger knows what became of recipients: in a thread of a worker, which does nothing else
+meanwhile; of who is suppressed when mail is accepted, in the thread that accepts it. What a process that dies
+hasn't told is never told: the ledger is the truth, this is news of it."""
+
+
+def tell(news: Sequence[Attempt]) -> None:
+    """Call the listeners, if there is news. None of them can make fail what was done."""
+    for listener in attempt_listeners if news else ():
+        try:
+            listener(news)
+        except Exception:  # whatever a user's function raises
+            log.exception("a listener to attempts failed")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from celery import Celery
 
@@ -21,11 +20,13 @@ from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.publish import CELERYS_BROKER, Publisher
 from mailtasks.routing import Route, open_route
 from mailtasks.sentinels import are_named, with_celerys_options
-from mailtasks.settings import SETTINGS, Settings, mask_url, redis_py_url
-
-FRAMEWORKS: Final[list[Callable[[Celery], Settings | None]]] = []
-"""Asked for the settings of an app that was given none: what the configuration of a web framework says, whose
-Celery app it is. None: it is not."""
+from mailtasks.settings import (
+    SETTINGS,
+    Settings,
+    framework_values,
+    mask_url,
+    redis_py_url,
+)
 
 
 class Installation:
@@ -33,8 +34,7 @@ class Installation:
 
     Args:
         app: the Celery app that it hangs on.
-        settings: by default what environment, the framework whose app it is, and file say, always with the
-            app's broker.
+        settings: by default what environment, framework and file say, always with the app's broker.
     """
 
     def __init__(self, app: Celery, settings: Settings | None = None) -> None:
@@ -59,8 +59,7 @@ class Installation:
         broker = broker_of(self.app)
         if not broker:
             return self.without_app()
-        given = self._given or self._of_framework()
-        return Settings.load(broker_url=broker) if given is None else with_broker(given, broker)
+        return with_broker(self._given, broker) if self._given else self._load(broker_url=broker)
 
     @property
     def was_given_settings(self) -> bool:
@@ -73,10 +72,10 @@ class Installation:
         Raises:
             SettingsError: one is wrong.
         """
-        return self._given or self._of_framework() or Settings.load()
+        return self._given or self._load()
 
-    def _of_framework(self) -> Settings | None:
-        return next((found for ask in FRAMEWORKS if (found := ask(self.app))), None)
+    def _load(self, **keywords: Any) -> Settings:
+        return Settings.load(framework=framework_values(self.app), **keywords)
 
     @cached_property
     def publisher(self) -> Publisher:

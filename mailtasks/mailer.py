@@ -6,13 +6,13 @@ mail is the ledger's: whatever dies afterwards, it ends in one final state or is
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
@@ -53,6 +53,7 @@ from mailtasks.store.keys import LISTED_STATES, Keys, campaign_batch_id, split_i
 from mailtasks.store.ledger import Acceptance, Ledger, Limits
 from mailtasks.store.records import NewBatch, Tries
 from mailtasks.store.suppressions import Suppressions
+from mailtasks.threads import in_thread
 
 _BATCHES_A_CALL: Final = 100  # accepted in one round trip
 
@@ -141,15 +142,15 @@ class Mailer:
         return self.send_many([message], ids=[id] if id else None)[0]
 
     async def asend(self, message: Mailable, *, id: str | None = None) -> str:
-        """As `send`, in a thread: never blocks the event loop.
+        """As `send`, in a thread of ours: never blocks the event loop, nor takes a thread of the program's.
 
         An await that is cancelled may have accepted the mail all the same, and its id is lost: to be able
         to try again without a second mail, give the message an idempotency key.
 
         Raises:
-            As `send`.
+            As `send`. While Redis hangs, what is beyond 32 calls waits for theirs to end first.
         """
-        return await asyncio.to_thread(self.send, message, id=id)
+        return await in_thread(partial(self.send, message, id=id))
 
     def send_many(
         self,
@@ -194,6 +195,20 @@ class Mailer:
         for conflict in conflicts:
             raise IdempotencyConflict(conflict.key, f"{conflict.batch.id}.0", ids)
         return ids
+
+    async def asend_many(
+        self,
+        messages: Iterable[Mailable],
+        *,
+        ids: Sequence[str] | None = None,
+        one_each: bool = False,
+    ) -> list[str]:
+        """As `send_many`, in a thread as `asend` is. The messages are iterated over there.
+
+        Raises:
+            As `send_many`.
+        """
+        return await in_thread(partial(self.send_many, messages, ids=ids, one_each=one_each))
 
     def _demand_room(self, packed: Sequence[Packed], again: bool) -> None:
         """Room for what is new: what an earlier try brought in, though its answer was lost, needs none."""
@@ -264,6 +279,14 @@ class Mailer:
         if message is None:
             raise self._unknown(id)
         return message
+
+    async def astatus(self, id: str) -> MessageStatus:
+        """As `status`, in a thread as `asend` is.
+
+        Raises:
+            As `status`.
+        """
+        return await in_thread(partial(self.status, id))
 
     def find(self, recipient: str) -> Iterator[MessageStatus]:
         """Every message to an address that is still kept. Reads the whole ledger: slow if that is large.

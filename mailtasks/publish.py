@@ -15,7 +15,8 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -171,6 +172,15 @@ def producing_app(settings: Settings) -> Celery:
     return app
 
 
+class HintLine(NamedTuple):
+    """What stands in a priority's queue."""
+
+    hints: int  # how many wait
+    next_hinted: (
+        float | None
+    )  # seconds since 1970 when the next was published, by its publisher; None: not known
+
+
 class Publisher:
     """Publishes hints through a Celery app.
 
@@ -268,26 +278,19 @@ class Publisher:
         Raises:
             StoreUnavailable: the broker can't be asked.
         """
-        return int(self._ask(_length, priority))
+        return self.lines()[priority].hints
 
-    def next_hinted(self, priority: Priority) -> float | None:
-        """When the hint that is taken next from a priority's queue was published; None if that isn't known.
-
-        Returns:
-            Seconds since 1970, by the clock of whoever published it.
+    def lines(self) -> dict[Priority, HintLine]:
+        """What stands in the queue of each priority, asked in one call.
 
         Raises:
             StoreUnavailable: the broker can't be asked.
         """
-        at: float | None = self._ask(_next_hinted, priority)
-        return at
-
-    def _ask(self, question: Callable[[Any, str], Any], priority: Priority) -> Any:
         try:
             with self.app.connection_or_acquire() as connection:
                 connection.ensure_connection(max_retries=0)  # a failed hint leaves one that was lost
                 with connection.channel() as channel:
-                    return question(channel, self._queues[priority].name)
+                    return _lines(channel, {each: queue.name for each, queue in self._queues.items()})
         except Exception as error:  # whatever a transport raises
             broker = mask_url(self.app.connection_for_write().as_uri(include_password=True))
             raise StoreUnavailable(
@@ -295,20 +298,26 @@ class Publisher:
             ) from error
 
 
-def _length(channel: Any, queue: str) -> int:
-    """Of all of kombu's lists for a queue. Not by declaring it: that is refused while memory is full."""
-    with channel.conn_or_acquire() as client:
-        pipeline = client.pipeline(transaction=False)
-        for step in channel.priority_steps:
-            pipeline.llen(channel._q_for_pri(queue, step))
-        return sum(map(int, pipeline.execute()))
-
-
-def _next_hinted(channel: Any, queue: str) -> float | None:
-    # kombu puts this before the keys of a few commands, and this is none of them.
+def _lines(channel: Any, queues: Mapping[Priority, str]) -> dict[Priority, HintLine]:
+    """By the lengths of all of kombu's lists for a queue: declaring it is refused while memory is full."""
+    # kombu puts this before the keys of a few commands, of which LINDEX is none.
     prefix = getattr(channel, "global_keyprefix", "")
     with channel.conn_or_acquire() as client:
-        message = client.lindex(f"{prefix}{queue}", -1)
+        pipeline = client.pipeline(transaction=False)
+        for queue in queues.values():
+            pipeline.lindex(f"{prefix}{queue}", -1)
+            for step in channel.priority_steps:
+                pipeline.llen(channel._q_for_pri(queue, step))
+        answers = iter(pipeline.execute())
+    return {
+        priority: HintLine(
+            next_hinted=_hinted(next(answers)), hints=sum(islice(answers, len(channel.priority_steps)))
+        )
+        for priority in queues
+    }
+
+
+def _hinted(message: bytes | str | None) -> float | None:
     with suppress(ValueError, KeyError, TypeError):  # nothing waits, or no hint
-        return float(json.loads(message)["headers"][HINTED]) / 1000
+        return float(json.loads(message)["headers"][HINTED]) / 1000  # type: ignore[arg-type]
     return None

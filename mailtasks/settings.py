@@ -43,12 +43,15 @@ from mailtasks.relay_options import HELLO_NAME
 
 __all__ = [
     "IN_REDIS",
+    "NO_FRAMEWORK",
     "SETTINGS",
     "Described",
     "Doubt",
+    "FrameworkValues",
     "Relay",
     "Setting",
     "Settings",
+    "framework_values",
     "is_loopback",
     "mask_url",
     "redis_py_url",
@@ -64,8 +67,14 @@ NOT_SETTINGS: Final = frozenset(
 
 DEFAULT_FILE: Final = "mailtasks.toml"
 
-FRAMEWORK_READERS: Final = {"django.conf": "mailtasks.contrib.django.conf"}
-"""A framework's module, and ours that reads its settings, asked where the first is imported anyway."""
+FRAMEWORK_READERS: Final = {
+    "mailtasks.contrib.flask.state": "mailtasks.contrib.flask.state",
+    "django.conf": "mailtasks.contrib.django.conf",
+}
+"""Is the first imported anyway, the second reads a framework's settings; the first that has any counts.
+
+Its `framework_values(celery)` gets the Celery app that asks, or None, and gives `FrameworkValues`, or None.
+"""
 
 Doubt = Literal["resend", "hold"]
 
@@ -137,6 +146,22 @@ class Described:
     value: str | int | float | bool | None  # secrets masked
     source: str
     help: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameworkValues:
+    """What a web framework's settings hold for us, as they were given."""
+
+    source: str  # as errors and `mailtasks config` call it, such as "Django's settings"
+    values: Mapping[str, Any] = dataclasses.field(repr=False)  # by our names
+
+    def with_redis_of(self, settings: Settings) -> Self:
+        """For who runs beside an app: at its broker and ledger, wherever it has them from."""
+        redis = {"broker_url": settings.broker_url, "store_url": settings.store_url}
+        return dataclasses.replace(self, values={**self.values, **redis})
+
+
+NO_FRAMEWORK: Final = FrameworkValues("framework", {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -291,7 +316,7 @@ class Settings:
     def load(
         cls,
         *,
-        framework: Mapping[str, Any] | None = None,
+        framework: FrameworkValues | Mapping[str, Any] | None = None,
         environ: Mapping[str, str] = os.environ,
         file: str | os.PathLike[str] | None = None,
         **keywords: Any,
@@ -299,7 +324,7 @@ class Settings:
         """The settings from every source, the strongest first: keyword, environment, framework, file.
 
         Args:
-            framework: what Django's or Flask's settings hold for us, by our names; by default, in a process
+            framework: what a web framework's settings hold for us, by our names; by default, in a process
                 that has Django's settings, what these have under MAILTASKS.
             environ: where `MAILTASKS_…` is looked up; an empty variable counts as not set.
             file: a TOML file that must be there; by default the one that MAILTASKS_CONFIG names
@@ -384,26 +409,29 @@ class _Given:
 def _weakest_first(
     keywords: Mapping[str, Any],
     environ: Mapping[str, str],
-    framework: Mapping[str, Any] | None,
+    framework: FrameworkValues | Mapping[str, Any] | None,
     file: str | os.PathLike[str] | None,
 ) -> Iterator[_Given]:
     yield from _from_file(file or environ.get("MAILTASKS_CONFIG") or None)
-    yield from _from_mapping(framework_values() if framework is None else framework, "framework")
+    asked = framework_values() if framework is None else framework
+    theirs = asked if isinstance(asked, FrameworkValues) else FrameworkValues("framework", asked)
+    yield from _from_mapping(theirs.values, theirs.source)
     yield from _from_environment(environ)
     yield from _from_mapping(keywords, "keyword")
 
 
-def framework_values() -> Mapping[str, Any]:
-    """What the framework of this process says, as it was given, by our names; nothing, if there is none.
+def framework_values(celery: Any = None) -> FrameworkValues:
+    """What the framework of this process says; nothing, if there is none.
+
+    Args:
+        celery: the Celery app whose settings are wanted, which tells one Flask application from another.
 
     Raises:
         SettingsError: it isn't given as it should be.
     """
-    readers = [reader for framework, reader in FRAMEWORK_READERS.items() if framework in sys.modules]
-    values: dict[str, Any] = {}
-    for reader in readers:
-        values |= import_module(reader).framework_values()
-    return values
+    readers = (import_module(reader) for known, reader in FRAMEWORK_READERS.items() if known in sys.modules)
+    asked = (reader.framework_values(celery) for reader in readers)
+    return next((found for found in asked if found is not None), NO_FRAMEWORK)
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:

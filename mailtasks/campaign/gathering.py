@@ -17,7 +17,8 @@ import msgspec
 
 from mailtasks.campaign.batches import ROWS_A_BATCH, ROWS_WITH_FILES_A_BATCH, RowBatch, batched
 from mailtasks.campaign.files import OwnFiles
-from mailtasks.errors import InputError
+from mailtasks.compose.template import CompiledTemplate
+from mailtasks.errors import InputError, RenderError
 from mailtasks.people import Once, Person, Reason, Rejected
 from mailtasks.people.row import named
 
@@ -102,6 +103,7 @@ def gather(
     rows: Iterable[Person | Rejected],
     required: frozenset[str] = frozenset(),
     *,
+    template: CompiledTemplate | None = None,
     files: OwnFiles | None = None,
     rejected: Callable[[Rejected], object] = lambda row: None,
     progress: Callable[[int], object] = lambda rows: None,
@@ -110,6 +112,7 @@ def gather(
 
     Args:
         required: fields that each row must have.
+        template: whose headers each row must fit; None: it isn't looked at.
         files: what looks at those that rows name; None: they name none.
         rejected: is given each row that can't be mailed, as it is read.
         progress: is told, again and again, how many people were read.
@@ -120,8 +123,8 @@ def gather(
     gathered = Gathered()
     try:
         with Once() as once:
-            complete = _complete(rows, required)
-            people = _people(once.of(files.of(complete) if files else complete), gathered, rejected)
+            fit = _fitting(_complete(rows, required), template) if template else _complete(rows, required)
+            people = _people(once.of(files.of(fit) if files else fit), gathered, rejected)
             gathered.first = list(islice(people, _FIRST_PEOPLE))
             size = ROWS_WITH_FILES_A_BATCH if files else ROWS_A_BATCH
             for batch in batched(chain(gathered.first, people), size):
@@ -140,6 +143,17 @@ def _complete(rows: Iterable[Person | Rejected], required: frozenset[str]) -> It
             yield Rejected(row.line, Reason.INCOMPLETE, f"the row has no {lacking}, which the template needs")
         else:
             yield row
+
+
+def _fitting(rows: Iterable[Person | Rejected], template: CompiledTemplate) -> Iterator[Person | Rejected]:
+    for row in rows:
+        if isinstance(row, Person):
+            try:
+                template.check_headers(row.fields, to=row.email)
+            except RenderError as error:
+                yield Rejected(row.line, Reason.BAD_FIELD, str(error))
+                continue
+        yield row
 
 
 def _people(

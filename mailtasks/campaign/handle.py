@@ -136,7 +136,10 @@ class Campaign:
             # Of CSV all rows have all columns, and that these are enough was seen just now.
             required = template.required_names if rows.columns is None else frozenset[str]()
             files = OwnFiles.of_template(self._template, template, self._mailer.settings)
-            gathered = gather(rows, required, files=files, rejected=rejected, progress=progress)
+            compiled = template.compile()
+            gathered = gather(
+                rows, required, template=compiled, files=files, rejected=rejected, progress=progress
+            )
             unusable = rows.unusable
         try:
             _demand_people(gathered, rows)
@@ -145,6 +148,7 @@ class Campaign:
                 self._mailer,
                 self._name,
                 template,
+                compiled,
                 self._options,
                 gathered,
                 files=files,

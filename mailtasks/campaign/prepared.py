@@ -16,7 +16,7 @@ from mailtasks.campaign.gathering import Gathered
 from mailtasks.campaign.intake import Intake, wanted_record
 from mailtasks.campaign.options import CampaignOptions
 from mailtasks.compose.template import CompiledTemplate, Rendered, TemplateRecord
-from mailtasks.errors import InputError, RenderError
+from mailtasks.errors import InputError, MessageError, RenderError
 from mailtasks.mailer import Mailer
 from mailtasks.message import Message
 from mailtasks.people import Person, Reason, Rejected
@@ -71,6 +71,7 @@ class Prepared:
         mailer: Mailer,
         name: str,
         template: TemplateRecord,
+        compiled: CompiledTemplate,
         options: CampaignOptions,
         gathered: Gathered,
         *,
@@ -80,6 +81,7 @@ class Prepared:
     ) -> None:
         self.name = name
         self.template = template
+        self._compiled = compiled
         self.options = options
         self.people = gathered.people
         self.rejected: Mapping[Reason, int] = gathered.rejected
@@ -137,8 +139,14 @@ class Prepared:
 
         Raises:
             AddressError: it is none.
+            MessageError: it is on the suppression list.
             StoreUnavailable: Redis is away.
         """
+        if parse(to).address in self._mailer.suppressions:
+            raise MessageError(
+                f"{to} is on the suppression list, so nothing would be sent to it; take it off "
+                "(`mailtasks suppress remove`), or test with another address"
+            )
         rendered = self._render(self._person, to)
         assert isinstance(rendered.content, bytes), "it was filled"
         return self._mailer.send(Message(to=to, raw=rendered.content, tags=("campaign-test",)))
@@ -217,7 +225,3 @@ class Prepared:
             if self._files and isinstance(file, OwnFile)
         }
         return b"".join(pieces) if isinstance(pieces := filled(content, encoded), tuple) else pieces
-
-    @cached_property
-    def _compiled(self) -> CompiledTemplate:
-        return self.template.compile()

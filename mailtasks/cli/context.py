@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mailtasks.settings import SETTINGS, Settings, mask_url
+from mailtasks.settings import NO_FRAMEWORK, SETTINGS, FrameworkValues, Settings, mask_url
 
 if TYPE_CHECKING:
     from mailtasks.mailer import Mailer
@@ -23,14 +23,14 @@ class Host:
 
     Attributes:
         program: as people call it.
-        framework: its share of the settings, by our names.
+        framework: its share of the settings.
         app: the Celery app that `worker` runs by default.
         environment: variables that processes need to find that app.
         outbox: the framework's own outbox, by what its databases are called; None names the usual one.
     """
 
     program: str = "mailtasks"
-    framework: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    framework: FrameworkValues = NO_FRAMEWORK
     app: str = "mailtasks"
     environment: Mapping[str, str] = field(default_factory=dict)
     outbox: Callable[[str | None], RowStore] | None = None
@@ -38,7 +38,7 @@ class Host:
     @property
     def variables(self) -> dict[str, str]:
         """The same for a process that is to come to the same settings."""
-        said = {SETTINGS[name].variable: str(value) for name, value in self.framework.items()}
+        said = {SETTINGS[name].variable: str(value) for name, value in self.framework.values.items()}
         return {**said, **self.environment}
 
 

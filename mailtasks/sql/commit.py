@@ -14,7 +14,6 @@ A crash between the commit and the send loses the mail. Where that must not be, 
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from mailtasks.errors import (
 )
 from mailtasks.message import Mailable, Message, as_message
 from mailtasks.outbox.composing import composed
+from mailtasks.threads import in_thread
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
@@ -199,6 +199,6 @@ def _call(send: Callable[[], object]) -> None:
     if "greenlet" in sys.modules and concurrency.in_greenlet():
         # Its name since SQLAlchemy 2.1, and the one before.
         wait_for = getattr(concurrency, "await_", None) or concurrency.await_only
-        wait_for(asyncio.to_thread(send))
+        wait_for(in_thread(send))
     else:
         send()

@@ -26,6 +26,7 @@ from redis.exceptions import ResponseError
 
 from mailtasks.address import mailbox
 from mailtasks.errors import StoreError, StoreUnavailable
+from mailtasks.event import attempt_listeners, tell
 from mailtasks.message import PRIORITIES, Priority
 from mailtasks.pieces import Content, OwnFile
 from mailtasks.state import State
@@ -33,6 +34,7 @@ from mailtasks.status import Stray
 from mailtasks.store import records
 from mailtasks.store.connection import Client, Scripts, available, not_confirmed, now_of
 from mailtasks.store.keys import ID_LENGTH, Keys, is_batch_id, uid_in
+from mailtasks.store.news import attempts, unpacked_attempts
 from mailtasks.store.records import BatchRecord, CampaignPart, MessageRecord, NewBatch, Values
 
 log = logging.getLogger(__name__)
@@ -298,9 +300,11 @@ class Ledger:
         calls = [self._accept_call(batch) for batch in batches]
         with available(self.redis, ids):
             answers, confirmed = self._scripts.run_confirmed("accept", calls, self.limits.confirm)
+        for batch, (_, _, *told) in zip(batches, answers, strict=True):
+            tell(attempts(batch.id, batch.record, batch.recipients, *told))
         if not confirmed:
             raise not_confirmed(self.redis, self.limits.confirm, ids)
-        told = [(Acceptance(status.decode()), bool(hint)) for status, hint in answers]
+        told = [(Acceptance(status.decode()), bool(hint)) for status, hint, *_ in answers]
         unnamed = [number for number, (answer, _) in enumerate(told) if answer is Acceptance.UNNAMED]
         if unnamed:
             self._names_mailboxes = True
@@ -332,6 +336,7 @@ class Ledger:
             runs=_runs(batch.record),
             size=len(batch.recipients),
             fingerprint=batch.fingerprint,
+            tell=bool(attempt_listeners),
             send_at=_ms(batch.send_at),
             lifetime=_ms(batch.lifetime),
             **({"mailboxes": _mailboxes(batch.recipients)} if self._names_mailboxes else {}),
@@ -476,7 +481,7 @@ class Ledger:
         claim.stepping = True
         windows = self.limits.windows
         rows, bounced = self._rows(claim, results)
-        [status, *rest], confirmed = self._run_confirmed(
+        [status, told, *rest], confirmed = self._run_confirmed(
             "step",
             [claim.batch],
             self.limits.confirm if more else 0,
@@ -493,11 +498,20 @@ class Ledger:
             recipients=RECIPIENTS_A_TRANSACTION,
             more=int(more),
             gate=gate,
+            tell=bool(attempt_listeners),
         )
+        try:
+            return self._answered(claim, owner, status, rest, before + self.limits.lease, confirmed)
+        finally:
+            tell(unpacked_attempts(claim.batch, told))
+
+    def _answered(
+        self, claim: Claim, owner: str, status: bytes, rest: list[Any], lease_ends: float, confirmed: bool
+    ) -> Released | None:
+        """What a step's answer says, put into the claim."""
         if status != b"claimed":
             return _released(status, rest)
         *answer, check = rest
-        lease_ends = before + self.limits.lease
         try:
             _take(claim, answer)
             listed, checked = self._found_listed(claim, check)
@@ -615,14 +629,17 @@ class Ledger:
             The batches to hint.
         """
         busy_by_name = {priority.value: _ms(busy.get(priority, 0)) for priority in PRIORITIES}
-        hints, aside, doubt = self.run(
+        hints, aside, doubt, told = self.run(
             "look",
             due,
             ids=list(due),
             busy=busy_by_name,
             next={priority.value: _ms(at) for priority, at in next_hinted.items()},
             room=room and {priority.value: batches for priority, batches in room.items()},
+            tell=bool(attempt_listeners),
         )
+        for id, of_batch in told:
+            tell(unpacked_attempts(id.decode(), of_batch))
         for id, why in _pairs(aside):
             log.error("batch %s is set aside, until somebody retries its messages: %s", id, why)
         if doubt:

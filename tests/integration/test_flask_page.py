@@ -10,8 +10,7 @@ from flask import Flask
 
 import mailtasks
 from mailtasks.cli import COMMANDS
-from mailtasks.contrib.flask import Mail, Message
-from mailtasks.contrib.flask.mail import Connection, MailState
+from mailtasks.contrib.flask import Mail
 from mailtasks.settings import SETTINGS
 from mailtasks.state import State
 from tests.pages import fences
@@ -56,11 +55,8 @@ def test_its_pattern_shares_a_celery(names, redis_url):
     assert Mail(app).mailer is celery.mailtasks.mailer
 
 
-def test_what_its_tables_name_is_there(names):
+def test_what_it_names_is_there():
     page = PAGE.read_text(encoding="utf-8")
-    with names["app"].app_context():
-        known = {name for one in (Mail, Message(), Connection, MailState) for name in dir(one)}
-    calls = re.findall(r"`(?:mail|message|connection)\.(\w+)", page)
-    assert len(calls) > 10
-    assert set(calls) - {"server", "username"} <= known
-    assert set(re.findall(r"`flask mailtasks (\w+)", page)) <= set(COMMANDS)
+    commands = re.findall(r"`flask mailtasks (\w+)", page)
+    assert len(commands) > 2
+    assert set(commands) <= set(COMMANDS)

@@ -21,6 +21,8 @@ from mailtasks import (
     State,
     Template,
     asend,
+    asend_many,
+    astatus,
     cancel,
     default_mailer,
     retry,
@@ -53,6 +55,8 @@ send_many(message)  # type: ignore[arg-type]
 async def view() -> str:
     """A handler that never blocks its loop."""
     assert_type(await asend(message, id=None), str)
+    assert_type(await asend_many([message], one_each=True), list[str])
+    assert_type(await astatus("0abc.0"), MessageStatus)
     return await asend(message)
 
 

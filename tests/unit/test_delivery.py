@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from email import message_from_bytes
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import msgspec
@@ -23,7 +23,7 @@ import pytest
 from mailtasks import delivery
 from mailtasks.delivery import Report
 from mailtasks.errors import StoreError, StoreUnavailable
-from mailtasks.event import Attempt
+from mailtasks.event import Attempt, attempt_listeners
 from mailtasks.local.book import Caught
 from mailtasks.local.redis import free_port
 from mailtasks.message import Attachment, Message, Priority
@@ -55,6 +55,17 @@ def bench(redis_url: str, sink: CatchingServer) -> Iterator[Callable[..., Bench]
         each.close()
 
 
+Listening: TypeAlias = Callable[..., None]
+
+
+@pytest.fixture
+def listening() -> Iterator[Listening]:
+    """Adds listeners to attempts, for as long as the test runs."""
+    before = attempt_listeners[:]
+    yield lambda *listeners: attempt_listeners.extend(listeners)
+    attempt_listeners[:] = before
+
+
 def accepted_as_it_is(one: Bench, content: bytes) -> str:
     """The id of a message to Ann that is in the ledger with these bytes."""
     message = Message(to="ann@example.com")
@@ -80,7 +91,7 @@ def test_each_recipient_is_settled_by_name(bench: Callable[..., Bench], sink: Ca
 
 
 def test_listeners_hear_of_attempts_when_the_ledger_knows(
-    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+    bench: Callable[..., Bench], listening: Listening
 ) -> None:
     one = bench()
     id = one.send(
@@ -92,7 +103,7 @@ def test_listeners_hear_of_attempts_when_the_ledger_knows(
         heard.extend(attempts)
         known.extend(recipient.state for recipient in one.mailer.status(id).recipients)
 
-    monkeypatch.setattr("mailtasks.delivery.attempt_listeners", [listen])
+    listening(listen)
     one.deliver(id)
     assert known == [State.SENT, State.FAILED, State.DEFERRED]
     assert [(it.recipient, it.state, it.attempt) for it in heard] == [
@@ -105,17 +116,26 @@ def test_listeners_hear_of_attempts_when_the_ledger_knows(
 
 
 def test_a_listener_that_fails_harms_nobody(
-    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: Callable[..., Bench], listening: Listening, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, heard = bench(), []
 
     def fail(attempts: Sequence[Attempt]) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("mailtasks.delivery.attempt_listeners", [fail, heard.extend])
+    listening(fail, heard.extend)
     assert one.deliver(one.send("ann@example.com")).counts == {State.SENT: 1}
     assert len(heard) == 1
     assert "a listener to attempts failed" in caplog.text
+
+
+def test_listeners_hear_of_doubt_once_an_attempt(bench: Callable[..., Bench], listening: Listening) -> None:
+    heard: list[Attempt] = []
+    listening(heard.extend)
+    one = bench(doubt_normal="resend")
+    id = one.send("keep-drop@example.com")
+    one.deliver(id)  # and resend, as decided
+    assert [(it.state, it.attempt) for it in heard] == [(State.IN_DOUBT, 1), (State.IN_DOUBT, 2)]
 
 
 # --- The suppression list -----------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 from celery import Celery
@@ -11,7 +13,7 @@ from mailtasks.errors import SettingsError
 from mailtasks.installation import Installation, installation_of
 from mailtasks.message import Message, Priority
 from mailtasks.policy.backoff import RetryPolicy
-from mailtasks.settings import Settings
+from mailtasks.settings import FrameworkValues, Settings
 from mailtasks.state import State
 from mailtasks.testing import CatchingServer, wait_until
 
@@ -162,13 +164,16 @@ def test_closing_what_was_never_opened() -> None:
     installation.close()
 
 
-def test_an_app_that_was_given_no_settings_asks_the_frameworks(monkeypatch):
+def test_an_app_that_was_given_no_settings_asks_the_framework(monkeypatch):
     ours, others = (Celery(name, broker="redis://127.0.0.1:6379/3", set_as_current=False) for name in "ab")
-    asked = Settings(default_from="shop@example.com")
-    monkeypatch.setattr("mailtasks.installation.FRAMEWORKS", [lambda app: asked if app is ours else None])
+    reader = ModuleType("reader_of_a_test")
+    said = FrameworkValues("the shop's settings", {"default_from": "shop@example.com"})
+    reader.framework_values = lambda app: said if app is ours else None
+    monkeypatch.setitem(sys.modules, reader.__name__, reader)
+    monkeypatch.setattr("mailtasks.settings.FRAMEWORK_READERS", {reader.__name__: reader.__name__})
     assert Installation(ours).settings.default_from == "shop@example.com"
     assert Installation(ours).settings.broker_url == "redis://127.0.0.1:6379/3"
-    assert Installation(ours).without_app() is asked
+    assert Installation(ours).without_app().source("default_from") == "the shop's settings"
     assert Installation(others).settings.default_from is None
     given = Installation(ours, Settings(lease=7))
     assert given.was_given_settings

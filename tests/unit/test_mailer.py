@@ -133,6 +133,22 @@ def test_asend_accepts_too(mailer: Mailer) -> None:
     assert mailer.status(asyncio.run(mailer.asend(ann()))).state is State.QUEUED
 
 
+def test_what_asyncio_has_besides_does_the_same(mailer: Mailer) -> None:
+    async def main() -> None:
+        both = [ann(cc="bob@example.com"), ann()]
+        ids = await mailer.asend_many(both, one_each=True)
+        assert len(ids) == 3
+        assert await mailer.asend_many(both, one_each=True, ids=ids) == ids
+        assert (await mailer.astatus(ids[1])).recipients[0].address == "bob@example.com"
+        with pytest.raises(UnknownMessage):
+            await mailer.astatus("0abc.0")
+        with pytest.raises(MessageError):
+            await mailer.asend_many([ann(), Message(to="ann@example.com", text="x" * 20_000_000)])
+
+    asyncio.run(main())
+    assert mailer.stats().accepted == 3
+
+
 # --- Many -------------------------------------------------------------------------------------------
 
 

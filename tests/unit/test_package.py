@@ -102,7 +102,9 @@ def test_the_modules_functions_use_one_default_mailer() -> None:
     id = mailtasks.send(message)
     other = asyncio.run(mailtasks.asend(message))
     more = mailtasks.send_many([message, message])
-    assert mailtasks.default_mailer().stats().accepted == 4 == len({id, other, *more})
+    more += asyncio.run(mailtasks.asend_many([message]))
+    assert mailtasks.default_mailer().stats().accepted == 5 == len({id, other, *more})
+    assert asyncio.run(mailtasks.astatus(other)).id == other
     assert mailtasks.status(id).state is mailtasks.State.QUEUED
     assert mailtasks.cancel(id) == 1
     assert mailtasks.retry(id).retried == 1

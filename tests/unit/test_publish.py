@@ -83,12 +83,12 @@ def test_first_is_at_the_head_of_the_queue(redis_url: str, redis_server: LocalRe
     app.conf.update(configuration(Settings(broker_url=redis_url)))
     install(app)  # a producer's own app would have kombu's transport
     publisher = Publisher(app)
-    assert publisher.next_hinted(Priority.BULK) is None
+    assert publisher.lines()[Priority.BULK].next_hinted is None
     for batch, first in (("a" * 27, False), ("b" * 27, False), ("c" * 27, True)):
         assert publisher.hint([(batch, Priority.BULK)], first=first)
     ids = [task["headers"]["id"][0] for task in waiting(redis_server, BULK_QUEUE)]
     assert ids == ["b", "a", "c"]  # taken from the end
-    assert publisher.next_hinted(Priority.BULK) is None  # it is out of its turn
+    assert publisher.lines()[Priority.BULK].next_hinted is None  # it is out of its turn
     assert publisher.waiting(Priority.BULK) == 3
     app.close()
 
@@ -99,13 +99,13 @@ def test_when_the_next_in_a_queue_was_hinted(redis_url: str, prefix: str) -> Non
     app.conf.broker_transport_options = {**app.conf.broker_transport_options, "global_keyprefix": prefix}
     publisher, before = Publisher(app), time.time()
     assert publisher.hint([(BATCH, Priority.BULK)])
-    assert before - 0.01 <= (publisher.next_hinted(Priority.BULK) or 0) <= time.time()
+    assert before - 0.01 <= (publisher.lines()[Priority.BULK].next_hinted or 0) <= time.time()
     app.close()
 
 
 def test_the_next_in_a_queue_may_be_no_hint(publisher: Publisher) -> None:
     publisher.app.send_task("mailtasks.send_mail", kwargs={"to": "ann@example.com"})
-    assert publisher.next_hinted(Priority.NORMAL) is None
+    assert publisher.lines()[Priority.NORMAL].next_hinted is None
 
 
 def test_what_cant_be_published_goes_to_whoever_takes_it(own_redis: LocalRedis) -> None:

@@ -2,12 +2,21 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import mailtasks
 from mailtasks.errors import SettingsError
-from mailtasks.settings import NOT_SETTINGS, SETTINGS, Relay, Settings
+from mailtasks.settings import (
+    NO_FRAMEWORK,
+    NOT_SETTINGS,
+    SETTINGS,
+    FrameworkValues,
+    Relay,
+    Settings,
+    framework_values,
+)
 
 SECRET = "hunter2"
 SECRETS = {
@@ -191,6 +200,20 @@ def test_a_typo_that_resembles_nothing():
     assert refusal(framework={"zzz": 1}) == (
         "zzz (framework): there is no such setting; `mailtasks config` lists them all"
     )
+
+
+def test_the_first_framework_that_has_settings_is_heard(monkeypatch):
+    says = {"a": None, "b": FrameworkValues("b's settings", {"lease": 7}), "c": FrameworkValues("c", {})}
+    for name, said in says.items():
+        module = ModuleType(name)
+        module.framework_values = lambda celery, said=said: said
+        monkeypatch.setitem(sys.modules, f"reader_{name}", module)
+    readers = {"never_imported": "never_imported", **{f"reader_{name}": f"reader_{name}" for name in says}}
+    monkeypatch.setattr("mailtasks.settings.FRAMEWORK_READERS", readers)
+    assert (load().lease, load().source("lease")) == (7, "b's settings")
+    assert load(framework={}).source("lease") == "default"
+    monkeypatch.setattr("mailtasks.settings.FRAMEWORK_READERS", {"reader_a": "reader_a"})
+    assert framework_values() == NO_FRAMEWORK
 
 
 def test_a_wrong_value_is_named_with_its_source():

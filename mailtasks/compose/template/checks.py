@@ -59,6 +59,31 @@ def check_part(environment: Environment, part: Part) -> None:
         _check_tree(environment, source, parse(environment, source))
 
 
+def is_bare(part: Part, filter: str | None = None) -> bool:
+    """Whether a part is nothing but text of one line and names, all as they are, or all through one filter.
+
+    Args:
+        filter: that one; the part must then begin with text.
+
+    Raises:
+        TemplateError: Jinja2 finds something wrong.
+    """
+    [*trees] = _trees(part).values()
+    body = [node.nodes if isinstance(node, nodes.Output) else [node] for node in trees[0].body]
+    pieces = [piece for it in body for piece in it]
+    if len(trees) > 1 or not all(_is_text_or_name(it, filter) for it in pieces):
+        return False
+    return filter is None or isinstance(pieces[0], nodes.TemplateData)
+
+
+def _is_text_or_name(piece: nodes.Node, filter: str | None) -> bool:
+    if isinstance(piece, nodes.TemplateData):
+        return piece.data.isprintable()
+    if filter is None:
+        return isinstance(piece, nodes.Name)
+    return isinstance(piece, nodes.Filter) and piece.name == filter and isinstance(piece.node, nodes.Name)
+
+
 def asked_for(part: Part) -> list[Asked]:
     """What the fields must give to a part: for each source the names in the order of their lines.
 

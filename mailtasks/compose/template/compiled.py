@@ -35,6 +35,7 @@ from mailtasks.pieces import Blob, Content, OwnFile, joined, pieces_of, size_of
 
 _LINE_ENDS: Final = re.compile(r"[\r\n\0]")
 _SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
+_PLAIN: Final = 60  # characters of a value; twelve times as many octets in a URL, at most
 _MARKS: Final = {"text": b"\0text\0", "html": b"\0html\0"}
 """What stands in the layout for a body. NUL stands in nothing else of it: no message may hold one."""
 
@@ -59,12 +60,16 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header line of the template's: its text, or what renders it, and the names that this asks for."""
+    """A header line of the template's: what renders it, and the names that this asks for.
+
+    `is_bare` says that it is text and values as they are, so that no plain value can spoil it.
+    """
 
     name: str
     renderer: Renderer
     source: Source
     names: frozenset[str]
+    is_bare: bool = False
 
 
 class CompiledTemplate:
@@ -95,6 +100,9 @@ class CompiledTemplate:
         self._bodies = [(name, bodies[name]) for name in ("html", "text") if name in bodies]
         self._unsubscribe = unsubscribe
         self._headers = headers
+        rendered = [it for it in (subject, unsubscribe, *headers) if isinstance(it, Header)]
+        self._bare = all(header.is_bare for header in rendered)
+        self._in_headers = frozenset[str]().union(*(header.names for header in rendered)) - {"email"}
         self._from = from_header(sender)
         self._fixed = f"{fixed_headers}MIME-Version: 1.0\r\n"
         self._limits = limits
@@ -139,10 +147,7 @@ class CompiledTemplate:
         values = values_of(fields)
         values.setdefault("email", address.address)
         with within(self._limits) as budget:
-            given = self._subject
-            subject = given if isinstance(given, str) else self._line(address, given, values, budget)
-            unsubscribe = self._unsubscribe_lines(address, values, budget)
-            headers = [self._header(address, header, values, budget) for header in self._headers]
+            subject, lines = self._header_lines(address, values, budget)
             bodies = {
                 name: _guarded(address, name, body.render, values, budget) for name, body in self._bodies
             }
@@ -154,8 +159,7 @@ class CompiledTemplate:
                 address_header("To", [address]),
                 _subject_line(subject),
                 f"Message-ID: <{message_id.strip('<>')}>\r\n",
-                unsubscribe,
-                *headers,
+                *lines,
                 self._fixed,
                 part.headers,
                 "\r\n",
@@ -165,6 +169,35 @@ class CompiledTemplate:
         content = joined(head.encode(), *body)
         _check_size(address, size_of(content), size_limit)
         return Rendered(content, not head.isascii(), subject)
+
+    def check_headers(self, fields: Mapping[str, Any], *, to: str) -> None:
+        """Make the headers of one mail and nothing else of it, for what is wrong with them.
+
+        Where all are text and names alone, and the values short texts of one line, that can be seen without
+        (but for a URL that is nearly too long for a header).
+
+        Args:
+            As `render`.
+
+        Raises:
+            RenderError: the fields don't fit: a line break in the subject, a URL that is none.
+            AddressError: `to` is no address.
+        """
+        if self._bare and all(map(_is_plain, map(fields.get, self._in_headers))):
+            return
+        address, values = parse(to), values_of(fields)
+        values.setdefault("email", address.address)
+        with within(self._limits) as budget:
+            self._header_lines(address, values, budget)
+
+    def _header_lines(
+        self, address: Address, values: dict[str, Any], budget: Budget
+    ) -> tuple[str, Sequence[str]]:
+        """The subject, and the lines of other headers that fields bring something into."""
+        given = self._subject
+        subject = given if isinstance(given, str) else self._line(address, given, values, budget)
+        unsubscribe = self._unsubscribe_lines(address, values, budget)
+        return subject, [unsubscribe, *[self._header(address, it, values, budget) for it in self._headers]]
 
     def _laid_out(self, attachments: Sequence[Attachment | OwnFile]) -> tuple[MimePart, _Layout]:
         if not attachments and not (self._own_files and self._files):
@@ -205,6 +238,17 @@ class CompiledTemplate:
             return checked_header(header, text)
         except MessageError as error:
             raise RenderError(address.address, str(error)) from None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it can stand in any bare header: it is one line, not blank, and not long, even if encoded."""
+    return (
+        isinstance(value, str)
+        and len(value) <= _PLAIN
+        and value.isprintable()
+        and not value.isspace()
+        and value != ""
+    )
 
 
 @lru_cache(maxsize=1024)  # many recipients share a first name, or the whole subject

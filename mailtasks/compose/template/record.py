@@ -22,7 +22,7 @@ from jinja2 import BaseLoader
 from mailtasks.address import parse
 from mailtasks.compose.headers import address_header
 from mailtasks.compose.template.budget import Limits
-from mailtasks.compose.template.checks import Asked, asked_for, check_names, check_part, names_in
+from mailtasks.compose.template.checks import Asked, asked_for, check_names, check_part, is_bare, names_in
 from mailtasks.compose.template.compiled import CompiledTemplate, Header, checked_header, static_line
 from mailtasks.compose.template.css import with_styles_inlined
 from mailtasks.compose.template.html_text import text_template
@@ -111,7 +111,7 @@ class TemplateRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
             bodies["text"] = Body(self.text, from_html=self.text_from_html)
         if self.html is not None:
             bodies["html"] = Body(self.html, html=True)
-        subject = _header("Subject", self.subject)
+        subject = _subject(self.subject)
         headers = [_header(name, part) for name, part in self.headers.items()]
         fixed = [_fixed(header) for header in headers if not header.names]
         if self.reply_to:
@@ -181,7 +181,11 @@ class TemplateRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
 
 def _url(part: Part) -> Header:
     renderer = Renderer(part, filters={"urlencode": urlencode})
-    return Header("List-Unsubscribe", renderer, part.main, names_in(part))
+    return Header("List-Unsubscribe", renderer, part.main, names_in(part), is_bare(part, "urlencode"))
+
+
+def _subject(part: Part) -> Header:
+    return Header("Subject", Renderer(part), part.main, names_in(part), is_bare(part))
 
 
 def _header(name: str, part: Part) -> Header:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
 from django.conf import settings
+from django.core import mail
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
@@ -37,14 +38,17 @@ def check_mailers(**_: Any) -> list[CheckMessage]:
 
 
 def _wrong_mailers() -> Iterator[str]:
-    from mailtasks.contrib.django.backend import EmailBackend
-
-    for alias, entry in _mailers().items():
-        options: Mapping[str, Any] = entry.get("OPTIONS", {})
+    for alias in _ours():
         try:
-            EmailBackend(**{**options, "alias": alias})
+            _ = mail.mailers[alias]
         except ImproperlyConfigured as error:
             yield str(error)
+
+
+def _ours() -> list[str]:
+    """The entries of MAILERS that have our backend."""
+    entries = getattr(settings, "MAILERS", {}) if hasattr(mail, "mailers") else {}  # since Django 6.1
+    return [alias for alias, entry in entries.items() if entry.get("BACKEND") == BACKEND]
 
 
 def check_outbox(**_: Any) -> list[CheckMessage]:
@@ -66,13 +70,14 @@ def _without_table() -> Iterator[str]:
 
 
 def _outboxes() -> set[str]:
-    """The databases into which mail is written. Options that are wrong are said elsewhere."""
+    """The databases into which mail is written. A setting or an option that is wrong is said elsewhere."""
     from mailtasks.contrib.django.backend import EmailBackend
 
     found = set()
-    for options in [entry.get("OPTIONS", {}) for entry in _mailers().values()] or [{}]:
-        with suppress(ImproperlyConfigured, SettingsError, TypeError):
-            backend = EmailBackend(**options)
+    aliases: list[str | None] = [*_ours()] or [None]
+    for alias in aliases:
+        with suppress(ImproperlyConfigured, SettingsError):
+            backend = mail.mailers[alias] if alias else EmailBackend()
             found |= {backend.database} if backend.keep else set()
     return found
 
@@ -97,9 +102,3 @@ def check_relay(**_: Any) -> list[CheckMessage]:
             id="mailtasks.W001",
         )
     ]
-
-
-def _mailers() -> Mapping[str, Mapping[str, Any]]:
-    """The entries of MAILERS that are ours."""
-    entries = getattr(settings, "MAILERS", {})
-    return {alias: entry for alias, entry in entries.items() if entry.get("BACKEND") == BACKEND}

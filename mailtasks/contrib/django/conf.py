@@ -15,6 +15,7 @@ from django.conf import ENVIRONMENT_VARIABLE, settings
 from mailtasks.address import excerpt
 from mailtasks.errors import SettingsError
 from mailtasks.relay import either
+from mailtasks.settings import FrameworkValues
 
 if TYPE_CHECKING:
     from mailtasks.outbox.row import Keep
@@ -31,14 +32,19 @@ otherwise."""
 _OWN: Final = {ON_COMMIT, OUTBOX}
 
 
-def framework_values() -> Mapping[str, Any]:
-    """Our settings, by our names; none, if this process has no settings of Django's. What is None isn't set.
+def framework_values(celery: Any = None) -> FrameworkValues | None:
+    """Our settings, whichever Celery app asks; None, if this process has no settings of Django's.
+
+    What is None isn't set.
 
     Raises:
         SettingsError: MAILTASKS is no dict, or a name isn't in capitals.
     """
+    if not _has_settings():
+        return None
     given = _given().items()
-    return {name.lower(): value for name, value in given if name not in _OWN and value is not None}
+    ours = {name.lower(): value for name, value in given if name not in _OWN and value is not None}
+    return FrameworkValues("Django's settings", ours)
 
 
 def on_commit() -> bool:
@@ -87,9 +93,11 @@ def as_outbox(value: object) -> Keep | None:
         raise ValueError(f"expected {either(['True', 'False', *KEEPS])}") from None
 
 
+def _has_settings() -> bool:
+    return bool(settings.configured) or ENVIRONMENT_VARIABLE in os.environ
+
+
 def _given() -> Mapping[str, Any]:
-    if not settings.configured and ENVIRONMENT_VARIABLE not in os.environ:
-        return {}
     given = getattr(settings, NAME, {})
     if not isinstance(given, Mapping):
         raise SettingsError(f"MAILTASKS in Django's settings: {excerpt(given)} is wrong; expected a dict")

@@ -22,21 +22,35 @@ Its sender is `Mailer`. Arguments: `error`, and `mailer`, `messages` and `ids`, 
 """
 
 message_sent: Final = Signal()
-"""A relay took a message for one recipient; sent by the worker, when the ledger knows, as the next two are.
+"""A relay took a message for one recipient; sent by the worker, when the ledger knows, as the next are.
 
 Its sender is `Attempt`. Arguments: its fields `id`, `recipient`, `reply`, `attempt`, `tags` and `metadata`.
 """
 
 message_failed: Final = Signal()
-"""A recipient was refused for good, or the attempts are used up; not: it expired while it waited."""
+"""A recipient was refused for good, or the attempts are used up."""
 
 message_deferred: Final = Signal()
 """A recipient will be tried again."""
+
+message_expired: Final = Signal()
+"""A recipient's mail is too old, and isn't tried any more; sent by a worker. `reply` is the last one."""
+
+message_suppressed: Final = Signal()
+"""A recipient is on the suppression list; `reply` is the reason that stands there. Sent by the process that
+accepts the mail, or by a worker, if the address came on the list later."""
+
+message_in_doubt: Final = Signal()
+"""A recipient may have the mail, or not: nothing was answered, or the worker died. It is sent once more, of
+which other signals tell, or held, as a setting says. Sent by the worker, or by the one that finds it."""
 
 _SIGNALS: Final[Mapping[State, Signal]] = {
     State.SENT: message_sent,
     State.FAILED: message_failed,
     State.DEFERRED: message_deferred,
+    State.EXPIRED: message_expired,
+    State.SUPPRESSED: message_suppressed,
+    State.IN_DOUBT: message_in_doubt,
 }
 
 

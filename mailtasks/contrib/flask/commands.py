@@ -7,7 +7,7 @@ goes through the application's Celery, they run that, for which each loads the a
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import click
 from flask import Flask, current_app
@@ -15,10 +15,8 @@ from flask.cli import ScriptInfo, with_appcontext
 
 from mailtasks.cli import run
 from mailtasks.cli.context import Host
+from mailtasks.contrib.flask.state import AppMail
 from mailtasks.errors import SettingsError
-
-if TYPE_CHECKING:
-    from mailtasks.contrib.flask.mail import MailState
 
 WORKER: Final = "mailtasks.contrib.flask.worker"
 FLASK_APP: Final = "FLASK_APP"
@@ -41,7 +39,7 @@ def mailtasks_command(context: click.Context, arguments: tuple[str, ...]) -> Non
     sys.exit(run(arguments, host))
 
 
-def host_of(state: MailState, script: ScriptInfo) -> Host:
+def host_of(state: AppMail, script: ScriptInfo) -> Host:
     """What the command line runs on.
 
     Raises:
@@ -50,9 +48,8 @@ def host_of(state: MailState, script: ScriptInfo) -> Host:
     """
     if state.celery is None:
         return Host("flask mailtasks", state.framework)
-    settings = state.settings
-    redis: dict[str, Any] = {"broker_url": settings.broker_url, "store_url": settings.store_url}
-    return Host("flask mailtasks", {**state.framework, **redis}, WORKER, {FLASK_APP: _place_of(script)})
+    framework = state.framework.with_redis_of(state.settings)
+    return Host("flask mailtasks", framework, WORKER, {FLASK_APP: _place_of(script)})
 
 
 def _place_of(script: ScriptInfo) -> str:

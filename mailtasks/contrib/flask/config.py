@@ -10,7 +10,7 @@ The rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 from mailtasks.address import Address, parse
@@ -18,6 +18,9 @@ from mailtasks.errors import AddressError, SettingsError
 from mailtasks.kinds import Flag, Whole
 from mailtasks.relay import Relay, parse_relay
 from mailtasks.settings import NOT_SETTINGS, PREFIX
+
+Person: TypeAlias = str | tuple[str, str]
+"""An address, or a name and an address."""
 
 OURS: Final = "MAILTASKS"
 RELAY_KEYS: Final = (
@@ -138,7 +141,7 @@ def flag(config: Mapping[str, Any], key: str) -> bool | None:
         raise SettingsError(f"{key} (Flask's config): {given!r} is wrong; expected {Flag.expected}") from None
 
 
-def person(given: str | tuple[str, str]) -> str:
+def person(given: Person) -> str:
     """An address as one text: `("Me", "me@example.com")` is "Me <me@example.com>"."""
     return str(Address(*given)) if isinstance(given, tuple) else str(given)
 

@@ -14,18 +14,17 @@ from email.message import Message as EmailObject
 from email.parser import BytesParser
 from email.policy import SMTP
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import current_app
 
 import mailtasks
 from mailtasks.address import excerpt
-from mailtasks.contrib.flask.config import person
-from mailtasks.contrib.flask.message import Attachment, Message, Person
+from mailtasks.contrib.flask.attachment import Attachment
+from mailtasks.contrib.flask.config import Person, person
+from mailtasks.contrib.flask.connection import Connection
+from mailtasks.contrib.flask.message import Message
 from mailtasks.errors import MessageError
-
-if TYPE_CHECKING:
-    from mailtasks.contrib.flask.mail import Connection
 
 
 class EmailMessage(Message):

@@ -10,45 +10,27 @@ The rules:
 
 from __future__ import annotations
 
-import re
 import secrets
 import sys
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from email.charset import QP, Charset
-from email.encoders import encode_base64
-from email.header import Header
 from email.message import Message as EmailObject
-from email.mime.base import MIMEBase
-from email.mime.message import MIMEMessage
-from email.mime.multipart import MIMEMultipart
-from email.mime.text import MIMEText
-from email.parser import BytesParser
-from email.policy import SMTP
-from email.utils import formataddr, formatdate
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from email.utils import formatdate
+from typing import Any, Final, Protocol
 
 from flask import current_app, has_app_context
 
 import mailtasks
 from mailtasks.address import excerpt, parse
 from mailtasks.compose.mime import compose
-from mailtasks.contrib.flask.config import person
-from mailtasks.errors import AttachmentError, MessageError
-from mailtasks.message import Alternative, Priority, check_header_name, check_line
+from mailtasks.contrib.flask.attachment import Attachment, as_ours, as_part
+from mailtasks.contrib.flask.config import Person, person
+from mailtasks.contrib.flask.standard import UTF_8, laid_out
+from mailtasks.errors import MessageError
+from mailtasks.message import Alternative, Priority, check_header_name
 from mailtasks.pieces import pieces_of
-from mailtasks.ready import LONGEST_LINE
 
-if TYPE_CHECKING:
-    from mailtasks.contrib.flask.mail import Connection
-
-Person: TypeAlias = str | tuple[str, str]
-"""An address, or a name and an address."""
-
-_UTF_8: Final = (None, "utf-8", "utf8")
 _FIXED: Final = {"date": "Date", "message-id": "Message-ID"}  # headers that our composer makes itself
-_SPACES: Final = re.compile(r"\s+")
 
 _MAIL_OPTIONS: Final[Mapping[str, tuple[str, Mapping[str, Any]] | None]] = {
     "BODY": None,  # the worker sees what the mail has and the relay offers, and says so itself
@@ -68,30 +50,11 @@ class IncompleteMessage(MessageError, AssertionError):
     """It has no recipients, or no sender and no default. Flask-Mail raises an AssertionError."""
 
 
-class Attachment:
-    """A file that goes with a message.
+class TakesMessages(Protocol):
+    """What `mail.connect()` gives."""
 
-    Args:
-        filename: as the reader sees it; None: it has none.
-        content_type: such as "application/pdf"; None: guessed from the filename.
-        data: the bytes; a text is encoded as UTF-8.
-        disposition: "attachment" or "inline".
-        headers: further ones of this part, such as a Content-ID.
-    """
-
-    def __init__(
-        self,
-        filename: str | None = None,
-        content_type: str | None = None,
-        data: bytes | str | None = None,
-        disposition: str | None = None,
-        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
-    ) -> None:
-        self.filename = filename
-        self.content_type = content_type
-        self.data = data
-        self.disposition = disposition or "attachment"
-        self.headers = dict(headers or {})
+    def send(self, message: Message) -> None:
+        """Send one."""
 
 
 class Message:
@@ -208,7 +171,7 @@ class Message:
             _text(self.subject) or ""
         )
 
-    def send(self, connection: Connection) -> None:
+    def send(self, connection: TakesMessages) -> None:
         """Send it through what `mail.connect()` gave."""
         connection.send(self)
 
@@ -247,8 +210,10 @@ class Message:
             **self._extensions(),
         }
         headers, reply_to, fixed = self._headers()
-        if fixed or self._charset not in _UTF_8:
-            return mailtasks.Message(raw=self._ready_made(headers, reply_to, fixed, names), **fields)
+        if fixed or self._charset not in UTF_8:
+            for name in headers:
+                check_header_name(name)
+            return mailtasks.Message(raw=self._standard({**headers, **fixed}, reply_to, names), **fields)
         body, alts = self._forms()
         others = [
             Alternative(content=_text(content) or "", content_type=f"text/{subtype}")
@@ -262,7 +227,7 @@ class Message:
             text=_text(body),
             html=_text(alts.get("html")),
             alternatives=others,
-            attachments=[_attached(one, names) for one in self.attachments],
+            attachments=[as_ours(one, names) for one in self.attachments],
             headers=headers,
             **fields,
         )
@@ -357,125 +322,27 @@ class Message:
             found["dsn_notify"] = value.lower().split(",")
         return found
 
-    def _ready_made(
-        self, headers: Mapping[str, str], reply_to: Sequence[str], fixed: Mapping[str, str], ascii_names: bool
+    def _standard(
+        self, headers: Mapping[str, str], reply_to: Sequence[str], ascii_names: bool
     ) -> EmailObject[Any, Any]:
-        """The whole message, built with the standard library in the user's charset."""
-        charset = self.charset or "utf-8"
-        try:
-            root = self._body(charset)
-            if self.attachments:
-                mixed = MIMEMultipart()
-                for part in (root, *(_part(one, ascii_names) for one in self.attachments)):
-                    mixed.attach(part)
-                root = mixed
-            subject = _unfolded(self.subject)
-            root["Subject"] = (
-                subject if subject.isascii() else Header(subject, charset, header_name="Subject")
-            )
-            for name, people in (
-                ("From", [person(self.sender or "")]),
-                ("To", _addressed(self.recipients)),
-                ("Cc", _addressed(self.cc)),
-                ("Reply-To", reply_to),
-            ):
-                if people:
-                    root[name] = ", ".join(_in_charset(one, charset) for one in people)
-        except (LookupError, UnicodeError) as error:
-            raise MessageError(
-                f"the message can't be written in the charset {excerpt(charset)}: {error}; leave it out, "
-                "which means UTF-8"
-            ) from None
-        for name, value in (*headers.items(), *fixed.items()):
-            if name not in fixed:
-                check_header_name(name)
-            root[name] = check_line(f"extra_headers: {name}", value)
-        return root
-
-    def _body(self, charset: str) -> EmailObject[Any, Any]:
         body, alts = self._forms()
-        forms = [("plain", body), *alts.items()]
-        given = [(subtype, _text(content)) for subtype, content in forms if content is not None]
-        texts = [_mime_text(content or "", subtype, charset) for subtype, content in given or [("plain", "")]]
-        if len(texts) == 1:
-            return texts[0]
-        alternative = MIMEMultipart("alternative")
-        for text in texts:
-            alternative.attach(text)
-        return alternative
-
-
-def _mime_text(text: str, subtype: str, charset: str) -> MIMEText:
-    known = Charset(charset)
-    has_long_lines = any(len(line.encode(charset)) > LONGEST_LINE for line in text.splitlines())
-    if has_long_lines or charset.lower() in _UTF_8:
-        known.body_encoding = QP  # makes long lines short, and leaves what is ASCII readable
-    return MIMEText(text, subtype, known)  # type: ignore[arg-type]  # a Charset is taken as well
-
-
-def _in_charset(text: str, charset: str) -> str:
-    address = parse(text)
-    return formataddr((address.display_name, address.address), charset)
-
-
-def _attached(given: Attachment | EmailObject[Any, Any], ascii_names: bool) -> mailtasks.Attachment:
-    """An attachment as we have it: its bytes, stored once for all mails; or a part, if it says more."""
-    if (
-        isinstance(given, Attachment)
-        and given.filename
-        and given.disposition == "attachment"
-        and not given.headers
-    ):
-        return mailtasks.Attachment(
-            filename=_filename(given.filename, ascii_names) or "attachment",
-            content=_octets(given),
-            content_type=given.content_type,
+        return laid_out(
+            forms=[
+                (subtype, _text(content) or "")
+                for subtype, content in (("plain", body), *alts.items())
+                if content is not None
+            ],
+            parts=[as_part(one, ascii_names) for one in self.attachments],
+            subject=_unfolded(self.subject),
+            people={
+                "From": [person(self.sender or "")],
+                "To": _addressed(self.recipients),
+                "Cc": _addressed(self.cc),
+                "Reply-To": reply_to,
+            },
+            headers=headers,
+            charset=self.charset or "utf-8",
         )
-    return mailtasks.Attachment.from_part(_part(given, ascii_names))
-
-
-def _part(given: Attachment | EmailObject[Any, Any], ascii_names: bool) -> EmailObject[Any, Any]:
-    """An attachment as a MIME part."""
-    if isinstance(given, EmailObject):
-        return given
-    if not isinstance(given, Attachment):
-        raise AttachmentError(f"attachments holds {excerpt(given)}: make it an Attachment, or use attach()")
-    name = _filename(given.filename, ascii_names) if given.filename else None
-    typed = mailtasks.Attachment(
-        filename=name or "part", content=_octets(given), content_type=given.content_type
-    )
-    part = _encoded(typed)
-    shown = name if name is None or name.isascii() else ("utf-8", "", name)
-    disposition = check_line("the attachment's disposition", given.disposition, AttachmentError)
-    part.add_header("Content-Disposition", disposition, **({"filename": shown} if shown else {}))
-    for header, value in given.headers.items():
-        what = f"the header {header} of the attachment"
-        part.add_header(
-            check_line(what, header, AttachmentError), check_line(what, str(value), AttachmentError)
-        )
-    return part
-
-
-def _encoded(typed: mailtasks.Attachment) -> EmailObject[Any, Any]:
-    kind, _, subtype = typed.media_type.partition("/")
-    if typed.media_type.lower() == "message/rfc822":  # RFC 2046 5.2.1: never in base64
-        return MIMEMessage(BytesParser(policy=SMTP).parsebytes(typed.content))
-    part = MIMEBase(kind, subtype)
-    part.set_payload(typed.content)
-    encode_base64(part)
-    return part
-
-
-def _octets(given: Attachment) -> bytes:
-    content: Any = given.data.encode() if isinstance(given.data, str) else given.data
-    return content  # type: ignore[no-any-return]  # what isn't bytes is refused by mailtasks.Attachment
-
-
-def _filename(name: str, to_ascii: bool) -> str:
-    if not to_ascii:
-        return name
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii")
-    return _SPACES.sub(" ", plain).strip()
 
 
 def _default_sender() -> Person | None:

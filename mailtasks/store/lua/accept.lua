@@ -1,7 +1,7 @@
 -- Accepts one batch: from here on the mail is the ledger's. Idempotent by id.
 --
 -- arg: id, priority, runs (messages, in runs of as many recipients each: "1x300", "1x2,3x1"), size
---      (recipients), fingerprint, send_at (ms, 0: now), lifetime (ms)
+--      (recipients), fingerprint, send_at (ms, 0: now), lifetime (ms), tell (whether anybody listens)
 -- and, if it is a campaign's, campaign (its uid), ends (ms; 0: it doesn't); ARGV[4] is then the rows' values
 -- and, once the suppression list isn't empty, mailboxes {one a recipient, as that list has them};
 -- and, if its messages need attachments that are stored apart, blobs {{digest, holder}, …}
@@ -10,11 +10,13 @@
 -- Returns {'new' | 'same' | 'conflict' | 'blobless' | 'unnamed' | 'gap' | 'closed', 1 if it wants a hint now}: same,
 -- if the id is held by the same content; blobless, if an attachment isn't stored (any more), and unnamed, if
 -- mailboxes are wanted: then nothing was accepted; gap, if the campaign's batch before isn't accepted; closed, if it
--- takes no more.
+-- takes no more. Behind that, of a new one, to who listens: who is suppressed from the beginning, {{index, state,
+-- attempts, reason}, …}.
 local key, states_key, tries_key = KEYS[FIRST_BATCH_KEY], KEYS[FIRST_BATCH_KEY + 1], KEYS[FIRST_BATCH_KEY + 2]
 local SUPPRESSED_LIST, BLOBS = KEYS[FIRST_BATCH_KEY + 3], FIRST_BATCH_KEY + 4
 local campaign = arg.campaign and campaign_by(arg.campaign)
 local has_list = redis.call('EXISTS', SUPPRESSED_LIST) == 1
+local told = {}
 
 -- What a campaign says of a batch, by its number, though its records may be gone; nil: it is the next.
 local function told_by_campaign()
@@ -28,8 +30,8 @@ end
 
 if campaign then
   if has_list and not arg.mailboxes then return { 'unnamed', 0 } end -- before 'gap': those behind it are as well
-  local told = told_by_campaign()
-  if told then return { told, 0 } end
+  local before = told_by_campaign()
+  if before then return { before, 0 } end
 end
 
 local held = not campaign and redis.call('HMGET', key, 'k', 'g') or {}
@@ -59,6 +61,7 @@ local function first_states()
         suppressed = suppressed + 1
         table.insert(tries, index)
         table.insert(tries, pack_tries(it))
+        if arg.tell then table.insert(told, { index, SUPPRESSED, 0, it.listed[3] }) end
       end
     end
   end
@@ -117,4 +120,4 @@ tally(counts, NAMES[SUPPRESSED], suppressed)
 tally(minute, NAMES[SUPPRESSED], suppressed)
 add_up(COUNTS, counts)
 add_up_minute(minute)
-return { 'new', hint }
+return { 'new', hint, told }

@@ -512,6 +512,15 @@ local function doubt(batch, index, reply)
   end
 end
 
+-- What becomes of a recipient without an attempt that tells of it, for whoever listens (arg.tell): the batch's
+-- header and recipients, which may be gone when it is over, then {index, state, attempts, reply} of each.
+local function note(batch, index, code, reply)
+  if not arg.tell then return end
+  batch.told = batch.told or redis.call('HMGET', batch.key, 'h', 'r')
+  local tries = tries_of(batch, index)
+  table.insert(batch.told, { index, code, tries and tries.attempts or 0, reply or tries and tries.reply or '' })
+end
+
 -- Which step claimed the window that is being sent.
 local function window_mark(token, number)
   return string.sub(token, 1, 6) .. ':' .. number
@@ -524,6 +533,7 @@ local function abandon(batch, index, why)
   local token, number = string.match(batch.applied, '^(.*):(%d+)$')
   new_tries(batch, index).claim = token and window_mark(token, number) or ''
   tally(batch.counts, 'abandoned', 1)
+  note(batch, index, IN_DOUBT)
 end
 
 -- The owner didn't renew its lease in time: its whole window is in doubt before anyone may take it.
@@ -544,8 +554,12 @@ local function forget_lapses(batch)
 end
 
 local function expire(batch)
-  for index in each(batch, QUEUED) do move(batch, index, EXPIRED) end
-  for index in each(batch, DEFERRED) do move(batch, index, EXPIRED) end
+  for _, code in ipairs({ QUEUED, DEFERRED }) do
+    for index in each(batch, code) do
+      move(batch, index, EXPIRED)
+      note(batch, index, EXPIRED)
+    end
+  end
 end
 
 -- Of a cancelled campaign, what isn't being sent.

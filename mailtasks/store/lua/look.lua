@@ -5,11 +5,13 @@
 -- arg: ids (in the order of the batches in KEYS), busy {PRIORITY = ms}: for how long a hint may merely be
 --      waiting in its queue; 0 if that is short; next {PRIORITY = ms}: when the hint was published that is
 --      next there, if that is known, by the clock of whoever did;
---      room {PRIORITY = batches} or nil: how many hints are wanted, while none can be published
+--      room {PRIORITY = batches} or nil: how many hints are wanted, while none can be published;
+--      tell: whether anybody listens
 -- Returns {{{id, priority, 1 if before others}, …}: what to hint, {id, why, id, why, …}: what is set aside now,
---   {held, more}: the recipients in doubt, and how many more than were told of; {}: nothing is to be told}.
+--   {held, more}: the recipients in doubt, and how many more than were told of; {}: nothing is to be told,
+--   {{id, {header, recipients, {index, state, attempts, reply}, …}}, …}: who expired, or is in doubt now}.
 write_though_full()
-local hints, aside = {}, {}
+local hints, aside, told = {}, {}, {}
 local LONGEST_MARGIN = 3600 * 1000
 local OPENED_AT_MOST = 1000
 local TELL_OF_MORE, TELL_AGAIN = 60 * 1000, 3600 * 1000
@@ -105,6 +107,7 @@ local function look_if_due(id, first)
     for _, due in pairs(DUE) do redis.call('ZREM', due, id) end
   elseif is_due(batch.priority, id) then -- else another worker has looked first
     look(batch)
+    if batch.told then table.insert(told, { id, batch.told }) end
   end
 end
 
@@ -151,4 +154,4 @@ local function doubt_to_tell()
   return { held, math.max(0, math.min(more, held)) }
 end
 
-return { hints, aside, doubt_to_tell() }
+return { hints, aside, doubt_to_tell(), told }

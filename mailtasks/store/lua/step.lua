@@ -10,9 +10,11 @@
 --      check has found on the suppression list), checked {before, mark} (of that check, or {}; it doesn't count
 --      if something was queued meanwhile that isn't due to it),
 --      windows {PRIORITY = messages}, recipients (most of one message), more (0: settle only, then
---      give the lease back), gate ('' or 'rate' or 'aside': what is left waits behind it)
+--      give the lease back), gate ('' or 'rate' or 'aside': what is left waits behind it),
+--      tell: whether anybody listens
 -- KEYS behind the batch's: suppressed [hash], suppressed:latest [list]; then the bounced [string] of results
--- Returns {status, …}:
+-- Returns {status, told, …}; told is who expired, is suppressed or in doubt now without an attempt that tells of it:
+-- {header, recipients, {index, state, attempts, reply}, …}, or {}:
 --   'gone'                       no such batch
 --   'taken'                      somebody else holds the lease
 --   'lost'    evidence           the token's lease is over; what it sent was taken as evidence
@@ -42,13 +44,13 @@ local WAYS_TO_SENT = {
 }
 
 local batch = load(arg.id, FIRST_BATCH_KEY)
-if not batch then return { 'gone' } end
+if not batch then return { 'gone', {} } end
 local campaign = batch.campaign
 local this_step = arg.token .. ':' .. arg.number
 local repeated = batch.applied == this_step
 local applied_token, applied_number = string.match(batch.applied, '^(.*):(%d+)$')
 -- A copy of an earlier step that the network held back: its owner has long gone on.
-if applied_token == arg.token and arg.number < tonumber(applied_number) then return { 'lost', 0 } end
+if applied_token == arg.token and arg.number < tonumber(applied_number) then return { 'lost', {}, 0 } end
 
 local function note_attempt(index, counted, reply, relay, took)
   local tries = new_tries(batch, index)
@@ -93,7 +95,7 @@ local function take_evidence()
   tally(batch.counts, 'late_evidence', evidence)
   if batch.finished and string.find(batch.states, ANY_UNFINISHED) then reopen(batch) end
   if batch.dirty or batch.lapsed then save(batch, batch.token and batch.lease) else write(batch) end
-  return { 'lost', evidence }
+  return { 'lost', batch.told or {}, evidence }
 end
 
 local function settle()
@@ -130,8 +132,10 @@ local function suppress()
     if state == QUEUED or state == DEFERRED or (state == SENDING and is_withheld == 1) then
       local entry = redis.pcall('HGET', SUPPRESSED_LIST, mailbox)
       if type(entry) == 'string' then
+        local listed = unpack_entry(entry)
         move(batch, index, SUPPRESSED)
-        new_tries(batch, index).listed = unpack_entry(entry)
+        new_tries(batch, index).listed = listed
+        note(batch, index, SUPPRESSED, listed[3])
       elseif state == SENDING then
         move(batch, index, QUEUED)
       end
@@ -182,7 +186,7 @@ local function settle_the_rest()
 end
 
 local function released(hint)
-  return { 'released', hint, batch.priority }
+  return { 'released', batch.told or {}, hint, batch.priority }
 end
 
 -- Whether nothing of a campaign may go now.
@@ -222,7 +226,7 @@ local function park_at(gate, why)
   drop_lease(batch)
   set_field(batch, 'u', this_step)
   if gate then park(batch, gate) else park_at_campaign(batch) end
-  return { why }
+  return { why, batch.told or {} }
 end
 
 -- The first digits of what was said last: a refusal that may have been a confusion is repeated once.
@@ -317,15 +321,15 @@ local function claim()
   set_field(batch, 'g', 0)
   save(batch, batch.lease)
   if arg.number == 0 then leave_gates(batch) end
-  return { 'claimed', entries, messages, bodies, header[1] or '', header[2] or '', header[3] or '',
+  return { 'claimed', batch.told or {}, entries, messages, bodies, header[1] or '', header[2] or '', header[3] or '',
     campaign and campaign.brake or '', check() }
 end
 
 if batch.token and batch.lease <= now and not is_quiet() then lapse(batch) end
 if batch.token ~= arg.token then
-  if repeated then return released(batch.hints > 0 and 1 or 0) end
+  if repeated then return { 'released', {}, batch.hints > 0 and 1 or 0, batch.priority } end
   if arg.number > 0 then return take_evidence() end
-  if batch.token then return { 'taken' } end
+  if batch.token then return { 'taken', {} } end
 end
 
 batch.owner = arg.owner

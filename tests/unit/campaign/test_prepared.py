@@ -12,7 +12,7 @@ import pytest
 
 from mailtasks.campaign import Campaign, Prepared
 from mailtasks.compose.template import Template
-from mailtasks.errors import AddressError, CampaignError, InputChanged, RenderError
+from mailtasks.errors import AddressError, CampaignError, InputChanged, MessageError, RenderError
 from mailtasks.people import Reason
 from mailtasks.state import State
 from mailtasks.testing import CatchingServer
@@ -96,25 +96,44 @@ def test_fewer_people_are_refused_as_well(bench: Bench, monkeypatch: pytest.Monk
 
 
 def test_the_mail_that_is_shown_is_the_first_that_can_be_made(bench: Bench) -> None:
-    people = [{"email": "eve@example.com", "name": ""}, *rows(2)]
-    with prepared(bench, people, subject="{{ name }}") as one:
-        assert (one.person.email, one.mail.subject) == ("ann0@example.com", "Ann 0")
+    people = [{"email": "eve@example.com", "name": None}, *rows(2)]
+    with prepared(bench, people, subject="Hi {{ name or 'you' }}") as one:
+        assert (one.person.email, one.mail.subject) == ("ann0@example.com", "Hi Ann 0")
 
 
 def test_a_template_that_fits_none_of_the_first_is_refused(bench: Bench) -> None:
-    nameless = [person | {"name": ""} for person in rows(3)]
+    nameless = [person | {"name": None} for person in rows(3)]
     with pytest.raises(RenderError) as raised:
-        prepared(bench, [*nameless, *rows(1, "bob")], subject="{{ name }}")
-    assert str(raised.value) == (
-        "the mail to ann0@example.com: subject renders to nothing; give it a text for every case"
-    )
+        prepared(bench, [*nameless, *rows(1, "bob")], subject="Hi")
+    assert str(raised.value).startswith("the mail to ann0@example.com: text, line 1: ")
+
+
+def test_who_would_have_a_broken_header_is_rejected_before_anything_is_accepted(bench: Bench) -> None:
+    people = [
+        *rows(4),  # more than those whose mail is tried
+        {"email": "bob@example.com", "name": "Bob\nBcc: x"},
+        {"email": "eve@example.com", "name": " "},
+    ]
+    with prepared(bench, people, subject="{{ name }}") as one:
+        assert (one.people, one.rejected) == (4, {Reason.BAD_FIELD: 2})
+        assert [(row.line, row.what) for row in one.told] == [
+            (
+                5,
+                "the mail to bob@example.com: subject would be broken by the field 'name', which holds "
+                "'\\n': 'Bob\\nBcc: x'; remove line breaks and NUL from it",
+            ),
+            (6, "the mail to eve@example.com: subject renders to nothing; give it a text for every case"),
+        ]
 
 
 def test_one_mail_goes_to_oneself_and_the_campaign_isnt_begun(bench: Bench, sink: CatchingServer) -> None:
+    bench.mailer.suppressions.add("gone@example.org")
     with prepared(bench, rows(3)) as one:
         id = one.test("me@example.org")
         with pytest.raises(AddressError):
             one.test("me")
+        with pytest.raises(MessageError, match=r"GONE@example\.org is on the suppression list, so nothing"):
+            one.test("GONE@example.org")
     bench.deliver(id)
     status = bench.mailer.status(id)
     assert (status.state, status.subject, status.tags) == (State.SENT, "Hi Ann 0", ("campaign-test",))

@@ -489,21 +489,33 @@ def test_bad_templates(campaign_send, live, tmp_path, case):
     ("subject", "sentence"),
     [
         ("Hi\nthere", "subject: it renders to two lines: 'Hi\\nthere'; make it one"),
-        (
-            "{{ name }}\n{{ name }}",
-            "the mail to ann@example.com: subject renders to two lines: 'Ann\\nAnn'; make it one",
-        ),
         ("", "subject: it renders to nothing; give it a text for every case"),
-        (
-            "{% if name == 'Zoe' %}Hi{% endif %}",
-            "the mail to ann@example.com: subject renders to nothing; give it a text for every case",
-        ),
         ("{{ nome }}", "subject, line 1: nothing gives 'nome' (did you mean 'name'?); the fields are: name"),
     ],
 )
 def test_bad_subjects(campaign_send, live, subject, sentence):
     ran = campaign_send(PEOPLE, "--yes", subject=subject)
     assert (ran.code, ran.out, ran.err) == (2, "", f"mailtasks: {sentence}\n")
+    assert (live("campaign", "list", "--json").json, accepted()) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("subject", "sentence"),
+    [
+        ("{{ name }}\n{{ name }}", "subject renders to two lines: 'Ann\\nAnn'; make it one"),
+        (
+            "{% if name == 'Zoe' %}Hi{% endif %}",
+            "subject renders to nothing; give it a text for every case",
+        ),
+    ],
+)
+def test_subjects_that_fit_nobody(campaign_send, live, subject, sentence):
+    ran = campaign_send(PEOPLE, "--yes", subject=subject)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.splitlines()[-1] == (
+        "mailtasks: people.csv, line 2: none of its 2 rows can be mailed; the first: "
+        f"the mail to ann@example.com: {sentence}"
+    )
     assert (live("campaign", "list", "--json").json, accepted()) == ([], 0)
 
 

@@ -133,11 +133,13 @@ def test_nobody_waits_for_more_than_one_group_beside_their_own(slow: tuple[Line,
     assert max(in_threads(4, longest)) < 3 * ROUND_TRIP
 
 
-def test_a_cut_is_told_to_who_waited_and_the_next_call_connects_again(slow: tuple[Line, Proxy]) -> None:
+def test_a_cut_is_told_to_who_waited_and_the_next_call_connects_again(
+    server: LocalRedis, slow: tuple[Line, Proxy]
+) -> None:
     line, proxy = slow
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, server.client() as client:
         waiting = thread.submit(outcome, line, "BLPOP", "nothing", "60")
-        wait_until(lambda: line._pool._in_use_connections)
+        wait_until(lambda: client.info("clients")["blocked_clients"])
         proxy.cut()
         assert isinstance(waiting.result(), ConnectionError)
     assert line.ask([("ECHO", "again")]) == [b"again"]

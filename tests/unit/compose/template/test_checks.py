@@ -3,7 +3,7 @@ from __future__ import annotations
 import jinja2
 import pytest
 
-from mailtasks.compose.template.checks import asked_for, check_names, check_part, names_in
+from mailtasks.compose.template.checks import asked_for, check_names, check_part, is_bare, names_in
 from mailtasks.compose.template.sandbox import Sandbox
 from mailtasks.compose.template.sources import read_part
 from mailtasks.errors import TemplateError
@@ -107,3 +107,25 @@ def test_the_names_that_a_part_asks_for():
         "text", "{{ a }}{% set b = 1 %}{{ b }}{% include 'x' %}", None, jinja2.DictLoader({"x": "{{ c }}"})
     )
     assert names_in(part) == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    ("given", "filter", "expected"),
+    [
+        ("Hi {{ a }}, {{ b }}!", None, True),
+        ("{{ a }}", None, True),
+        ("https://x.example/{{ a|urlencode }}/{{ b|urlencode }}", "urlencode", True),
+        ("Hi {{ a|upper }}", None, False),
+        ("Hi {{ a.b }}", None, False),
+        ("{% if a %}Hi{% endif %}", None, False),
+        ("{% set a = 1 %}{{ a }}", None, False),
+        ("{{ a }}\n{{ b }}", None, False),
+        ("{{ a|urlencode }}", "urlencode", False),
+        ("https://x.example/{{ a }}", "urlencode", False),
+        ("https://x.example/{{ a|upper|urlencode }}", "urlencode", False),
+        ("{% include 'x' %}", None, False),
+    ],
+)
+def test_what_is_text_and_names_alone(given, filter, expected):
+    part = read_part("subject", given, None, jinja2.DictLoader({"x": "{{ c }}"}))
+    assert is_bare(part, filter) is expected

@@ -165,71 +165,100 @@ def test_smtputf8_is_asked_for_where_an_address_needs_it():
     assert render(made, parse("jörg@example.com")).smtputf8
 
 
-@pytest.mark.parametrize(
-    ("given", "fields", "told"),
-    [
-        (
-            {"subject": "{{ name }}"},
-            {"name": " "},
-            "subject renders to nothing; give it a text for every case",
-        ),
-        (
-            {"subject": "{% if name %}a\nb{% endif %}"},
-            {},
-            "subject renders to two lines: 'a\\nb'; make it one",
-        ),
-        (
-            {"subject": "Hi {{ name }}"},
-            {"name": "a\r\nBcc: x@y.example"},
-            "subject would be broken by the field 'name', which holds '\\r': 'a\\r\\nBcc: "
-            "x@y.example'; remove line "
-            "breaks and NUL from it",
-        ),
-        (
-            {"headers": {"X-A": "{{ city }}"}},
-            {"city": "\0"},
-            "X-A would be broken by the field 'city', which holds '\\x00': '\\x00'; remove line "
-            "breaks and NUL from it",
-        ),
-        (
-            {"subject": "{{ name }}"},
-            {"name": "\ud800"},
-            "subject renders to a surrogate, which can't be mailed: see to the encoding of the fields",
-        ),
-        (
-            {"headers": {"List-Unsubscribe": "<https://x.example/{{ city }}>"}},
-            {},
-            "headers: List-Unsubscribe holds '<https://x.example/Köln>': give printable ASCII, for "
-            "what this header "
-            "says is read by programs, which decode nothing there",
-        ),
-        (
-            {"text": "a\n{{ name }}"},
-            {"name": "\ud800"},
-            "text, line 2: a field holds a surrogate, which can't be mailed: decode it with its real charset",
-        ),
-        (
-            {"html": "a\n{{ name }}<p>"},
-            {"name": None},
-            "html, line 2: a value is None, which would stand there as a word; give one, or write "
-            "{{ name or 'friend' }}",
-        ),
-        (
-            {"text": "{{ name.first }}"},
-            {},
-            "text, line 1: 'str object' has no attribute 'first'; give the field, or leave it out of "
-            "the template",
-        ),
-        (
-            {"text": "\n\n{{ name + 1 }}"},
-            {},
-            'text, line 3: TypeError: can only concatenate str (not "int") to str; see whether the field is '
-            "of the kind that the template expects",
-        ),
-    ],
-)
+BROKEN_HEADERS = [
+    (
+        {"subject": "{{ name }}"},
+        {"name": " "},
+        "subject renders to nothing; give it a text for every case",
+    ),
+    (
+        {"subject": "{% if name %}a\nb{% endif %}"},
+        {},
+        "subject renders to two lines: 'a\\nb'; make it one",
+    ),
+    (
+        {"subject": "Hi {{ name }}"},
+        {"name": "a\r\nBcc: x@y.example"},
+        "subject would be broken by the field 'name', which holds '\\r': 'a\\r\\nBcc: "
+        "x@y.example'; remove line "
+        "breaks and NUL from it",
+    ),
+    (
+        {"headers": {"X-A": "{{ city }}"}},
+        {"city": "\0"},
+        "X-A would be broken by the field 'city', which holds '\\x00': '\\x00'; remove line "
+        "breaks and NUL from it",
+    ),
+    (
+        {"subject": "{{ name }}"},
+        {"name": "\ud800"},
+        "subject renders to a surrogate, which can't be mailed: see to the encoding of the fields",
+    ),
+    (
+        {"headers": {"List-Unsubscribe": "<https://x.example/{{ city }}>"}},
+        {},
+        "headers: List-Unsubscribe holds '<https://x.example/Köln>': give printable ASCII, for "
+        "what this header "
+        "says is read by programs, which decode nothing there",
+    ),
+    (
+        {"unsubscribe": "{{ city }}"},
+        {},
+        "unsubscribe renders to 'Köln'; it holds 'ö', which no URL may: percent-encode it",
+    ),
+    (
+        {"unsubscribe": "https://x.example/{{ city|urlencode }}"},
+        {"city": "ö" * 200},
+        "unsubscribe renders to 'https://x.example/%C3%B6%C3%B6%C3%B6%C3%B6%C3%B6%C3%B6%C3...'; it has 1218 "
+        "characters: give at most 898, since no header is folded within a URL",
+    ),
+]
+BROKEN_BODIES = [
+    (
+        {"text": "a\n{{ name }}"},
+        {"name": "\ud800"},
+        "text, line 2: a field holds a surrogate, which can't be mailed: decode it with its real charset",
+    ),
+    (
+        {"html": "a\n{{ name }}<p>"},
+        {"name": None},
+        "html, line 2: a value is None, which would stand there as a word; give one, or write "
+        "{{ name or 'friend' }}",
+    ),
+    (
+        {"text": "{{ name.first }}"},
+        {},
+        "text, line 1: 'str object' has no attribute 'first'; give the field, or leave it out of "
+        "the template",
+    ),
+    (
+        {"text": "\n\n{{ name + 1 }}"},
+        {},
+        'text, line 3: TypeError: can only concatenate str (not "int") to str; see whether the field is '
+        "of the kind that the template expects",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "fields", "told"), BROKEN_HEADERS + BROKEN_BODIES)
 def test_what_does_not_fit_is_told_with_the_recipient(given, fields, told):
     assert refused(template(**given), **fields) == f"the mail to ann@example.com: {told}"
+
+
+@pytest.mark.parametrize(("given", "fields", "told"), BROKEN_HEADERS)
+def test_what_breaks_a_header_is_told_without_rendering_the_rest(given, fields, told):
+    made = template(**given, text="{{ 1 // 0 }}")
+    with pytest.raises(RenderError) as raised:
+        made.check_headers(FIELDS | fields, to="ann@example.com")
+    assert str(raised.value) == f"the mail to ann@example.com: {told}"
+
+
+def test_headers_that_fit_and_those_that_need_no_look():
+    given = {"subject": "Hi {{ name }}", "unsubscribe": "https://x.example/{{ email|urlencode }}"}
+    template(**given).check_headers(FIELDS, to="ann@example.com")
+    template(**given).check_headers({"name": "Ann, who is ä " + 60 * "x"}, to="ann@example.com")
+    with pytest.raises(RenderError, match="'name' is undefined"):
+        template(**given).check_headers({}, to="ann@example.com")
 
 
 def test_a_field_that_is_missing_is_told():

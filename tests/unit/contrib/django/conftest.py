@@ -51,10 +51,12 @@ def queue(override, redis_url):
 @pytest.fixture
 def claimed(queue):
     """A mail as a worker gets it."""
+    claims = {}
 
     def claimed(id):
-        claim = queue.ledger.claim(id.partition(".")[0], "worker@here")
-        return next(message for message in claim.window if message.id == id)
+        batch = id.partition(".")[0]
+        claims[batch] = claims.get(batch) or queue.ledger.claim(batch, "worker@here")
+        return next(message for message in claims[batch].window if message.id == id)
 
     return claimed
 

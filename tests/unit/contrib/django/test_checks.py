@@ -22,7 +22,7 @@ def test_nothing_is_wrong(override):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"LEASES": 1}, "leases (framework): there is no such setting; did you mean lease?"),
+        ({"LEASES": 1}, "leases (Django's settings): there is no such setting; did you mean lease?"),
         (
             {"ON_COMMIT": 1},
             "MAILTASKS['ON_COMMIT'] in Django's settings: '1' (int) is wrong; expected True or False",
@@ -63,20 +63,12 @@ def test_no_warning_where_there_is_no_reason(settings, override):
     assert "mailtasks.W001" not in found()
 
 
-def test_options_of_mailers_are_tried(monkeypatch):
-    entry = {"BACKEND": checks.BACKEND, "OPTIONS": {"priority": "asap"}}
-    monkeypatch.setattr(checks, "_mailers", lambda: {"news": entry})
-    [error] = checks.check_mailers()
-    assert error.id == "mailtasks.E002"
-    assert "the priority 'asap' is unknown: use one of urgent, normal, bulk." in error.msg
-
-
 class NowhereRouter:
     def allow_migrate(self, db, app_label, **_):
         return False if app_label == "mailtasks" else None
 
 
-def test_an_outbox_whose_table_is_kept_out(override, monkeypatch):
+def test_an_outbox_whose_table_is_kept_out(override):
     override(MAILTASKS={"OUTBOX": True})
     assert found() == {}
     override(DATABASE_ROUTERS=[NowhereRouter()])
@@ -89,13 +81,7 @@ def test_an_outbox_whose_table_is_kept_out(override, monkeypatch):
 
 
 def test_an_outbox_in_a_database_that_isnt_there(override, monkeypatch):
-    entries = {
-        "bills": {"OPTIONS": {"outbox": True, "database": "bills"}},
-        "news": {"OPTIONS": {"database": "news"}},
-    }
-    monkeypatch.setattr(checks, "_mailers", lambda: entries)
-    [error] = checks.check_outbox()
-    assert (error.id, error.msg) == (
-        "mailtasks.E003",
-        "The outbox is to be in the database 'bills', which is none of DATABASES.",
+    monkeypatch.setattr(checks, "_outboxes", lambda: {"bills", "default"})
+    assert found()["mailtasks.E003"].msg == (
+        "The outbox is to be in the database 'bills', which is none of DATABASES."
     )

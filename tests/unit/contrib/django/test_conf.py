@@ -21,7 +21,7 @@ from mailtasks.settings import Settings
 def test_settings_are_read_by_everything_in_the_process(override):
     override(MAILTASKS={"LEASE": "90s", "DEFAULT_FROM": "shop@example.com", "ON_COMMIT": False})
     settings = Settings.load()
-    assert (settings.lease, settings.source("lease")) == (90, "framework")
+    assert (settings.lease, settings.source("lease")) == (90, "Django's settings")
     assert default_mailer().settings == settings
 
 
@@ -51,8 +51,11 @@ WRONG = {
         {"lease": 9},
         r"MAILTASKS\['lease'\] in Django's settings: write the name in capitals, 'LEASE'",
     ),
-    "unknown": ({"LEASES": 9}, r"leases \(framework\): there is no such setting; did you mean lease\?"),
-    "a value": ({"LEASE": "long"}, r"lease \(framework\): 'long' is wrong; expected seconds"),
+    "unknown": (
+        {"LEASES": 9},
+        r"leases \(Django's settings\): there is no such setting; did you mean lease\?",
+    ),
+    "a value": ({"LEASE": "long"}, r"lease \(Django's settings\): 'long' is wrong; expected seconds"),
 }
 
 
@@ -128,7 +131,7 @@ print(json.dumps([without, Settings.load().source("lease"), "mailtasks.contrib.d
         ("import django.conf", ["default", "default", True]),
         (
             "import django.conf as c; c.settings.configure(MAILTASKS={'LEASE': 9})",
-            ["default", "framework", True],
+            ["default", "Django's settings", True],
         ),
     ],
 )

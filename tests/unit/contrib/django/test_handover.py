@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager, suppress
 
+import django
 import pytest
 from django.core.mail import EmailMessage, get_connection
 from django.db import transaction
 from django.test import TestCase, override_settings
+from django.utils.log import AdminEmailHandler
 
+from mailtasks.contrib.django.backend import EmailBackend
 from mailtasks.contrib.django.signals import handover_failed
 from mailtasks.default import default_mailer
 from mailtasks.errors import MessageTooLarge, StoreUnavailable, UnknownMessage
@@ -48,6 +51,20 @@ def test_nothing_goes_on_rollback(queue):
     with rolled_back():
         message().send()
     assert queue.stats().accepted == 0
+
+
+class AtOnce(EmailBackend):
+    def __init__(self, **options):
+        super().__init__(on_commit=False, **options)
+
+
+@pytest.mark.parametrize(("backend", "accepted"), [(EmailBackend, 0), (AtOnce, 1)])
+def test_an_error_by_mail_outlives_a_rollback_if_its_mailer_doesnt_wait(backend, accepted, queue, override):
+    override(ADMINS=["root@example.com"] if django.VERSION >= (6, 0) else [("Root", "root@example.com")])
+    handler = AdminEmailHandler(email_backend=f"{backend.__module__}.{backend.__name__}")
+    with rolled_back():
+        handler.handle(logging.makeLogRecord({"levelname": "ERROR", "msg": "order failed"}))
+    assert queue.stats().accepted == accepted
 
 
 def test_a_savepoint_takes_its_mail_along(queue):

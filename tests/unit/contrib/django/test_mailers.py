@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from django.conf import settings
 from django.core import mail
 from django.core.checks import run_checks
-from django.core.mail import EmailMessage, InvalidMailer, mailers, send_mail
+from django.core.mail import EmailMessage, InvalidMailer, MailerDoesNotExist, mailers, send_mail
 from django.db import transaction
+from django.utils.deprecation import RemovedInDjango2028Warning
+from django.utils.log import AdminEmailHandler
 
 from mailtasks.contrib.django.backend import EmailBackend
 from mailtasks.message import Priority
@@ -17,6 +20,7 @@ MAILERS = {
     "news": {"BACKEND": BACKEND, "OPTIONS": {"priority": "bulk", "tags": ["news"], "on_commit": False}},
     "wrong": {"BACKEND": BACKEND, "OPTIONS": {"priority": "asap"}},
     "unknown": {"BACKEND": BACKEND, "OPTIONS": {"prioritty": "bulk"}},
+    "named": {"BACKEND": BACKEND, "OPTIONS": {"alias": "other"}},
 }
 
 
@@ -25,8 +29,12 @@ def _mailers(override):
     override(MAILERS=MAILERS)
 
 
+def message(**fields):
+    return EmailMessage("Hello", "Hi", to=["ann@example.com"], **fields)
+
+
 def test_several_aliases(queue):
-    first, second = (EmailMessage("Hello", "Hi", to=["ann@example.com"]) for _ in range(2))
+    first, second = message(), message()
     with transaction.atomic():
         assert (first.send(), second.send(using="news")) == (1, 1)
         assert queue.stats().accepted == 1, "news doesn't wait for the commit"
@@ -40,7 +48,7 @@ def test_using_and_a_mailer_itself(queue):
     backend = mailers["news"]
     assert isinstance(backend, EmailBackend)
     assert (backend.alias, backend.fail_silently) == ("news", False)
-    assert backend.send_messages([EmailMessage("Hello", "Hi", to=["ann@example.com"])]) == 1
+    assert backend.send_messages([message()]) == 1
 
 
 def test_the_outbox_of_one_mailer(outbox, override, queue):
@@ -59,6 +67,7 @@ def test_the_outbox_of_one_mailer(outbox, override, queue):
     [
         ("wrong", r"MAILERS\['wrong'\]: the priority 'asap' is unknown: use one of urgent, normal, bulk\."),
         ("unknown", r"MAILERS\['unknown'\]: Unknown options 'prioritty'\."),
+        ("named", r"MAILERS\['named'\]: OPTIONS must not define 'alias'\."),
     ],
 )
 def test_an_option_that_is_wrong_or_unknown(alias, sentence):
@@ -67,13 +76,77 @@ def test_an_option_that_is_wrong_or_unknown(alias, sentence):
     assert any(message.id == "mailtasks.E002" and alias in message.msg for message in run_checks())
 
 
+def test_aliases_are_looked_up(queue):
+    assert list(mailers) == list(MAILERS)
+    assert "news" in mailers
+    assert mailers.default.alias == "default"
+    assert mailers["news"] is not mailers["news"], "each look-up makes one"
+    assert mailers.get("nowhere") is None
+    for look_up in (lambda: mailers["nowhere"], lambda: message().send(using="nowhere")):
+        with pytest.raises(MailerDoesNotExist, match="nowhere"):
+            look_up()
+    assert queue.stats().accepted == 0
+
+
+def test_whatever_sends_can_use_another(queue, override):
+    override(ADMINS=["root@example.com"], MANAGERS=["boss@example.com"])
+    assert mail.send_mass_mail([("Hello", "Hi", None, ["ann@example.com"])] * 2, using="news") == 2
+    mail.mail_admins("Fire", "In the server room", using="news")
+    mail.mail_managers("Fire", "In the server room", using="news")
+    AdminEmailHandler(using="news").send_mail("Fire", "In the server room")
+    assert [queue.publisher.waiting(priority) for priority in (Priority.BULK, Priority.NORMAL)] == [4, 0]
+
+
+DEPRECATED = {
+    "fail_silently": lambda: message().send(fail_silently=True),
+    "of a call": lambda: send_mail("Hello", "Hi", None, ["ann@example.com"], fail_silently=True),
+    "connection": lambda: message(connection=mail.get_connection(fail_silently=True)).send(),
+    "login": lambda: send_mail("Hello", "Hi", None, ["ann@example.com"], auth_user="a", auth_password="b"),
+}
+
+
+@pytest.mark.parametrize("name", DEPRECATED)
+def test_what_django_has_deprecated_still_works(name, queue, override):
+    with pytest.warns(RemovedInDjango2028Warning):
+        assert DEPRECATED[name]() == 1
+    if name != "login":
+        override(MAILTASKS={"BROKER_URL": "redis://127.0.0.1:1/0"})
+        with pytest.warns(RemovedInDjango2028Warning):
+            assert DEPRECATED[name]() == 0
+
+
+def test_silence_and_an_alias_contradict_each_other(queue):
+    with pytest.raises(TypeError, match="fail_silently"), pytest.warns(RemovedInDjango2028Warning):
+        message().send(fail_silently=True, using="news")
+
+
+def test_settings_that_mailers_replace_are_not_read(queue, settings_of_old):
+    message().send()
+    assert [check for check in run_checks() if check.id in ("mailtasks.E001", "mailtasks.W001")] == []
+    assert settings_of_old == []
+
+
+@pytest.fixture
+def settings_of_old(monkeypatch):
+    """What is read of EMAIL_HOST and its like, which Django refuses to give once there are MAILERS."""
+    read, look_up = [], type(settings).__getattr__
+
+    def note(self, name):
+        if name.startswith("EMAIL_") and name not in ("EMAIL_SUBJECT_PREFIX", "EMAIL_USE_LOCALTIME"):
+            read.append(name)
+        return look_up(self, name)
+
+    monkeypatch.setattr(type(settings), "__getattr__", note)
+    return read
+
+
 def test_fail_silently_as_an_option(override):
     options = {"fail_silently": True}
     override(
         MAILERS={"default": {"BACKEND": BACKEND, "OPTIONS": options}},
         MAILTASKS={"BROKER_URL": "redis://127.0.0.1:1/0"},
     )
-    assert EmailMessage("Hello", "Hi", to=["ann@example.com"]).send() == 0
+    assert message().send() == 0
 
 
 def test_the_test_runner_replaces_every_mailer(queue):
@@ -81,8 +154,16 @@ def test_the_test_runner_replaces_every_mailer(queue):
 
     setup_test_environment()
     try:
-        assert EmailMessage("Hello", "Hi", to=["ann@example.com"]).send(using="news") == 1
+        assert message().send(using="news") == 1
         assert [kept.sent_using for kept in mail.outbox] == ["news"]
     finally:
         teardown_test_environment()
     assert queue.stats().accepted == 0
+
+
+def test_an_outbox_in_a_database_that_isnt_there(override):
+    options = {"outbox": True, "database": "bills"}
+    override(MAILERS=MAILERS | {"bills": {"BACKEND": BACKEND, "OPTIONS": options}})
+    assert [message.msg for message in run_checks() if message.id == "mailtasks.E003"] == [
+        "The outbox is to be in the database 'bills', which is none of DATABASES."
+    ]

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from django.core.mail import EmailMessage
 
 from mailtasks.contrib.django import signals
 from mailtasks.event import Attempt, attempt_listeners
 from mailtasks.state import State
 
-SIGNALS = {"sent": State.SENT, "failed": State.FAILED, "deferred": State.DEFERRED}
+SIGNALS = {
+    "sent": State.SENT,
+    "failed": State.FAILED,
+    "deferred": State.DEFERRED,
+    "expired": State.EXPIRED,
+    "suppressed": State.SUPPRESSED,
+    "in_doubt": State.IN_DOUBT,
+}
 
 
 def attempt(state):
@@ -50,9 +58,14 @@ def test_each_state_has_its_signal(name, heard):
     }
 
 
-def test_doubt_has_none(heard):
-    signals.pass_on([attempt(State.IN_DOUBT)])
-    assert heard == []
+def test_who_is_suppressed_is_told_in_the_process_that_sends(heard, queue):
+    queue.suppressions.add("ann@example.com", reason="asked")
+    message = EmailMessage("Hello", "Hi", to=["ann@example.com", "bob@example.com"])
+    message.tags = ["a"]
+    message.send()
+    [(signal, told)] = heard
+    assert (signal, told["recipient"], told["reply"]) == ("suppressed", "ann@example.com", "asked")
+    assert (told["id"], told["attempt"], told["tags"]) == (*message.mailtasks_ids, 0, ("a",))
 
 
 def test_a_receiver_that_fails_harms_no_other(heard):

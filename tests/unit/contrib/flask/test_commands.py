@@ -49,7 +49,7 @@ def test_it_runs_on_the_settings_of_the_application(flask):
     shown = {line.split()[0]: line for line in out.splitlines()}
     assert "smtp://me:***@mx.example.com:25" in shown["relay"]
     assert "s3cr" not in out
-    assert "framework" in shown["lease"]
+    assert "Flask's config" in shown["lease"]
     assert "90" in shown["lease"]
 
 
@@ -120,7 +120,7 @@ def shop(monkeypatch):
 def test_workers_load_the_application_whose_celery_it_is(shop, script, place):
     host = host_of(shop.app.extensions["mail"], script)
     assert (host.app, host.environment) == (WORKER, {"FLASK_APP": place})
-    assert host.framework["broker_url"] == "redis://127.0.0.1:6379/0"
+    assert host.framework.values["broker_url"] == "redis://127.0.0.1:6379/0"
     variables = Context(None, {}, debug=False, host=host).environment
     assert Settings.load(environ=variables) == shop.app.extensions["mail"].settings
 

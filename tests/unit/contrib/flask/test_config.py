@@ -71,7 +71,7 @@ def test_the_other_keys_become_the_setting_that_is_meant():
     made = settings(MAIL_DEFAULT_SENDER=("The Shop", "shop@example.com"), MAIL_MAX_EMAILS=50)
     assert made.default_from == "The Shop <shop@example.com>"
     assert made.connection_messages == 50
-    assert made.source("default_from") == "framework"
+    assert made.source("default_from") == "Flask's config"
     assert settings(MAIL_MAX_EMAILS=None, MAIL_DEFAULT_SENDER=None).default_from is None
 
 
@@ -138,9 +138,9 @@ def test_one_config_in_two_spellings_is_one():
         ),
         (
             {"MAILTASKS_LEESE": 60},
-            "leese (framework): there is no such setting; did you mean lease?",
+            "leese (Flask's config): there is no such setting; did you mean lease?",
         ),
-        ({"MAILTASKS": {"LEASE": "soon"}}, "lease (framework): 'soon' is wrong; expected seconds"),
+        ({"MAILTASKS": {"LEASE": "soon"}}, "lease (Flask's config): 'soon' is wrong; expected seconds"),
     ],
 )
 def test_what_is_wrong_stops_the_start_in_one_sentence(config, sentence):

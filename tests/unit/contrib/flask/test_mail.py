@@ -138,7 +138,7 @@ def test_a_block_is_accepted_in_few_batches_when_it_ends(mail):
 
 
 def test_a_long_block_isnt_kept_in_memory(mail, monkeypatch):
-    monkeypatch.setattr("mailtasks.contrib.flask.mail._AT_ONCE", 2)
+    monkeypatch.setattr("mailtasks.contrib.flask.connection._AT_ONCE", 2)
     with mail.connect() as connection:
         for accepted in (0, 2, 2):
             connection.send(message())
@@ -281,6 +281,33 @@ def test_the_signal_tells_message_and_application(app, mail):
     assert heard == [("Hello", sent.mailtasks_ids, current_app._get_current_object())]
 
 
+def test_a_receiver_as_flask_mail_0_10_calls_it(app, mail):
+    heard = []
+
+    def by_name(sender, message, **_):
+        heard.append((sender, message.subject))
+
+    def documented(message, app):
+        heard.append((app, message.subject))
+
+    def of_another(sender, message):
+        heard.append("never")
+
+    current = current_app._get_current_object()
+    email_dispatched.connect(by_name, current)
+    email_dispatched.connect(of_another, Flask("other"))
+    with (
+        email_dispatched.connected_to(documented),
+        email_dispatched.connected_to(lambda *_, **more: heard.append(more)),
+    ):
+        mail.send(message())
+    email_dispatched.disconnect(by_name, current)
+    assert (current, "Hello") in heard
+    assert heard.count((current, "Hello")) == 2
+    assert {"app": current} in heard
+    assert len(heard) == 3
+
+
 # --- Redis away --------------------------------------------------------------------------------------
 
 
@@ -346,6 +373,19 @@ def test_the_applications_celery_gets_mail_and_flasks_settings(redis_url, first)
     installation.mailer.close()
 
 
+def test_each_celery_gets_the_settings_of_its_own_application(redis_url):
+    apps = [Flask(name) for name in ("one", "two")]
+    for app in apps:
+        app.config.update(CELERY={"broker_url": redis_url}, MAILTASKS_NAMESPACE=app.name)
+        Mail(app)
+        celery_init_app(app)
+    found = [app.extensions["celery"].mailtasks.settings for app in apps]
+    assert [settings.namespace for settings in found] == ["one", "two"]
+    assert {settings.source("namespace") for settings in found} == {"Flask's config"}
+    other = mailtasks.celery.install(Celery("none's", broker=redis_url, set_as_current=False))
+    assert other.mailtasks.settings.source("namespace") == "default"
+
+
 def test_a_celery_that_read_its_settings_too_early_is_told(redis_url):
     app = Flask("shop")
     app.config.update(CELERY={"broker_url": redis_url}, MAIL_SERVER="mx.example.com")
@@ -372,6 +412,6 @@ def test_another_broker_than_celerys_is_refused(redis_url):
     celery_init_app(app)
     mail = Mail(app)
     with pytest.raises(
-        SettingsError, match=r"^broker_url \(framework\): redis://:\*\*\*@elsewhere/0 is not the"
+        SettingsError, match=r"^broker_url \(Flask's config\): redis://:\*\*\*@elsewhere/0 is not the"
     ):
         _ = mail.settings

@@ -161,6 +161,23 @@ def test_attach():
     assert [part.get_content_type() for part in parts] == ["image/png", "text/plain", "text/plain"]
 
 
+@pytest.mark.parametrize(
+    ("filename", "data", "content_type"),
+    [
+        ("a.pdf", b"%PDF", "application/pdf"),
+        ("unknown", "a text", "text/plain"),
+        ("unknown", b"bytes", "application/octet-stream"),
+        (None, "a text", "text/plain"),
+        (None, b"bytes", "application/octet-stream"),
+    ],
+)
+def test_a_type_that_isnt_given_is_guessed(filename, data, content_type):
+    made = message(attachments=[Attachment(filename, data=data)])
+    assert made.attachments[0].content_type == content_type
+    [part] = parsed(made).iter_attachments()
+    assert part.get_content_type() == content_type
+
+
 def test_an_equal_attachment_is_stored_once_for_all_mails():
     made = message(attachments=[Attachment("a.pdf", "application/pdf", b"%PDF")])
     [file] = made.mailable().attachments

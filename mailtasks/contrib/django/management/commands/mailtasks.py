@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from typing import Any, Final
 
@@ -15,10 +15,10 @@ from django.core.management.base import BaseCommand, CommandError
 
 from mailtasks.cli import run
 from mailtasks.cli.context import Host
-from mailtasks.contrib.django.conf import framework_values
 from mailtasks.contrib.django.rows import Store
 from mailtasks.errors import SettingsError
 from mailtasks.installation import installation_of
+from mailtasks.settings import FrameworkValues, framework_values
 
 WRONG: Final = 2  # as for any wrong use of the command line
 _DJANGOS: Final = ("--settings", "--pythonpath")
@@ -54,21 +54,19 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django ships no types
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        host = Host("manage.py mailtasks", _settings(), outbox=Store)
+        host = Host("manage.py mailtasks", _framework(), outbox=Store)
     except SettingsError as error:
         sys.stderr.write(f"manage.py mailtasks: {error}\n")
         return WRONG
     return run(arguments, host)
 
 
-def _settings() -> Mapping[str, Any]:
-    """What Django's settings say, and the broker of an installed Celery app."""
+def _framework() -> FrameworkValues:
+    """What Django's settings say, at the Redis of an installed Celery app."""
     celery = sys.modules.get("mailtasks.celery")  # nothing was installed before it is imported
     app = celery.installed_app() if celery else None
-    if app is None:
-        return framework_values()
-    settings = installation_of(app).settings
-    return {**framework_values(), "broker_url": settings.broker_url, "store_url": settings.store_url}
+    framework = framework_values(app)
+    return framework.with_redis_of(installation_of(app).settings) if app else framework
 
 
 def _without_djangos(arguments: Sequence[str]) -> Sequence[str]:
