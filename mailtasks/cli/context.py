@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from mailtasks.settings import NO_FRAMEWORK, SETTINGS, FrameworkValues, Settings
 
 if TYPE_CHECKING:
     from mailtasks.mailer import Mailer
+    from mailtasks.outbox.store import RowStore
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Host:
         framework: its share of the settings.
         app: the Celery app that `worker` runs by default.
         environment: variables that processes need to find that app.
+        outbox: the framework's own outbox, by what its databases are called; None names the usual one.
     """
 
     program: str = "mailtasks"
     framework: FrameworkValues = NO_FRAMEWORK
     app: str = "mailtasks"
     environment: Mapping[str, str] = field(default_factory=dict)
+    outbox: Callable[[str | None], RowStore] | None = None
 
     @property
     def variables(self) -> dict[str, str]:

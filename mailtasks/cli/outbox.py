@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from mailtasks.cli.context import Context, as_json, pass_context
 from mailtasks.cli.options import seconds
@@ -25,12 +26,15 @@ from mailtasks.errors import SettingsError
 from mailtasks.logs import JsonFormatter
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
 
-    from mailtasks.sql import Outbox, OutboxRelay, OutboxStatus
+    from mailtasks.outbox.relay import OutboxRelay
+    from mailtasks.outbox.report import OutboxStatus
+    from mailtasks.outbox.store import Rows, RowStore
 
 Command = Callable[..., Any]
 
+TABLE: Final = "mailtasks_outbox"
 LARGEST_ID: Final = 2**63 - 1  # that the table's column takes
 
 
@@ -39,7 +43,8 @@ def outbox() -> None:
     """Move mail from the outbox in your database into the queue, and see what waits there.
 
     The database is the setting database_url, unless --database names it (a password in a command line can
-    be seen by others on the machine).
+    be seen by others on the machine). Under `manage.py` it is Django's own, or another of DATABASES whose
+    alias --database gives.
     """
 
 
@@ -48,11 +53,15 @@ def _named(command: Command) -> Command:
     for decorator in (
         click.option(
             "--table",
-            default="mailtasks_outbox",
+            default=TABLE,
             show_default=True,
             help="The outbox's table, if need be with its schema: app.mail.",
         ),
-        click.option("--database", metavar="URL", help="The database; by default the setting database_url."),
+        click.option(
+            "--database",
+            metavar="URL",
+            help="The database; by default the setting database_url. Under manage.py, an alias of DATABASES.",
+        ),
     ):
         command = decorator(command)
     return command
@@ -74,8 +83,10 @@ def run(
     A Redis or a database that is away is waited for; with --once it is an error. May be killed at any
     moment, and run several times. Exits with 1 if --once set a row aside; --json is for --once.
     """
-    with _opened(context, database, table) as (outbox, engine), context.mailer() as mailer:
-        relay = outbox.relay(engine, mailer, interval=interval)
+    from mailtasks.outbox.relay import OutboxRelay
+
+    with _meant(context, database, table) as store, context.mailer() as mailer:  # it waits for the table
+        relay = OutboxRelay(store, mailer, interval=interval)
         with _ended_by_signals(relay.stop):
             if not once:
                 _write_logs(context.settings.log_format)
@@ -101,8 +112,8 @@ def status(context: Context, database: str | None, table: str, patience: float, 
     A row that waits for long says that no `mailtasks outbox run` runs, or that it has to wait, too: its log
     says for what.
     """
-    with _opened(context, database, table) as (outbox, engine), _transaction(engine, outbox) as connection:
-        found = outbox.status(connection)
+    with _opened(context, database, table) as store, store.transaction() as rows:
+        found = rows.status()
     if as_json:
         print_json(asdict(found))
     else:
@@ -124,8 +135,8 @@ def _print_status(found: OutboxStatus) -> None:
 @pass_context
 def list_(context: Context, database: str | None, table: str, limit: int, as_json: bool) -> None:
     """List the rows that were set aside, the oldest first: whose mail it is, and why it can't be moved."""
-    with _opened(context, database, table) as (outbox, engine), _transaction(engine, outbox) as connection:
-        found = list(islice(outbox.aside(connection), limit))
+    with _opened(context, database, table) as store, store.transaction() as taken:
+        found = list(islice(taken.aside(), limit))
     if as_json:
         print_json([asdict(row) for row in found])
         return
@@ -160,11 +171,11 @@ def retry(
     """
     if bool(rows) is everything:
         raise click.UsageError("Name rows, or all of them with --all.")
-    with _opened(context, database, table) as (outbox, engine):
+    with _opened(context, database, table) as store:
         if everything and not yes:
-            _ask(outbox, engine)
-        with _transaction(engine, outbox) as connection:
-            released, others = _release(outbox, connection, rows)
+            _ask(store)
+        with store.transaction() as table_rows:
+            released, others = _release(table_rows, rows)
     if as_json:
         print_json({"released": released, "left_alone": others})
     else:
@@ -174,33 +185,51 @@ def retry(
     click.get_current_context().exit(1 if others else 0)
 
 
-def _ask(outbox: Outbox, engine: Engine) -> None:
+def _ask(store: RowStore) -> None:
     """All of it is asked about; where nobody can be asked it is refused."""
     if not sys.stdin.isatty():
         raise click.UsageError("--all asks first, and this is no terminal; add --yes.")
-    with _transaction(engine, outbox) as connection:
-        aside = outbox.status(connection).aside
+    with store.transaction() as rows:
+        aside = rows.status().aside
     print_line(f"{counted(aside, 'row')} set aside")
     click.confirm("Release all of them?", abort=True)
 
 
-def _release(outbox: Outbox, connection: Connection, rows: Sequence[int]) -> tuple[int, list[int]]:
+def _release(rows: Rows, ids: Sequence[int]) -> tuple[int, list[int]]:
     """How many were released, and which of those that were named weren't aside."""
-    if not rows:
-        return outbox.retry(connection), []
-    named = dict.fromkeys(rows)
-    others = [row for row in named if not outbox.retry(connection, row)]
+    if not ids:
+        return rows.retry(), []
+    named = dict.fromkeys(ids)
+    others = [id for id in named if not rows.retry(id)]
     return len(named) - len(others), others
 
 
 @contextmanager
-def _opened(context: Context, database: str | None, table: str) -> Iterator[tuple[Outbox, Engine]]:
+def _opened(context: Context, database: str | None, table: str) -> Iterator[RowStore]:
+    """The table that is meant, for who looks at it or changes something there by hand.
+
+    Raises:
+        DatabaseError: it isn't there, or its database is away.
+    """
+    with _meant(context, database, table) as store:
+        store.check()
+        yield store
+
+
+@contextmanager
+def _meant(context: Context, database: str | None, table: str) -> Iterator[RowStore]:
+    if context.host.outbox and not (database and "://" in database):
+        if click.get_current_context().get_parameter_source("table") is not ParameterSource.DEFAULT:
+            raise click.UsageError("--table is for a database that --database names by its URL.")
+        yield context.host.outbox(database)
+        return
     engine = _engine(database or context.settings.database_url)
     try:
         from mailtasks.sql import Outbox  # brings in SQLAlchemy
+        from mailtasks.sql.store import Store
 
         schema, _, name = table.rpartition(".")
-        yield Outbox(name=name, schema=schema or None), engine
+        yield Store(Outbox(name=name, schema=schema or None).table, engine)
     finally:
         engine.dispose()
 
@@ -213,14 +242,6 @@ def _engine(url: str | None) -> Engine:
     from mailtasks.sql.database import engine_for
 
     return engine_for(url)
-
-
-@contextmanager
-def _transaction(engine: Engine, outbox: Outbox) -> Iterator[Connection]:
-    from mailtasks.sql.database import transaction
-
-    with transaction(engine, outbox.table) as connection:
-        yield connection
 
 
 def _once(relay: OutboxRelay, as_json: bool) -> None:

@@ -7,11 +7,11 @@ transaction, and a relay moves it into the ledger (see `docs/how-to/commit-and-s
 Needs `pip install mailtasks[sqlalchemy]`. Nothing else in mailtasks imports this package, or SQLAlchemy.
 """
 
+from mailtasks.outbox.mover import Moved
+from mailtasks.outbox.relay import OutboxRelay
+from mailtasks.outbox.report import OutboxStatus, RowAside
+from mailtasks.outbox.row import Keep
 from mailtasks.sql.commit import on_commit
-from mailtasks.sql.mover import Moved
 from mailtasks.sql.outbox import Outbox
-from mailtasks.sql.relay import OutboxRelay
-from mailtasks.sql.report import OutboxStatus, RowAside
-from mailtasks.sql.table import Keep
 
 __all__ = ["Keep", "Moved", "Outbox", "OutboxRelay", "OutboxStatus", "RowAside", "on_commit"]

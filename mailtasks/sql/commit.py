@@ -32,7 +32,7 @@ from mailtasks.errors import (
     StoreUnavailable,
 )
 from mailtasks.message import Mailable, Message, as_message
-from mailtasks.sql.composing import composed
+from mailtasks.outbox.composing import composed
 from mailtasks.threads import in_thread
 
 if TYPE_CHECKING:

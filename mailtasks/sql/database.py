@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from mailtasks.errors import DatabaseError, SettingsError
 from mailtasks.kinds import DatabaseUrl
+from mailtasks.outbox.store import unusable
 from mailtasks.relay import mask_url
 
 Executor: TypeAlias = "Session | scoped_session[Any] | Connection"
@@ -32,7 +33,6 @@ _POSTGRES_DRIVERS: Final = ("psycopg", "psycopg2")
 _ASYNC_DRIVERS: Final = {"asyncpg", "psycopg_async", "aiosqlite"}
 _CONNECT_TIMEOUT: Final = 10  # seconds
 _SILENCE: Final = 60  # seconds after which a PostgreSQL that doesn't answer at all is taken for dead
-_LONGEST_REASON: Final = 300  # characters
 
 
 def engine_for(url: str) -> Engine:
@@ -106,16 +106,8 @@ def reachable(engine: Engine) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        # Without its cause: a traceback would print the statement's parameters.
-        raise DatabaseError(
-            f"the database {where(engine)} can't be used ({_reason(error)}); is it running and reachable?"
-        ) from None
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    said = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    text = " ".join(str(said).split())
-    return mask_url(text[:_LONGEST_REASON]) or type(said).__name__
+        said = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        raise unusable(where(engine), said) from None
 
 
 def check_table(engine: Engine, table: Table) -> None:
@@ -131,15 +123,3 @@ def check_table(engine: Engine, table: Table) -> None:
             f"there is no table {table.fullname} in {where(engine)}; run the migration that makes it, "
             "or name your table with --table"
         )
-
-
-@contextmanager
-def transaction(engine: Engine, table: Table) -> Iterator[Connection]:
-    """A transaction of a person who looks at the table, or changes something there by hand.
-
-    Raises:
-        DatabaseError: there is no such table, or the database is away, or refused what was asked.
-    """
-    check_table(engine, table)
-    with reachable(engine), engine.begin() as connection:
-        yield connection

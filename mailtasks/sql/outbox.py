@@ -1,32 +1,32 @@
 """`Outbox`: mail written in the user's own transaction, as rows of a table in the user's own database.
 
 What is committed is sent, what is rolled back never was: the database sees to both. A relay moves the rows
-into the ledger (see `mailtasks.sql.relay`).
+into the ledger (see `mailtasks.outbox.relay`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, Engine, MetaData, insert, update
+from sqlalchemy import Connection, Engine, MetaData, insert
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session, scoped_session
 
 from mailtasks import default_mailer
-from mailtasks.errors import MessageError, SettingsError
+from mailtasks.errors import MessageError
 from mailtasks.message import Mailable
-from mailtasks.relay import either
+from mailtasks.outbox.composing import composed
+from mailtasks.outbox.relay import INTERVAL, OutboxRelay
+from mailtasks.outbox.report import OutboxStatus, RowAside
+from mailtasks.outbox.row import DEFAULT_NAME, Keep, as_keep, written
 from mailtasks.settings import Settings
-from mailtasks.sql.composing import composed
-from mailtasks.sql.content import encode
 from mailtasks.sql.database import Executor
-from mailtasks.sql.relay import INTERVAL, OutboxRelay
-from mailtasks.sql.report import OutboxStatus, RowAside, aside_in, status_of
-from mailtasks.sql.table import DEFAULT_NAME, Keep, RowState, outbox_table
-from mailtasks.store.records import NewBatch
+from mailtasks.sql.rows import Rows
+from mailtasks.sql.store import Store
+from mailtasks.sql.table import outbox_table
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -66,7 +66,7 @@ class Outbox:
         settings: Settings | None = None,
     ) -> None:
         self.table = outbox_table(MetaData() if metadata is None else metadata, name, schema)
-        self.keep = _keep(keep)
+        self.keep = as_keep(keep)
         self._given_settings = settings
 
     @cached_property
@@ -96,8 +96,8 @@ class Outbox:
                 "with asyncio, `await outbox.asend(session, ...)`"
             )
         batches, ids = composed(messages, self._settings)
-        kept, now = _keep(keep or self.keep), datetime.now(UTC)
-        rows = [_row(batch, kept, now) for batch in batches]
+        kept, now = as_keep(keep or self.keep), datetime.now(UTC)
+        rows = [written(batch, kept, now) for batch in batches]
         try:
             if rows:
                 connection.execute(insert(self.table), rows)
@@ -121,14 +121,14 @@ class Outbox:
 
         Waiting for long says that no relay runs, or that it has to wait; its log says for what.
         """
-        return status_of(self.table, connection)
+        return Rows(self.table, connection).status()
 
     def aside(self, connection: Executor) -> Iterator[RowAside]:
         """What can't be moved, the oldest first: whose mail it is, and why.
 
         It is read bit by bit, so the connection has to stay open meanwhile.
         """
-        return aside_in(self.table, connection)
+        return Rows(self.table, connection).aside()
 
     def retry(self, connection: Executor, *rows: int) -> int:
         """Let the relay try again what it has set aside, in the transaction that is open there.
@@ -139,17 +139,7 @@ class Outbox:
         Returns:
             How many rows.
         """
-        chosen = self.table.c.state == RowState.ASIDE
-        if rows:
-            chosen &= self.table.c.id.in_(rows)
-        waiting = {
-            "state": RowState.WAITING.value,
-            "look_at": None,
-            "error": None,
-            "seen_at": datetime.now(UTC),  # somebody has looked, and knows that it isn't to be forgotten
-        }
-        result: Any = connection.execute(update(self.table).where(chosen).values(waiting))
-        return int(result.rowcount)
+        return Rows(self.table, connection).retry(*rows)
 
     def relay(
         self, engine: Engine, mailer: Mailer | None = None, *, interval: float = INTERVAL
@@ -161,24 +151,4 @@ class Outbox:
             mailer: by default the one behind `mailtasks.send`.
             interval: seconds between two looks for new rows, when there were none.
         """
-        return OutboxRelay(self.table, engine, mailer or default_mailer(), interval=interval)
-
-
-def _row(batch: NewBatch, keep: Keep, now: datetime) -> dict[str, object]:
-    content = encode(batch)
-    return {
-        "batch": batch.id,
-        "content": content,
-        "size": len(content),
-        "keep": keep.value,
-        "state": RowState.WAITING.value,
-        "written_at": now,
-    }
-
-
-def _keep(given: Keep | str) -> Keep:
-    try:
-        return Keep(given)
-    except ValueError:
-        words: Sequence[str] = [f'"{keep}"' for keep in Keep]
-        raise SettingsError(f"keep={given!r} is unknown; expected {either(words)}") from None
+        return OutboxRelay(Store(self.table, engine), mailer or default_mailer(), interval=interval)

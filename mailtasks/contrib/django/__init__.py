@@ -1,6 +1,7 @@
 """Django: `EMAIL_BACKEND = "mailtasks.contrib.django.backend.EmailBackend"`, and what goes with it.
 
-In INSTALLED_APPS it brings `manage.py mailtasks` and the system checks; the backend works without.
+In INSTALLED_APPS it brings `manage.py mailtasks`, the system checks and the outbox; the backend works without
+these.
 `MAILTASKS` in Django's settings holds our settings.
 """
 

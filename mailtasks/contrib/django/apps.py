@@ -19,6 +19,7 @@ class MailtasksConfig(AppConfig):  # type: ignore[misc]  # Django ships no types
     name = "mailtasks.contrib.django"
     label = "mailtasks"
     verbose_name = "Mail"
+    default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         """Register the system checks; send signals of attempts; follow tests that override MAILTASKS."""
@@ -26,6 +27,7 @@ class MailtasksConfig(AppConfig):  # type: ignore[misc]  # Django ships no types
 
         register(checks.check_settings)
         register(checks.check_mailers)
+        register(checks.check_outbox)
         register(checks.check_relay)
         if signals.pass_on not in attempt_listeners:
             attempt_listeners.append(signals.pass_on)

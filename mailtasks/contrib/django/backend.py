@@ -2,6 +2,7 @@
 
 Django builds one for each look-up, so nothing costly lives here: the connection to Redis is that of the
 default mailer, which is the installed Celery app's, if there is one. `open()` and `close()` do nothing.
+With the outbox mail goes into a table of the database instead, and Redis isn't asked.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from django.apps import apps
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
@@ -23,6 +25,11 @@ from mailtasks.default import default_mailer
 from mailtasks.errors import MessageError, StoreUnavailable
 from mailtasks.message import Message
 
+if TYPE_CHECKING:
+    from mailtasks.outbox.row import Keep
+
+APP: Final = "mailtasks.contrib.django"
+
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +40,9 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django ships no t
         fail_silently: a Redis that is away is logged, and nothing counts as sent. What is wrong with a
             message is raised all the same.
         on_commit: whether mail waits for the commit of an open transaction; None: MAILTASKS says it.
-        database: the alias of the database whose transaction is meant.
+        outbox: whether mail is written into the outbox: a bool, or how long its rows stay,
+            "until_accepted" (as with True), "until_final" or "forever"; None: MAILTASKS says it.
+        database: the alias of the database whose transaction is meant, and which has the outbox.
         priority, expires_after, tags: of messages that don't say them themselves.
         **kwargs: for Django, which refuses what it doesn't know from 6.1 on.
 
@@ -46,6 +55,7 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django ships no t
         *,
         fail_silently: bool = False,
         on_commit: bool | None = None,
+        outbox: bool | str | None = None,
         database: str = DEFAULT_DB_ALIAS,
         priority: str | None = None,
         expires_after: timedelta | float | None = None,
@@ -56,6 +66,7 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django ships no t
         self.alias = kwargs.get("alias")
         self.fail_silently = fail_silently
         self.on_commit = on_commit
+        self.outbox = outbox
         self.database = database
         given: dict[str, Any] = {"priority": priority, "expires_after": expires_after, "tags": tags}
         self.defaults: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -64,6 +75,10 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django ships no t
     def _check(self) -> None:
         if self.on_commit is not None and not isinstance(self.on_commit, bool):
             raise self._refused(f"on_commit is {self.on_commit!r}: give True, False or None")
+        try:
+            conf.as_outbox(False if self.outbox is None else self.outbox)
+        except ValueError as error:
+            raise self._refused(f"outbox is {self.outbox!r}: {error}") from None
         try:
             Message(to="ann@example.com", **self.defaults)
         except MessageError as error:
@@ -87,13 +102,15 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django ships no t
             IdempotencyConflict: a key was used before for other content.
             StoreUnavailable: Redis is away; said within the time that `Mailer.send` states.
             SettingsError: a setting is wrong.
+            django.db.Error: the database doesn't take it into the outbox; with `fail_silently`, too, since a
+                transaction in which that happens can't go on.
         """
         messages = [message for message in email_messages or () if message.recipients()]
         if not messages:
             return 0
         mails = [as_mail(message, self.defaults) for message in messages]
         try:
-            ids = hand_over(default_mailer(), mails, self._awaited)
+            ids = self._accepted(mails)
         except StoreUnavailable as error:
             if not self.fail_silently:
                 raise
@@ -102,6 +119,28 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django ships no t
         for message, id in zip(messages, ids, strict=True):
             message.mailtasks_ids = [id]
         return len(messages)
+
+    def _accepted(self, mails: Sequence[Message]) -> list[str]:
+        """The ids of what was handed over, or will be."""
+        keep = self.keep
+        if keep is None:
+            return hand_over(default_mailer(), mails, self._awaited)
+        if not apps.is_installed(APP):
+            raise self._refused(
+                f"the outbox is a table of the app {APP!r}: put that into INSTALLED_APPS and migrate"
+            )
+        from mailtasks.contrib.django.outbox import write
+
+        return write(mails, default_mailer().settings, self.database, keep)
+
+    @property
+    def keep(self) -> Keep | None:
+        """How long rows of the outbox stay; None: mail doesn't go there.
+
+        Raises:
+            SettingsError: MAILTASKS says it, and is wrong.
+        """
+        return conf.outbox() if self.outbox is None else conf.as_outbox(self.outbox)
 
     @property
     def _awaited(self) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from django.conf import settings
 from django.core import mail
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections, router
 
 from mailtasks.contrib.django import conf
 from mailtasks.errors import SettingsError
@@ -22,6 +24,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
     try:
         Settings.load()
         conf.on_commit()
+        conf.outbox()
     except SettingsError as error:
         return [
             Error(str(error), hint="`manage.py mailtasks config` shows the settings.", id="mailtasks.E001")
@@ -35,12 +38,48 @@ def check_mailers(**_: Any) -> list[CheckMessage]:
 
 
 def _wrong_mailers() -> Iterator[str]:
-    entries = getattr(settings, "MAILERS", {}) if hasattr(mail, "mailers") else {}  # since Django 6.1
-    for alias, entry in entries.items():
+    for alias in _ours():
         try:
-            _ = entry.get("BACKEND") == BACKEND and mail.mailers[alias]
+            _ = mail.mailers[alias]
         except ImproperlyConfigured as error:
             yield str(error)
+
+
+def _ours() -> list[str]:
+    """The entries of MAILERS that have our backend."""
+    entries = getattr(settings, "MAILERS", {}) if hasattr(mail, "mailers") else {}  # since Django 6.1
+    return [alias for alias, entry in entries.items() if entry.get("BACKEND") == BACKEND]
+
+
+def check_outbox(**_: Any) -> list[CheckMessage]:
+    """mailtasks.E003: the outbox is wanted in a database that doesn't get its table, or isn't there."""
+    return [Error(sentence, id="mailtasks.E003") for sentence in _without_table()]
+
+
+def _without_table() -> Iterator[str]:
+    from mailtasks.contrib.django.models import OutboxRow
+
+    for alias in sorted(_outboxes()):
+        if alias not in connections:
+            yield f"The outbox is to be in the database {alias!r}, which is none of DATABASES."
+        elif not router.allow_migrate_model(alias, OutboxRow):
+            yield (
+                f"The outbox is to be in the database {alias!r}, and DATABASE_ROUTERS keep its table out; "
+                "let them migrate the app 'mailtasks' there."
+            )
+
+
+def _outboxes() -> set[str]:
+    """The databases into which mail is written. A setting or an option that is wrong is said elsewhere."""
+    from mailtasks.contrib.django.backend import EmailBackend
+
+    found = set()
+    aliases: list[str | None] = [*_ours()] or [None]
+    for alias in aliases:
+        with suppress(ImproperlyConfigured, SettingsError):
+            backend = mail.mailers[alias] if alias else EmailBackend()
+            found |= {backend.database} if backend.keep else set()
+    return found
 
 
 def check_relay(**_: Any) -> list[CheckMessage]:

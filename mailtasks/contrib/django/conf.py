@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import ENVIRONMENT_VARIABLE, settings
 
 from mailtasks.address import excerpt
 from mailtasks.errors import SettingsError
+from mailtasks.relay import either
 from mailtasks.settings import FrameworkValues
+
+if TYPE_CHECKING:
+    from mailtasks.outbox.row import Keep
 
 NAME: Final = "MAILTASKS"
 
 ON_COMMIT: Final = "ON_COMMIT"
 """Whether mail waits for the commit of the transaction in which it was sent; a mailer may say otherwise."""
+
+OUTBOX: Final = "OUTBOX"
+"""Whether mail goes through the table in the database: a bool, or how long its rows stay; a mailer may say
+otherwise."""
+
+_OWN: Final = {ON_COMMIT, OUTBOX}
 
 
 def framework_values(celery: Any = None) -> FrameworkValues | None:
@@ -33,7 +43,7 @@ def framework_values(celery: Any = None) -> FrameworkValues | None:
     if not _has_settings():
         return None
     given = _given().items()
-    ours = {name.lower(): value for name, value in given if name != ON_COMMIT and value is not None}
+    ours = {name.lower(): value for name, value in given if name not in _OWN and value is not None}
     return FrameworkValues("Django's settings", ours)
 
 
@@ -50,6 +60,37 @@ def on_commit() -> bool:
             "expected True or False"
         )
     return value
+
+
+def outbox() -> Keep | None:
+    """How long a row stays, if `MAILTASKS["OUTBOX"]` wants an outbox.
+
+    Raises:
+        SettingsError: it is none of what it may be.
+    """
+    value = _given().get(OUTBOX, False)
+    try:
+        return as_outbox(value)
+    except ValueError as error:
+        raise SettingsError(
+            f"MAILTASKS[{OUTBOX!r}] in Django's settings: {excerpt(value)} is wrong; {error}"
+        ) from None
+
+
+def as_outbox(value: object) -> Keep | None:
+    """How long a row stays, if an outbox is wanted; True is "until_accepted".
+
+    Raises:
+        ValueError: it is none of what it may be; its text says what is expected.
+    """
+    from mailtasks.outbox.row import KEEPS, Keep
+
+    if isinstance(value, bool):
+        return Keep.UNTIL_ACCEPTED if value else None
+    try:
+        return Keep(value)  # type: ignore[arg-type]  # that it may be none is what is found out
+    except ValueError:
+        raise ValueError(f"expected {either(['True', 'False', *KEEPS])}") from None
 
 
 def _has_settings() -> bool:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine, create_engine, select
@@ -10,7 +9,6 @@ from mailtasks.mailer import Mailer
 from mailtasks.message import Message
 from mailtasks.settings import Settings
 from mailtasks.sql import Outbox
-from mailtasks.store.ledger import Result
 
 
 @pytest.fixture
@@ -54,40 +52,3 @@ def write(engine: Engine, outbox: Outbox):
             return outbox.send(connection, *messages, **options)
 
     return write
-
-
-@pytest.fixture
-def settle(mailer: Mailer):
-    """Give the recipients of a batch their states, as a worker would: one for all, or in turn."""
-
-    def settle(id, *states):
-        claim = mailer.ledger.claim(id.partition(".")[0], "a worker")
-        mailer.ledger.release(
-            claim,
-            "a worker",
-            [
-                Result(recipient.index, states[recipient.index % len(states)], delay=3600, reply="so be it")
-                for message in claim.window
-                for recipient in message.recipients
-            ],
-        )
-
-    return settle
-
-
-class Clock:
-    """Goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def go(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()

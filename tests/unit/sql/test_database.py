@@ -7,7 +7,7 @@ from sqlalchemy import MetaData, Table, create_engine, text
 
 from mailtasks.errors import DatabaseError, SettingsError
 from mailtasks.local.redis import free_port
-from mailtasks.sql.database import check_table, engine_for, reachable, transaction, where
+from mailtasks.sql.database import check_table, engine_for, reachable, where
 
 
 @pytest.mark.parametrize(
@@ -82,26 +82,6 @@ def test_a_table_that_isnt_there(engine):
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE mail (id INTEGER)"))
     check_table(engine, table)
-
-
-def test_a_transaction_by_hand(engine):
-    table = Table("mail", MetaData())
-    with pytest.raises(DatabaseError, match=r"^there is no table mail in "), transaction(engine, table):
-        pass
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE mail (id INTEGER)"))
-    with transaction(engine, table) as connection:
-        connection.execute(text("INSERT INTO mail VALUES (1)"))
-    with pytest.raises(DatabaseError, match=r"nowhere"):
-        _write_two(engine, table)
-    with transaction(engine, table) as connection:
-        assert connection.execute(text("SELECT id FROM mail")).all() == [(1,)]
-
-
-def _write_two(engine, table):
-    with transaction(engine, table) as connection:
-        connection.execute(text("INSERT INTO mail VALUES (2)"))
-        connection.execute(text("INSERT INTO nowhere VALUES (2)"))
 
 
 def test_where_hides_the_password():

@@ -5,8 +5,9 @@ from sqlalchemy import MetaData, inspect
 from sqlalchemy.orm import DeclarativeBase
 
 from mailtasks.message import Message
+from mailtasks.outbox.row import RowState
 from mailtasks.sql import Keep, Outbox
-from mailtasks.sql.table import RowState, outbox_table
+from mailtasks.sql.table import outbox_table
 
 
 class Base(DeclarativeBase):

@@ -1,42 +1,20 @@
-"""A Django of the tests' own: one SQLite database in memory, our app, and Redis by `redis_url`."""
+"""The Django of `tests/djangos.py`, its databases in memory, and Redis by `redis_url`."""
 
 from __future__ import annotations
 
 from email import message_from_bytes, policy
-from pathlib import Path
 
 import django
 import pytest
-from django.conf import settings
+from django.core.management import call_command
 
 from mailtasks.default import default_mailer, forget_default_mailer
+from mailtasks.local.redis import free_port
 from mailtasks.settings import SETTINGS
-
-BACKEND = "mailtasks.contrib.django.backend.EmailBackend"
-HERE = Path(__file__).parent
+from tests import djangos
 
 if django.VERSION < (6, 1):
     collect_ignore = ["test_mailers.py"]
-
-if not settings.configured:
-    settings.configure(
-        EMAIL_BACKEND=BACKEND,
-        DEFAULT_FROM_EMAIL="The Shop <shop@example.com>",
-        INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "mailtasks.contrib.django"],
-        DATABASES={
-            alias: {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-            for alias in ("default", "other")
-        },
-        TEMPLATES=[
-            {"BACKEND": "django.template.backends.django.DjangoTemplates", "DIRS": [HERE / "templates"]}
-        ],
-        LANGUAGE_CODE="en",
-        LOCALE_PATHS=[],
-        USE_TZ=True,
-        USE_I18N=True,
-        SECRET_KEY="of no use",
-    )
-    django.setup()
 
 
 @pytest.fixture
@@ -92,3 +70,20 @@ def goes_out(claimed):
         return message_from_bytes(claimed(id).body, policy=policy.default)
 
     return goes_out
+
+
+@pytest.fixture(scope="session")
+def _migrated():
+    for alias in ("default", "other"):
+        call_command("migrate", database=alias, verbosity=0)
+
+
+@pytest.fixture
+def outbox(override, _migrated):
+    """Mail goes into the outbox, and there is no Redis; what is in the table."""
+    override(MAILTASKS={"OUTBOX": True, "BROKER_URL": f"redis://127.0.0.1:{free_port()}/0"})
+    model = djangos.rows.OutboxRow
+    yield lambda alias="default": list(model.objects.using(alias).order_by("id"))
+    for alias in ("default", "other"):
+        model.objects.using(alias).all().delete()
+    forget_default_mailer()

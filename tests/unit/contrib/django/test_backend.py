@@ -83,6 +83,7 @@ WRONG = {
     "expires_after": (-1, "expires_after=-1 is no time to live"),
     "tags": ("news", "tags must be a list"),
     "on_commit": ("yes", "on_commit is 'yes': give True, False or None"),
+    "outbox": ("always", """outbox is 'always': expected True, False, "until_accepted", """),
 }
 
 

@@ -7,6 +7,8 @@ from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
+from mailtasks.contrib.django import checks
+
 
 def found(*, of="mailtasks."):
     return {message.id: message for message in run_checks() if message.id.startswith(of)}
@@ -24,6 +26,11 @@ def test_nothing_is_wrong(override):
         (
             {"ON_COMMIT": 1},
             "MAILTASKS['ON_COMMIT'] in Django's settings: '1' (int) is wrong; expected True or False",
+        ),
+        (
+            {"OUTBOX": "always"},
+            "MAILTASKS['OUTBOX'] in Django's settings: 'always' is wrong; expected True, False, "
+            '"until_accepted", "until_final" or "forever"',
         ),
     ],
 )
@@ -54,3 +61,27 @@ def test_a_relay_that_only_django_knows(override):
 def test_no_warning_where_there_is_no_reason(settings, override):
     override(**settings)
     assert "mailtasks.W001" not in found()
+
+
+class NowhereRouter:
+    def allow_migrate(self, db, app_label, **_):
+        return False if app_label == "mailtasks" else None
+
+
+def test_an_outbox_whose_table_is_kept_out(override):
+    override(MAILTASKS={"OUTBOX": True})
+    assert found() == {}
+    override(DATABASE_ROUTERS=[NowhereRouter()])
+    assert found()["mailtasks.E003"].msg == (
+        "The outbox is to be in the database 'default', and DATABASE_ROUTERS keep its table out; "
+        "let them migrate the app 'mailtasks' there."
+    )
+    override(MAILTASKS={})
+    assert found() == {}
+
+
+def test_an_outbox_in_a_database_that_isnt_there(override, monkeypatch):
+    monkeypatch.setattr(checks, "_outboxes", lambda: {"bills", "default"})
+    assert found()["mailtasks.E003"].msg == (
+        "The outbox is to be in the database 'bills', which is none of DATABASES."
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from celery import Celery
@@ -13,6 +15,8 @@ from django.core.management import ManagementUtility, call_command
 from django.core.management.base import CommandError
 
 import mailtasks.celery
+from mailtasks.contrib.django.backend import EmailBackend
+from mailtasks.default import default_mailer
 
 
 def manage(*words):
@@ -73,3 +77,68 @@ def test_it_can_be_called(queue):
 def test_it_is_in_djangos_help(capsys):
     ManagementUtility(["manage.py", "help", "mailtasks"]).execute()
     assert "a queue that loses nothing" in capsys.readouterr().out
+
+
+# --- The outbox, in a database of Django's
+
+
+@pytest.fixture
+def written(outbox, override, redis_url):
+    """Three rows of the outbox, and a Redis for its relay."""
+    for number in range(3):
+        EmailMessage("Hello", "Hi", to=[f"r{number}@example.com"]).send()
+    override(MAILTASKS={"OUTBOX": True, "BROKER_URL": redis_url})
+    return outbox
+
+
+def answer(capsys, *words):
+    code = manage("outbox", *words, "--json")
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_the_outbox_is_emptied(written, capsys):
+    first = written()[0]
+    type(first).objects.filter(pk=first.pk).update(content=b"no")
+    code, moved = answer(capsys, "run", "--once")
+    assert (code, moved["accepted"], moved["aside"]) == (1, 2, 1)
+    assert default_mailer().stats().accepted == 2
+    assert [row.state for row in written()] == ["aside"]
+
+
+def test_the_outbox_is_told_of_and_retried(written, capsys):
+    first, *_ = rows = written()
+    type(first).objects.filter(pk=first.pk).update(state="aside", error="no")
+    code, status = answer(capsys, "status")
+    assert (code, status["rows"]["waiting"], status["rows"]["aside"]) == (1, 2, 1)
+    code, [aside] = answer(capsys, "list")
+    assert (code, aside["id"], aside["recipients"], aside["error"]) == (0, first.pk, ["r0@example.com"], "no")
+    found = answer(capsys, "retry", str(first.pk), str(rows[1].pk))
+    assert found == (1, {"released": 1, "left_alone": [rows[1].pk]})
+    assert {row.state for row in written()} == {"waiting"}
+
+
+def test_the_outbox_may_be_in_another_of_djangos_databases(written, capsys):
+    EmailBackend(database="other").send_messages([EmailMessage("Hello", "Hi", to=["ann@example.com"])])
+    assert answer(capsys, "status", "--database", "other")[1]["rows"]["waiting"] == 1
+    assert manage("outbox", "status", "--database", "nowhere") == 2
+    said = capsys.readouterr().err
+    assert said == "mailtasks: database 'nowhere': it is none of DATABASES; expected 'default' or 'other'\n"
+
+
+def test_a_table_is_for_a_url(written, database_url, capsys):
+    assert manage("outbox", "status", "--table", "mail") == 2
+    assert "--table is for a database that --database names by its URL." in capsys.readouterr().err
+    assert manage("outbox", "status", "--database", database_url, "--table", "mail") == 1
+    assert "there is no table mail in " in capsys.readouterr().err
+
+
+def test_django_needs_no_sqlalchemy_for_it():
+    code = (
+        "import sys; sys.modules['sqlalchemy'] = None; from tests import djangos;"
+        "from django.core.management import call_command as call; call('migrate', 'mailtasks', verbosity=0);"
+        "call('mailtasks', 'outbox', 'status'); call('mailtasks', 'outbox', 'list')"
+    )
+    root = Path(mailtasks.__file__).parents[1]
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "nothing is set aside" in ran.stdout

@@ -76,6 +76,33 @@ def test_on_commit_is_yes_or_no(override):
         conf.on_commit()
 
 
+@pytest.mark.parametrize(
+    ("given", "keep"),
+    [
+        (None, None),
+        (False, None),
+        (True, "until_accepted"),
+        ("until_final", "until_final"),
+        ("forever", "forever"),
+    ],
+)
+def test_the_outbox_is_off_on_or_how_long_rows_stay(override, given, keep):
+    override(MAILTASKS={} if given is None else {"OUTBOX": given})
+    assert conf.outbox() == keep
+    assert Settings.load().source("lease") == "default", "it is none of our settings"
+
+
+@pytest.mark.parametrize("given", ["always", 1, None, ["forever"]])
+def test_what_the_outbox_may_be(override, given):
+    override(MAILTASKS={"OUTBOX": given})
+    with pytest.raises(
+        SettingsError,
+        match=r"^MAILTASKS\['OUTBOX'\] in Django's settings: .* is wrong; "
+        r"""expected True, False, "until_accepted", "until_final" or "forever"$""",
+    ):
+        conf.outbox()
+
+
 def test_processes_that_are_started_get_them_by_their_environment(override, monkeypatch):
     override(MAILTASKS={"LEASE": 90, "SLICE": "3s", "MASK_ADDRESSES": True, "DEFAULT_FROM": None})
     monkeypatch.setenv("MAILTASKS_SLICE", "4")

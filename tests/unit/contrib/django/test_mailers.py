@@ -13,7 +13,7 @@ from django.utils.log import AdminEmailHandler
 
 from mailtasks.contrib.django.backend import EmailBackend
 from mailtasks.message import Priority
-from tests.unit.contrib.django.conftest import BACKEND
+from tests.djangos import BACKEND
 
 MAILERS = {
     "default": {"BACKEND": BACKEND},
@@ -49,6 +49,17 @@ def test_using_and_a_mailer_itself(queue):
     assert isinstance(backend, EmailBackend)
     assert (backend.alias, backend.fail_silently) == ("news", False)
     assert backend.send_messages([message()]) == 1
+
+
+def test_the_outbox_of_one_mailer(outbox, override, queue):
+    override(
+        MAILERS=MAILERS | {"bills": {"BACKEND": BACKEND, "OPTIONS": {"outbox": "forever"}}},
+        MAILTASKS={"BROKER_URL": queue.settings.broker_url},
+    )
+    bill, other = (EmailMessage("Hello", "Hi", to=["ann@example.com"]) for _ in range(2))
+    assert (bill.send(using="bills"), other.send()) == (1, 1)
+    [row] = outbox()
+    assert (bill.mailtasks_ids, row.keep) == ([f"{row.batch}.0"], "forever")
 
 
 @pytest.mark.parametrize(
@@ -148,3 +159,11 @@ def test_the_test_runner_replaces_every_mailer(queue):
     finally:
         teardown_test_environment()
     assert queue.stats().accepted == 0
+
+
+def test_an_outbox_in_a_database_that_isnt_there(override):
+    options = {"outbox": True, "database": "bills"}
+    override(MAILERS=MAILERS | {"bills": {"BACKEND": BACKEND, "OPTIONS": options}})
+    assert [message.msg for message in run_checks() if message.id == "mailtasks.E003"] == [
+        "The outbox is to be in the database 'bills', which is none of DATABASES."
+    ]

@@ -20,7 +20,7 @@ from django.utils.translation import gettext_lazy
 
 from mailtasks.default import forget_default_mailer
 from mailtasks.local.redis import free_port
-from tests.unit.contrib.django.conftest import BACKEND
+from tests.djangos import BACKEND
 
 SHOP = "The Shop <shop@example.com>"
 

@@ -15,6 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from mailtasks.cli import run
 from mailtasks.cli.context import Host
+from mailtasks.contrib.django.rows import Store
 from mailtasks.errors import SettingsError
 from mailtasks.installation import installation_of
 from mailtasks.settings import FrameworkValues, framework_values
@@ -53,7 +54,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django ships no types
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        host = Host("manage.py mailtasks", _framework())
+        host = Host("manage.py mailtasks", _framework(), outbox=Store)
     except SettingsError as error:
         sys.stderr.write(f"manage.py mailtasks: {error}\n")
         return WRONG

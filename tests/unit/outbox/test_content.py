@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from mailtasks.message import Attachment, Message
+from mailtasks.outbox.composing import composed
+from mailtasks.outbox.content import SHORTEST, aged, decode, encode
 from mailtasks.settings import Settings
-from mailtasks.sql.composing import composed
-from mailtasks.sql.content import SHORTEST, aged, decode, encode
 
 SETTINGS = Settings(default_from="shop@example.com", max_age=3600)
 LARGE = bytes(range(256)) * 300  # larger than the default `blob_threshold`

@@ -10,11 +10,9 @@ import queue
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Engine, Table
-
 from mailtasks.errors import DatabaseError, MailtasksError, StoreError
-from mailtasks.sql.database import check_table
-from mailtasks.sql.mover import Moved, Mover
+from mailtasks.outbox.mover import Moved, Mover
+from mailtasks.outbox.store import RowStore
 
 if TYPE_CHECKING:
     from mailtasks.mailer import Mailer
@@ -31,16 +29,14 @@ class OutboxRelay:
     """Moves an outbox's rows into the ledger. Made by `Outbox.relay`.
 
     Args:
-        table: the outbox's.
-        engine: of the database that holds it.
+        store: the outbox's table.
         mailer: whose ledger takes the mail.
         interval: seconds between two looks for new rows, when there were none.
     """
 
-    def __init__(self, table: Table, engine: Engine, mailer: Mailer, *, interval: float = INTERVAL) -> None:
-        self._table = table
-        self._engine = engine
-        self._mover = Mover(table, engine, mailer)
+    def __init__(self, store: RowStore, mailer: Mailer, *, interval: float = INTERVAL) -> None:
+        self._store = store
+        self._mover = Mover(store, mailer)
         self._interval = interval
         self._stopped = False
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # may be rung by a signal's handler
@@ -54,7 +50,7 @@ class OutboxRelay:
         while not self._stopped:
             try:
                 if not checked:
-                    check_table(self._engine, self._table)
+                    self._store.check()
                     checked = True
                 moved = self._mover.move()
             except (DatabaseError, StoreError) as error:
@@ -62,7 +58,7 @@ class OutboxRelay:
                 failures += 1
                 continue
             if failures:
-                log.warning("the outbox %s is being emptied again", self._table.fullname)
+                log.warning("the outbox %s is being emptied again", self._store.name)
             failures = 0
             if not moved:
                 self._wait(self._interval)
@@ -77,7 +73,7 @@ class OutboxRelay:
             DatabaseError: the database is away, or there is no such table.
             StoreUnavailable: Redis is away.
         """
-        check_table(self._engine, self._table)
+        self._store.check()
         total = Moved()
         while (moved := self._mover.move()) and not self._stopped:
             total += moved
@@ -90,7 +86,7 @@ class OutboxRelay:
 
     def _wait_out(self, error: MailtasksError, failures: int) -> None:
         pause = pause_after(failures)
-        log.warning("the outbox %s has to wait: %s (next try in %g s)", self._table.fullname, error, pause)
+        log.warning("the outbox %s has to wait: %s (next try in %g s)", self._store.name, error, pause)
         self._wait(pause)
 
     def _wait(self, seconds: float) -> None:

@@ -28,14 +28,11 @@ from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
-from sqlalchemy import Connection, Engine, Table
-
 from mailtasks.errors import BlobsFull, BlobStoreError, MemoryFull, StoreError, StoreUnavailable
 from mailtasks.message import Priority
-from mailtasks.sql.content import aged, decode
-from mailtasks.sql.database import reachable
-from mailtasks.sql.rows import Change, Row, Rows, can_lock, limit_locks, stays
-from mailtasks.sql.table import Keep, RowState
+from mailtasks.outbox.content import aged, decode
+from mailtasks.outbox.row import Change, Keep, Row, RowState, stays
+from mailtasks.outbox.store import Rows, RowStore
 from mailtasks.state import FINAL
 from mailtasks.store.books import Snapshot
 from mailtasks.store.ledger import Acceptance
@@ -74,6 +71,19 @@ class Moved:
         return any(astuple(self))
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The rows of one round."""
+
+    waiting: Sequence[Row]
+    refused: Sequence[Row]
+    due: Sequence[Row]
+
+    @classmethod
+    def out_of(cls, rows: Rows, now: datetime) -> Self:
+        return cls(rows.waiting(), rows.refused(), rows.due(now))
+
+
 @dataclass(slots=True)
 class _Round:
     """What one round has come to so far."""
@@ -98,16 +108,13 @@ class Mover:
 
     def __init__(
         self,
-        table: Table,
-        engine: Engine,
+        store: RowStore,
         mailer: Mailer,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._table = table
-        self._engine = engine
+        self._store = store
         self._mailer = mailer
         self._clock = clock
-        self._rows = Rows(table)
 
     def move(self) -> Moved:
         """One round; nothing was to be done if what it returns is false.
@@ -119,14 +126,17 @@ class Mover:
             BlobStoreError, BlobsFull: attachments of some rows can't be stored, and no other was left.
         """
         round = _Round(self._clock())
-        with reachable(self._engine), self._engine.connect() as connection:
-            waiting, refused, due = self._taken(connection, round.now)
-            lost = self._look_at(due, round)
-            self._accept_in_turn([waiting, refused, lost], round)
-            self._judge(round)
-            round.done["aside"] = sum(change.set_aside_for is not None for change in round.changes)
-            self._rows.change(connection, round.changes)
-            connection.commit()
+        if self._store.can_lock:
+            with self._store.transaction() as rows:
+                self._treat(_Taken.out_of(rows, round.now), round)
+                rows.change(round.changes)
+        else:  # nobody should wait for SQLite while we wait for Redis
+            with self._store.transaction() as rows:
+                taken = _Taken.out_of(rows, round.now)
+            self._treat(taken, round)
+            if round.changes:
+                with self._store.transaction() as rows:
+                    rows.change(round.changes)
         if round.hints:
             self._mailer.publisher.hint(round.hints)
         self._say(round)
@@ -134,13 +144,12 @@ class Mover:
             raise round.trouble
         return Moved(**round.done)
 
-    def _taken(self, connection: Connection, now: datetime) -> tuple[list[Row], list[Row], list[Row]]:
-        limit_locks(connection)
-        waiting, refused = self._rows.waiting(connection), self._rows.refused(connection)
-        due = self._rows.due(connection, now)
-        if not can_lock(connection):
-            connection.rollback()  # nobody should wait for SQLite while we wait for Redis
-        return waiting, refused, due
+    def _treat(self, taken: _Taken, round: _Round) -> None:
+        """Ask the ledger, and decide what becomes of each row."""
+        lost = self._look_at(taken.due, round)
+        self._accept_in_turn([taken.waiting, taken.refused, lost], round)
+        self._judge(round)
+        round.done["aside"] = sum(change.set_aside_for is not None for change in round.changes)
 
     # --- What the ledger is to take
 
@@ -290,7 +299,7 @@ class Mover:
             log.warning("Redis had lost the mail of %d kept rows; it is accepted again", again)
         for change in round.changes:
             if reason := change.set_aside_for:
-                log.error("row %d of %s is set aside: %s", change.row.id, self._table.fullname, reason)
+                log.error("row %d of %s is set aside: %s", change.row.id, self._store.name, reason)
 
 
 def _is_final(snapshot: Snapshot) -> bool:

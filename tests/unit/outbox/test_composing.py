@@ -6,8 +6,8 @@ import pytest
 
 from mailtasks.errors import IdempotencyConflict, MessageError
 from mailtasks.message import Message
+from mailtasks.outbox.composing import composed
 from mailtasks.settings import Settings
-from mailtasks.sql.composing import composed
 
 SETTINGS = Settings(default_from="shop@example.com")
 
