@@ -535,9 +535,11 @@ def way_of_django():
     return sorted(DJANGO_MAIL) if django.VERSION >= (6, 1) else ["EMAIL_BACKEND"]
 
 
+@pytest.mark.parametrize("outbox", [False, True])
 @pytest.mark.parametrize("way", way_of_django())
-def test_django(project, way: str) -> None:
-    project.has(here=DJANGO_SETTINGS + DJANGO_MAIL[way], shop=DJANGO_SHOP, test_shop=DJANGO_TESTS)
+def test_django(project, way: str, outbox: bool) -> None:
+    settings = f'{DJANGO_SETTINGS}MAILTASKS["OUTBOX"] = {outbox}\n{DJANGO_MAIL[way]}'
+    project.has(here=settings, shop=DJANGO_SHOP, test_shop=DJANGO_TESTS)
     project.has(conftest="pytest_plugins = ['mailtasks.testing.plugin']")
     project.run("--ds", "here", passed=7)
 
