@@ -25,7 +25,7 @@ from mailtasks import Mailer, State
 from mailtasks.local.processes import Child
 from mailtasks.local.redis import free_port
 from mailtasks.settings import PREFIX
-from mailtasks.testing import CatchingServer
+from mailtasks.testing import CatchingServer, LocalRedis
 from mailtasks.testing import wait_until as wait_until_within
 
 EXAMPLE = Path(mailtasks.__file__).parents[1] / "examples" / "flask"
@@ -147,13 +147,13 @@ def shop(tmp_path: Path, sink: CatchingServer) -> Iterator[Callable[..., Shop]]:
         one.close()
 
 
-def test_the_example(shop: Callable[..., Shop], redis_url: str, sink: CatchingServer) -> None:
+def test_the_example(shop: Callable[..., Shop], own_redis: LocalRedis, sink: CatchingServer) -> None:
     one = shop(
         EXAMPLE / "shop.py",
         FLASK_MAIL_SERVER="127.0.0.1",
         FLASK_MAIL_PORT=str(sink.port),
         FLASK_MAIL_DEFAULT_SENDER="shop@example.com",
-        FLASK_MAILTASKS_BROKER_URL=redis_url,
+        FLASK_MAILTASKS_BROKER_URL=own_redis.url,
         FLASK_ADMIN_TOKEN="let-me-in",
     )
     one.serve()
@@ -175,7 +175,7 @@ def test_the_example(shop: Callable[..., Shop], redis_url: str, sink: CatchingSe
     assert (status, order["order"]) == (201, 1), "the one before it was rolled back, with its mail"
     assert "You ordered: tea." in one.mail(2).get_content()
     assert one.mail(2)["Message-ID"] == f"<{order['mail']}@example.com>"
-    with Mailer(broker_url=redis_url) as mailer:
+    with Mailer(broker_url=own_redis.url) as mailer:
         wait_until(lambda: mailer.status(order["mail"]).state is State.SENT, what="its being recorded")
 
     letter = {"name": "spring", "subject": "Spring", "text": "It is spring.\n{{ unsubscribe_url }}\n"}
@@ -191,6 +191,10 @@ def test_the_example(shop: Callable[..., Shop], redis_url: str, sink: CatchingSe
     assert (status, list(refused)) == (422, ["error"]), "nobody is left who wants it"
     assert len(sink.messages) == 3
     assert sink.violations == []
+
+    own_redis.stop()
+    assert one.post("/orders", email="ann@example.com", item="rice")[0] == 201, "it is committed"
+    assert one.post("/signup", email="bob@example.com")[0] == 503
 
 
 def test_an_application_that_shares_its_celery(
