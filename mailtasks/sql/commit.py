@@ -33,6 +33,7 @@ from mailtasks.errors import (
 )
 from mailtasks.message import Mailable, Message, as_message
 from mailtasks.outbox.composing import composed
+from mailtasks.sql.database import without_registry
 from mailtasks.threads import in_thread
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def on_commit(session: AnySession, *messages: Mailable, mailer: Mailer | None = 
 
 def _plain(session: Any) -> Session:
     """The `Session` behind whatever wraps it."""
-    if isinstance(session, scoped_session) or type(session).__name__ == "async_scoped_session":
-        session = session.registry()
+    session = without_registry(session)
     session = getattr(session, "sync_session", session)
     if not isinstance(session, Session):
         raise MessageError(

@@ -35,6 +35,13 @@ _CONNECT_TIMEOUT: Final = 10  # seconds
 _SILENCE: Final = 60  # seconds after which a PostgreSQL that doesn't answer at all is taken for dead
 
 
+def without_registry(session: Any) -> Any:
+    """The session that a `scoped_session` or an `async_scoped_session` holds; another is that itself."""
+    # By its name, since importing asyncio's half takes a while, and few have it.
+    is_registry = isinstance(session, scoped_session) or type(session).__name__ == "async_scoped_session"
+    return session.registry() if is_registry else session
+
+
 def engine_for(url: str) -> Engine:
     """An engine for the relay.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine, MetaData, insert
 from sqlalchemy.exc import StatementError
@@ -23,13 +23,13 @@ from mailtasks.outbox.relay import INTERVAL, OutboxRelay
 from mailtasks.outbox.report import OutboxStatus, RowAside
 from mailtasks.outbox.row import DEFAULT_NAME, Keep, as_keep, written
 from mailtasks.settings import Settings
-from mailtasks.sql.database import Executor
+from mailtasks.sql.database import Executor, without_registry
 from mailtasks.sql.rows import Rows
 from mailtasks.sql.store import Store
 from mailtasks.sql.table import outbox_table
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
     from mailtasks.mailer import Mailer
 
@@ -107,14 +107,19 @@ class Outbox:
         return ids
 
     async def asend(
-        self, connection: AsyncSession | AsyncConnection, *messages: Mailable, keep: Keep | str | None = None
+        self,
+        connection: AsyncSession | async_scoped_session[Any] | AsyncConnection,
+        *messages: Mailable,
+        keep: Keep | str | None = None,
     ) -> list[str]:
-        """As `send`, for an `AsyncSession` or an `AsyncConnection`.
+        """As `send`, for an `AsyncSession`, an `async_scoped_session` or an `AsyncConnection`.
 
         Raises:
             As `send`.
         """
-        return await connection.run_sync(lambda session: self.send(session, *messages, keep=keep))
+        plain = without_registry(connection)
+        ids: list[str] = await plain.run_sync(lambda session: self.send(session, *messages, keep=keep))
+        return ids
 
     def status(self, connection: Executor) -> OutboxStatus:
         """Count the rows by their state, and say since when the oldest that waits does.

@@ -208,10 +208,10 @@ def test_an_async_scoped_session(run, mailer, outbox, engine):
     async def main(async_engine):
         registry = async_scoped_session(async_sessionmaker(async_engine), asyncio.current_task)
         on_commit(registry, mail(1), mailer=mailer)
-        await outbox.asend(registry(), mail(2))
+        await outbox.asend(registry, mail(2))
         await registry.commit()
         on_commit(registry, mail(3), mailer=mailer)
-        await outbox.asend(registry(), mail(4))
+        await outbox.asend(registry, mail(4))
         await registry.remove()
 
     run(main)
