@@ -141,7 +141,7 @@ SLOW_BUGS: Mapping[str, Bug] = {
     # It shows where nobody is killed, and yet somebody's window is taken from him.
     "a claim without a lease": Bug(
         ("0 kills may cost 0",),
-        [("step", "if batch.token then return { 'taken' } end", "")],
+        [("step", "if batch.token then return { 'taken', {} } end", "")],
         options={"kills": 0, "hints": 10},
     ),
     "what was sent is doubted, what was not tried failed, and what was cancelled sent": Bug(
