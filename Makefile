@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 # What concerns Django runs on Django 6, too, which needs a later Python than we do.
 DJANGO_VENV := .venv-django
-DJANGO_TESTS := tests/unit/contrib/django tests/unit/outbox/test_store.py tests/integration/test_django_example.py
+DJANGO_TESTS := tests/unit/contrib/django tests/unit/testing/test_plugin.py tests/unit/outbox/test_store.py tests/integration/test_django_example.py
 
 .PHONY: help install demo test test-all test-django chaos check bench docs wheel clean
 .DEFAULT_GOAL := help

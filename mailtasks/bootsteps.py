@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from celery import Celery, bootsteps
 from celery.signals import worker_ready, worker_shutdown
 
 from mailtasks.errors import SettingsError, StoreError, StoreUnavailable
+from mailtasks.event import Attempt, tell, telling_afterwards
 from mailtasks.feeder import Feeder
 from mailtasks.guard import refuse
 from mailtasks.installation import Installation, installation_of, is_installed
@@ -65,14 +67,15 @@ class Pump(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no ty
         """Tell the installation who and how many we are, and start the two threads."""
         installation, threads = installation_of(parent.app), max(1, int(parent.concurrency or 1))
         installation.begin(owner=parent.hostname, threads=threads)
+        in_pool = partial(parent.pool.apply_async, callback=_ignore)
         self._stopgap = Stopgap(
-            lambda run: parent.pool.apply_async(run, callback=_ignore),
+            in_pool,
             partial(deliver, parent.app),
             threads,
             partial(taken, parent.app),
         )
         installation.publisher.on_refused = self._stopgap.take
-        pump = _Pumping(installation, self._stopped, self._stopgap, partial(_is_connected, parent))
+        pump = _Pumping(installation, self._stopped, self._stopgap, partial(_is_connected, parent), in_pool)
         collector = _Collecting(installation, self._stopped)
         self._threads = [
             threading.Thread(target=pump.run, name="mailtasks-pump", daemon=True),
@@ -132,6 +135,7 @@ class _Pumping:
         stopped: threading.Event,
         stopgap: Stopgap,
         connected: Callable[[], bool] = lambda: True,
+        in_pool: Callable[[Callable[[], object]], object] = lambda run: run(),
     ) -> None:
         self._app = installation.app
         self._publisher = installation.publisher
@@ -143,14 +147,21 @@ class _Pumping:
         self._stopped = stopped
         self._stopgap = stopgap
         self._connected = connected
+        self._in_pool = in_pool
         self._away = False
 
     def run(self) -> None:
         while not self._stopped.wait(self._pause()):
             try:
-                self._away = not self._tick()
+                with telling_afterwards(self._tell):
+                    self._away = not self._tick()
             except StoreUnavailable as error:
                 self._say_away(error)
+
+    def _tell(self, news: Sequence[Attempt]) -> None:
+        """In a thread that sends: a listener that hangs must not stop recovery."""
+        with suppress(RuntimeError):  # the pool is closed: the process ends
+            self._in_pool(partial(tell, news))
 
     def _tick(self) -> bool:
         """Whether all went well. What one act stumbles over, a rate or a record, stops no other."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,13 +44,38 @@ class Attempt:
 
 
 attempt_listeners: Final[list[Callable[[Sequence[Attempt]], object]]] = []
-"""Called when the ledger knows what became of recipients: in a thread of a worker, which does nothing else
+"""Called when the ledger knows what became of recipients: in a thread of a worker, which sends nothing
 meanwhile; of who is suppressed when mail is accepted, in the thread that accepts it. What a process that dies
 hasn't told is never told: the ledger is the truth, this is news of it."""
 
 
+_kept: ContextVar[list[Attempt] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def telling_afterwards(by: Callable[[Sequence[Attempt]], object] | None = None) -> Iterator[None]:
+    """Within the block, in this thread, nothing is told; behind it all is, however it ended.
+
+    For who holds what a listener must not hold up, or break.
+
+    Args:
+        by: what tells; by default `tell`.
+    """
+    news: list[Attempt] = []
+    before = _kept.set(news)
+    try:
+        yield
+    finally:
+        _kept.reset(before)
+        if news:
+            (by or tell)(news)
+
+
 def tell(news: Sequence[Attempt]) -> None:
     """Call the listeners, if there is news. None of them can make fail what was done."""
+    if (kept := _kept.get()) is not None:
+        kept.extend(news)
+        return
     for listener in attempt_listeners if news else ():
         try:
             listener(news)

@@ -175,7 +175,7 @@ async def confirm(form: Confirmation, sessions: Sessions, mailer: TheMailer) -> 
             if customer is None or customer.tries >= MOST_TRIES or customer.code_ends < time.time():
                 raise HTTPException(400, "no such code")
             customer.tries += 1
-            is_right = hmac.compare_digest(customer.code, form.code)
+            is_right = hmac.compare_digest(customer.code.encode(), form.code.encode())
             if is_right and not customer.confirmed:
                 customer.confirmed = True
                 on_commit(session, Message(to=form.email, subject="Welcome", text="Hello."), mailer=mailer)

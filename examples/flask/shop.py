@@ -93,7 +93,7 @@ def create_app() -> Flask:
             if customer is None or customer.tries >= MOST_TRIES or customer.code_ends < time.time():
                 return {"error": "no such code"}, 400
             customer.tries += 1
-            customer.confirmed = hmac.compare_digest(customer.code, request.form["code"])
+            customer.confirmed = hmac.compare_digest(customer.code.encode(), request.form["code"].encode())
             return ({"confirmed": True}, 200) if customer.confirmed else ({"error": "no such code"}, 400)
 
     @app.post("/orders")
@@ -122,8 +122,8 @@ def create_app() -> Flask:
     @app.post("/newsletter")
     def newsletter() -> Any:
         """One template to everybody who wants it, behind all other mail; the same name goes out once."""
-        token = app.config["ADMIN_TOKEN"]
-        if not token or not hmac.compare_digest(request.headers.get("X-Admin-Token", ""), str(token)):
+        token, given = app.config["ADMIN_TOKEN"], request.headers.get("X-Admin-Token", "")
+        if not token or not hmac.compare_digest(given.encode(), str(token).encode()):
             abort(403)
         template = Template(
             subject=request.form["subject"],

@@ -29,6 +29,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
 from mailtasks.errors import BlobsFull, BlobStoreError, MemoryFull, StoreError, StoreUnavailable
+from mailtasks.event import telling_afterwards
 from mailtasks.message import Priority
 from mailtasks.outbox.content import aged, decode
 from mailtasks.outbox.row import Change, Keep, Row, RowState, stays
@@ -126,6 +127,17 @@ class Mover:
             BlobStoreError, BlobsFull: attachments of some rows can't be stored, and no other was left.
         """
         round = _Round(self._clock())
+        with telling_afterwards():  # or a listener would run within our transaction
+            self._treat_rows(round)
+        if round.hints:
+            self._mailer.publisher.hint(round.hints)
+        self._say(round)
+        if round.trouble:
+            raise round.trouble
+        return Moved(**round.done)
+
+    def _treat_rows(self, round: _Round) -> None:
+        """Take them, ask the ledger, and write what becomes of them."""
         if self._store.can_lock:
             with self._store.transaction() as rows:
                 self._treat(_Taken.out_of(rows, round.now), round)
@@ -137,12 +149,6 @@ class Mover:
             if round.changes:
                 with self._store.transaction() as rows:
                     rows.change(round.changes)
-        if round.hints:
-            self._mailer.publisher.hint(round.hints)
-        self._say(round)
-        if round.trouble:
-            raise round.trouble
-        return Moved(**round.done)
 
     def _treat(self, taken: _Taken, round: _Round) -> None:
         """Ask the ledger, and decide what becomes of each row."""

@@ -173,5 +173,7 @@ def octets(content: Any) -> bytes:
 
 
 def utc(moment: datetime | None) -> datetime | None:
-    """As it was written, where the database forgets the zone."""
-    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+    """In UTC, as it was written: a database forgets the zone, or gives it in another."""
+    if moment is None:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

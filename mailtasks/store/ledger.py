@@ -34,7 +34,7 @@ from mailtasks.status import Stray
 from mailtasks.store import records
 from mailtasks.store.connection import Client, Scripts, available, not_confirmed, now_of
 from mailtasks.store.keys import ID_LENGTH, Keys, is_batch_id, uid_in
-from mailtasks.store.news import attempts, unpacked_attempts
+from mailtasks.store.news import attempts_of_new, unpacked_attempts
 from mailtasks.store.records import BatchRecord, CampaignPart, MessageRecord, NewBatch, Values
 
 log = logging.getLogger(__name__)
@@ -301,7 +301,7 @@ class Ledger:
         with available(self.redis, ids):
             answers, confirmed = self._scripts.run_confirmed("accept", calls, self.limits.confirm)
         for batch, (_, _, *told) in zip(batches, answers, strict=True):
-            tell(attempts(batch.id, batch.record, batch.recipients, *told))
+            tell(attempts_of_new(batch, *told))
         if not confirmed:
             raise not_confirmed(self.redis, self.limits.confirm, ids)
         told = [(Acceptance(status.decode()), bool(hint)) for status, hint, *_ in answers]

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 from unittest.mock import patch
 
 import pytest
 
+from mailtasks.errors import MailtasksError
 from mailtasks.local.redis import LocalRedis
 from mailtasks.local.sink import CatchingServer
+from mailtasks.testing.outbox import other_parts
 from mailtasks.testing.surroundings import Surroundings, environment, frameworks_send
 
 if TYPE_CHECKING:
@@ -53,6 +55,15 @@ def _surround(config: pytest.Config) -> None:
     config.add_cleanup(session.close)
     surroundings = config.stash[_SURROUNDINGS] = session.enter_context(Surroundings())
     session.enter_context(environment(surroundings.variables))
+    session.enter_context(other_parts({"room": _unasked}))
+
+
+def _unasked(*_: object) -> NoReturn:
+    """Before it accepts anything, a mailer asks for room."""
+    raise MailtasksError(
+        "this test sends mail, and has no fixture for it; let it ask for mailtasks_outbox, to see what would "
+        "go out, or for mailtasks_worker, to have it sent"
+    )
 
 
 @pytest.fixture
@@ -72,11 +83,13 @@ def mailtasks_outbox(request: pytest.FixtureRequest) -> Iterator[list[OutgoingMa
         with recorded(stand_in=False) as mails:
             yield mails
         return
-    with patch("mailtasks.installation.broker_of", return_value=None), frameworks_send():
-        forget_settings()  # an app's broker may be one that mail couldn't have, and isn't asked
-        with recorded() as mails:
-            yield mails
-    forget_settings()
+    try:
+        with patch("mailtasks.installation.broker_of", return_value=None), frameworks_send():
+            forget_settings()  # an app's broker may be one that mail couldn't have, and isn't asked
+            with recorded() as mails:
+                yield mails
+    finally:
+        forget_settings()
 
 
 @pytest.fixture

@@ -89,13 +89,13 @@ class Surroundings:
         from mailtasks.testing.outbox import other_parts
 
         empty(self.redis.start())
-        with environment(dict.fromkeys(CELERYS_BROKER, self.redis_url)):
-            forget_settings()
-            try:
+        try:
+            with environment(dict.fromkeys(CELERYS_BROKER, self.redis_url)):
+                forget_settings()
                 with other_parts({"room": self._checked}):
                     yield self.redis
-            finally:
-                forget_settings()
+        finally:
+            forget_settings()  # in the environment as it was
 
     def _checked(self, mailer: Any, room: Any) -> Any:
         """Each accept asks for room first."""

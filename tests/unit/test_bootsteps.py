@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -22,6 +22,7 @@ from mailtasks import stopgap as stopgap_module
 from mailtasks.bootsteps import BUSY, GATE_INTERVAL, Pump, _Collecting, _Pumping
 from mailtasks.celery import install
 from mailtasks.errors import StoreUnavailable
+from mailtasks.event import Attempt, attempt_listeners
 from mailtasks.installation import Installation
 from mailtasks.local.faults import Behaviour
 from mailtasks.local.redis import free_port
@@ -303,6 +304,27 @@ def test_a_rate_that_cant_be_read_keeps_nobody_from_looking(
     monkeypatch.setattr(pump, "_look", lambda: looks.append("looked"))
     pump._tick()
     assert looks == ["looked"]
+
+
+def test_what_a_look_finds_is_told_by_a_thread_that_sends(installation: Installation) -> None:
+    """A listener that hangs there keeps nobody from looking."""
+    told: list[Callable[[], object]] = []
+    stopped = threading.Event()
+    pump = _Pumping(installation, stopped, stopgap(installation), in_pool=told.append)
+    heard: list[Sequence[Attempt]] = []
+    attempt_listeners.append(heard.append)
+    thread = threading.Thread(target=pump.run)
+    thread.start()
+    try:
+        id = send(installation, expires_after=0.2)
+        wait_until(lambda: told, what="the news of who has expired")
+        assert heard == []
+        told[0]()
+    finally:
+        attempt_listeners.remove(heard.append)
+        stopped.set()
+        thread.join()
+    assert [(it.id, it.state) for [it] in heard] == [(id, State.EXPIRED)]
 
 
 def test_it_sweeps(installation: Installation, caplog: pytest.LogCaptureFixture) -> None:

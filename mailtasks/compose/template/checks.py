@@ -62,18 +62,13 @@ def check_part(environment: Environment, part: Part) -> None:
 def is_bare(part: Part, filter: str | None = None) -> bool:
     """Whether a part is nothing but text of one line and names, all as they are, or all through one filter.
 
-    Args:
-        filter: that one; the part must then begin with text.
-
     Raises:
         TemplateError: Jinja2 finds something wrong.
     """
     [*trees] = _trees(part).values()
     body = [node.nodes if isinstance(node, nodes.Output) else [node] for node in trees[0].body]
     pieces = [piece for it in body for piece in it]
-    if len(trees) > 1 or not all(_is_text_or_name(it, filter) for it in pieces):
-        return False
-    return filter is None or isinstance(pieces[0], nodes.TemplateData)
+    return len(trees) == 1 and all(_is_text_or_name(it, filter) for it in pieces)
 
 
 def _is_text_or_name(piece: nodes.Node, filter: str | None) -> bool:

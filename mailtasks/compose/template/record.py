@@ -37,6 +37,7 @@ from mailtasks.message import Attachment, Message, check_header_name, check_line
 _ANYBODY: Final = "somebody@example.com"
 _LIMITS: Final = Limits()
 _GIVEN: Final = frozenset(["email"])  # to every mail
+_WITH_HOST: Final = re.compile(r"https?://[\w.:-]+/", re.ASCII)
 _TAG: Final = re.compile(r"<[a-zA-Z!/]")
 # An image within the HTML (RFC 2392), by an attribute or by url() in a style.
 _SHOWS: Final = re.compile(r"""[=(]\s*["']?cid:([^"'\s)>{}]+)""", re.IGNORECASE)
@@ -181,7 +182,8 @@ class TemplateRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults
 
 def _url(part: Part) -> Header:
     renderer = Renderer(part, filters={"urlencode": urlencode})
-    return Header("List-Unsubscribe", renderer, part.main, names_in(part), is_bare(part, "urlencode"))
+    bare = is_bare(part, "urlencode") and _WITH_HOST.match(part.main.text) is not None
+    return Header("List-Unsubscribe", renderer, part.main, names_in(part), bare)
 
 
 def _subject(part: Part) -> Header:

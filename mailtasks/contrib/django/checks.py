@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from django.conf import settings
 from django.core import mail
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
+from django.utils.module_loading import import_string
 
 from mailtasks.contrib.django import conf
 from mailtasks.errors import SettingsError
 from mailtasks.settings import Settings
-
-BACKEND: Final = "mailtasks.contrib.django.backend.EmailBackend"
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
@@ -48,7 +47,18 @@ def _wrong_mailers() -> Iterator[str]:
 def _ours() -> list[str]:
     """The entries of MAILERS that have our backend."""
     entries = getattr(settings, "MAILERS", {}) if hasattr(mail, "mailers") else {}  # since Django 6.1
-    return [alias for alias, entry in entries.items() if entry.get("BACKEND") == BACKEND]
+    return [alias for alias, entry in entries.items() if is_ours(entry.get("BACKEND", ""))]
+
+
+def is_ours(path: str) -> bool:
+    """Whether it names our backend, or a subclass of it."""
+    from mailtasks.contrib.django.backend import EmailBackend
+
+    try:
+        backend = import_string(path)
+    except ImportError:  # said by Django
+        return False
+    return isinstance(backend, type) and issubclass(backend, EmailBackend)
 
 
 def check_outbox(**_: Any) -> list[CheckMessage]:
@@ -86,7 +96,7 @@ def check_relay(**_: Any) -> list[CheckMessage]:
     """mailtasks.W001: EMAIL_HOST is set, and isn't where mail goes."""
     if not settings.is_overridden("EMAIL_HOST") or hasattr(settings, "MAILERS"):
         return []
-    if settings.EMAIL_BACKEND != BACKEND:
+    if not is_ours(settings.EMAIL_BACKEND):
         return []
     try:
         loaded = Settings.load()

@@ -122,7 +122,10 @@ class Store:
             DatabaseError: the database is away.
         """
         with self._reachable():
-            return bool(connections[self.alias].features.has_select_for_update_skip_locked)
+            features = connections[self.alias].features
+            return bool(
+                features.has_select_for_update_skip_locked and features.supports_select_for_update_with_limit
+            )
 
     def check(self) -> None:
         """Look whether the table is there.
@@ -147,7 +150,8 @@ class Store:
             DatabaseError: the database is away, or refused what was asked.
             RuntimeError: a transaction is open already, whose mail would be moved before its commit.
         """
-        self._renew()
+        with self._reachable():
+            self._renew()
         lock = self.can_lock
         with self._reachable(), atomic(using=self.alias, durable=True):
             connection = connections[self.alias]

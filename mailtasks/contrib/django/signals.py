@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from django.db import connections
 from django.dispatch import Signal
 
 from mailtasks.event import Attempt
@@ -56,6 +57,7 @@ _SIGNALS: Final[Mapping[State, Signal]] = {
 
 def pass_on(attempts: Sequence[Attempt]) -> None:
     """Send the signals of attempts. A receiver that fails is logged by Django and harms no other."""
+    _let_go_of_broken_connections()
     for one in attempts:
         signal = _SIGNALS.get(one.state)
         if signal is not None and signal.has_listeners(Attempt):
@@ -68,3 +70,10 @@ def pass_on(attempts: Sequence[Attempt]) -> None:
                 tags=one.tags,
                 metadata=one.metadata,
             )
+
+
+def _let_go_of_broken_connections() -> None:
+    """What an earlier receiver has found broken: not everywhere here does a request or a task begin."""
+    for connection in connections.all(initialized_only=True):
+        if connection.errors_occurred and not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()

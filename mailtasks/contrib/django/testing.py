@@ -17,7 +17,7 @@ The rules:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -28,10 +28,13 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import Atomic
 from django.test.utils import _TestState, override_settings
 
-from mailtasks.celery import current_app
+from mailtasks.celery import current_app, forget_settings
 from mailtasks.contrib.django.backend import EmailBackend
-from mailtasks.contrib.django.checks import BACKEND
+from mailtasks.contrib.django.checks import is_ours
+from mailtasks.contrib.django.handover import hand_over
+from mailtasks.default import default_mailer
 from mailtasks.local.sink import CatchingServer
+from mailtasks.message import Message
 from mailtasks.testing.surroundings import Surroundings, environment
 
 log = logging.getLogger(__name__)
@@ -47,15 +50,18 @@ def delivered_for_real() -> Iterator[CatchingServer]:
     Raises:
         SettingsError: a setting is wrong, or there is no Redis server to start.
     """
-    with (
-        Surroundings() as surroundings,
-        environment(surroundings.variables),
-        surroundings.with_redis(),
-        sending(),
-    ):
-        relay = surroundings.relay
-        with surroundings.worker(current_app()):
-            yield relay
+    try:
+        with (
+            Surroundings() as surroundings,
+            environment(surroundings.variables),
+            surroundings.with_redis(),
+            sending(),
+        ):
+            relay = surroundings.relay
+            with surroundings.worker(current_app()):
+                yield relay
+    finally:
+        forget_settings()
 
 
 @contextmanager
@@ -64,7 +70,7 @@ def sending() -> Iterator[None]:
     if not settings.configured:
         yield
         return
-    without_outbox = patch.object(EmailBackend, "keep", None)
+    without_outbox = patch.object(EmailBackend, "_accepted", _handed_over)
     with override_settings(**_replaced()), without_outbox, _on_commit(), _on_exit():
         yield
 
@@ -73,10 +79,15 @@ def _replaced() -> Mapping[str, Any]:
     """The settings of ours that the test runner has changed."""
     saved = getattr(_TestState, "saved_data", None)
     if mailers := getattr(saved, "mailers", None):  # since Django 6.1, if the project has any
-        ours = {alias: entry for alias, entry in mailers.items() if entry.get("BACKEND") == BACKEND}
+        ours = {alias: entry for alias, entry in mailers.items() if is_ours(entry.get("BACKEND", ""))}
         return {"MAILERS": {**settings.MAILERS, **ours}}
     backend = getattr(saved, "email_backend", None)
-    return {"EMAIL_BACKEND": backend} if backend == BACKEND else {}
+    return {"EMAIL_BACKEND": backend} if backend and is_ours(backend) else {}
+
+
+def _handed_over(backend: EmailBackend, mails: Sequence[Message]) -> list[str]:
+    awaited = backend._awaited if backend.keep is None else backend.database
+    return hand_over(default_mailer(), mails, awaited)
 
 
 def _on_commit() -> AbstractContextManager[Any]:

@@ -61,7 +61,7 @@ local function first_states()
         suppressed = suppressed + 1
         table.insert(tries, index)
         table.insert(tries, pack_tries(it))
-        if arg.tell then table.insert(told, { index, SUPPRESSED, 0, it.listed[3] }) end
+        if arg.tell then table.insert(told, { index, SUPPRESSED, 0, it.listed[3] or '' }) end
       end
     end
   end

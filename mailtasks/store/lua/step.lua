@@ -81,6 +81,8 @@ end
 -- what is in doubt for having been in that very window. Nothing else is.
 local function take_evidence()
   local evidence, mark = 0, window_mark(arg.token, arg.number - 1)
+  local doubted = batch.told
+  batch.told = nil
   for _, result in ipairs(arg.results) do
     local index, to, _, counted, reply, relay, took = unpack(result)
     if state_of(batch, index) == '' then move(batch, index, to) end -- an error
@@ -91,6 +93,11 @@ local function take_evidence()
       forget_checked(batch)
       evidence = evidence + 1
     end
+  end
+  -- What is in doubt still, when that is known.
+  for i = 3, #(doubted or {}) do
+    local index, code = unpack(doubted[i])
+    if state_of(batch, index) == code then note(batch, index, code) end
   end
   tally(batch.counts, 'late_evidence', evidence)
   if batch.finished and string.find(batch.states, ANY_UNFINISHED) then reopen(batch) end

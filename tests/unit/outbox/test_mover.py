@@ -14,6 +14,7 @@ from mailtasks.errors import (
     StoreError,
     StoreUnavailable,
 )
+from mailtasks.event import attempt_listeners
 from mailtasks.local.redis import free_port
 from mailtasks.mailer import Mailer
 from mailtasks.message import Attachment, Message
@@ -57,6 +58,22 @@ def test_rows_are_accepted_hinted_and_deleted(mover, mailer, write, rows):
     assert [mailer.status(id).recipients[0].address for id in ids] == [f"r{n}@example.com" for n in (1, 2, 3)]
     assert hints(mailer) == 2
     assert not mover.move()
+
+
+def test_what_is_told_of_them_is_told_when_they_are_committed(mover, mailer, write, rows):
+    mailer.suppressions.add("r1@example.com")
+    write(mail(1))
+    heard = []
+
+    def hear(news):
+        heard.append(([it.recipient for it in news], rows()))
+
+    attempt_listeners.append(hear)
+    try:
+        mover.move()
+    finally:
+        attempt_listeners.remove(hear)
+    assert heard == [(["r1@example.com"], [])]
 
 
 def test_they_arrive_in_order(mover, mailer, write, monkeypatch):

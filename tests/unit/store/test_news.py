@@ -100,8 +100,9 @@ def test_who_came_on_it_later_is_told_by_the_step_that_suppresses(bench: Bench, 
     ]
 
 
-def test_a_reason_that_a_hand_has_spoilt(bench: Bench, heard: list[Attempt]) -> None:
-    bench.redis.hset(bench.keys.suppressed, "0@example.com", msgspec.msgpack.encode(["x", 0, 7]))
+@pytest.mark.parametrize("entry", [["x", 0, 7], ["x", 0, None], ["x", 0], ["x"], []])
+def test_a_reason_that_a_hand_has_spoilt(bench: Bench, heard: list[Attempt], entry: list[object]) -> None:
+    bench.redis.hset(bench.keys.suppressed, "0@example.com", msgspec.msgpack.encode(entry))
     bench.accept()
     assert short(heard) == [("0@example.com", State.SUPPRESSED, 0, "")]
 
@@ -130,6 +131,15 @@ def test_what_its_owner_left_unsettled_is_told(bench: Bench, heard: list[Attempt
     claim = bench.claim(bench.accept(1, 1))
     bench.ledger.release(claim, OWNER, results(claim, State.SENT, State.SENT)[:1])
     assert short(heard) == [("1@example.com", State.IN_DOUBT, 0, f"{OWNER} left it unsettled")]
+
+
+def test_what_a_late_owner_tells_of_isnt_in_doubt(bench: Bench, heard: list[Attempt]) -> None:
+    claim = bench.claim(bench.accept(1, 1, 1, priority="bulk"))
+    bench.later(60)
+    given = results(claim, State.SENT, State.QUEUED, State.SENT)[:2]  # of the third it knows nothing
+    bench.ledger.step(claim, OWNER, given)
+    assert bench.states(claim.batch) == "+q?"
+    assert [(it.recipient, it.state) for it in heard] == [("2@example.com", State.IN_DOUBT)]
 
 
 def test_records_that_a_hand_has_spoilt_stop_nobody(

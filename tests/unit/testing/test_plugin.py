@@ -78,8 +78,10 @@ WORKER = """
 from datetime import UTC, datetime, timedelta
 
 import mailtasks
+import pytest
 from mail import letter
 from mailtasks import Mailer, send, send_mail, status
+from mailtasks.errors import MailtasksError
 from mailtasks.testing import wait_until
 
 early = Mailer()
@@ -135,13 +137,18 @@ def test_accepted_and_no_worker(mailtasks_redis):
     id = send(letter())
     assert status(id).state == "queued"
     assert mailtasks.default_mailer().settings.broker_url == mailtasks_redis.url
+
+
+def test_who_asks_for_nothing_is_told():
+    with pytest.raises(MailtasksError, match="this test sends mail, and has no fixture for it; let it ask"):
+        send(letter())
 """
 
 
 @pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["one process", "xdist"])
 def test_a_worker_and_a_relay(project, options: list[str]) -> None:
     project.has(test_worker=WORKER)
-    project.run(*options, passed=8)
+    project.run(*options, passed=9)
 
 
 def test_tests_that_fail_leave_nothing_to_others(project) -> None:
@@ -523,8 +530,19 @@ def test_as_ever(client, mailoutbox):
     assert [each.subject for each in mailoutbox] == ["Your code"]
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize("on_commit", [True, False])
+def test_rolled_back(mailtasks_outbox, settings, on_commit):
+    settings.MAILTASKS = {**settings.MAILTASKS, "ON_COMMIT": on_commit}
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        mail("rolled back")
+        1 / 0
+    waits = on_commit or settings.MAILTASKS["OUTBOX"]
+    assert subjects(mailtasks_outbox) == ([] if waits else ["rolled back"])
+
+
 def test_without_a_database(mailtasks_outbox, settings):
-    settings.MAILTASKS = {**settings.MAILTASKS, "ON_COMMIT": False}
+    settings.MAILTASKS = {**settings.MAILTASKS, "ON_COMMIT": False, "OUTBOX": False}
     mail("no transaction, nothing to wait for")
     assert len(mailtasks_outbox) == 1
 """
@@ -541,7 +559,7 @@ def test_django(project, way: str, outbox: bool) -> None:
     settings = f'{DJANGO_SETTINGS}MAILTASKS["OUTBOX"] = {outbox}\n{DJANGO_MAIL[way]}'
     project.has(here=settings, shop=DJANGO_SHOP, test_shop=DJANGO_TESTS)
     project.has(conftest="pytest_plugins = ['mailtasks.testing.plugin']")
-    project.run("--ds", "here", passed=7)
+    project.run("--ds", "here", passed=9)
 
 
 @pytest.mark.parametrize("way", way_of_django())

@@ -120,7 +120,7 @@ def test_the_names_that_a_part_asks_for():
         ("{% if a %}Hi{% endif %}", None, False),
         ("{% set a = 1 %}{{ a }}", None, False),
         ("{{ a }}\n{{ b }}", None, False),
-        ("{{ a|urlencode }}", "urlencode", False),
+        ("{{ a|urlencode }}", "urlencode", True),
         ("https://x.example/{{ a }}", "urlencode", False),
         ("https://x.example/{{ a|upper|urlencode }}", "urlencode", False),
         ("{% include 'x' %}", None, False),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
+
 import pytest
 from django.core.mail import EmailMessage
+from django.db import connections
 
 from mailtasks.contrib.django import signals
 from mailtasks.event import Attempt, attempt_listeners
@@ -66,6 +70,21 @@ def test_who_is_suppressed_is_told_in_the_process_that_sends(heard, queue):
     [(signal, told)] = heard
     assert (signal, told["recipient"], told["reply"]) == ("suppressed", "ann@example.com", "asked")
     assert (told["id"], told["attempt"], told["tags"]) == (*message.mailtasks_ids, 0, ("a",))
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_connection_that_a_receiver_found_broken_is_let_go(broken):
+    def let_go():
+        connection = connections["default"]
+        connection.ensure_connection()
+        connection.errors_occurred = broken
+        with patch.object(connection, "close_if_unusable_or_obsolete") as close:
+            signals.pass_on([attempt(State.SENT)])
+        connection.close()
+        return close.called
+
+    with ThreadPoolExecutor(1) as thread:  # its connection is its own
+        assert thread.submit(let_go).result() is broken
 
 
 def test_a_receiver_that_fails_harms_no_other(heard):
