@@ -286,7 +286,8 @@ def _demand_people(gathered: Gathered, people: People) -> None:
     if gathered.people:
         return
     if not gathered.told:
-        raise InputError(people.name, "names its columns and nobody to mail; give it a row a person")
+        nobody = "hold nobody to mail" if people.columns is None else "names its columns and nobody to mail"
+        raise InputError(people.name, f"{nobody}; give it a row a person")
     first = gathered.told[0]
     rows = sum(gathered.rejected.values())
     none = (

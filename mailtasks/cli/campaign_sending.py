@@ -124,9 +124,13 @@ def send(
         wanted = Campaign(name, template, options, mailer=mailer)
         with _written(rejects_file, people) as write, _counting("read") as progress:
             rejects = _Rejects(people, write)
-            prepared = wanted.prepare(
-                people, again=again, encoding=encoding, rejected=rejects.tell, progress=progress
-            )
+            try:
+                prepared = wanted.prepare(
+                    people, again=again, encoding=encoding, rejected=rejects.tell, progress=progress
+                )
+            except KeyboardInterrupt:
+                _say("interrupted while reading; this has accepted nobody")
+                raise
         stack.enter_context(prepared)
         _tell(prepared, rejects)
         if test_to:
@@ -193,7 +197,9 @@ class _Rejects:
         if not self._shown:
             return ""
         parts = ", ".join(f"{number:,} × {reason}" for reason, number in sorted(self._shown.items()))
-        return f"rejected {counted(sum(self._shown.values()), 'row')}: {parts}"
+        more = max(self._shown.values()) > self.SHOWN
+        where = f"; at most {self.SHOWN} of a kind are shown, --rejects FILE writes all" if more else ""
+        return f"rejected {counted(sum(self._shown.values()), 'row')}: {parts}{where}"
 
 
 @contextmanager

@@ -32,18 +32,23 @@ def check(context: Context, timeout: float, as_json: bool) -> None:
     from mailtasks.cli.doctor import Level, examine  # brings in Redis and SMTP
 
     findings = list(examine(context.settings, timeout=timeout, environment=context.environment))
+    if context.host.outbox:
+        from mailtasks.cli.outbox_check import outbox_finding
+
+        findings.append(outbox_finding(context.host.outbox(None)))
     fine = all(finding.level is not Level.FAIL for finding in findings)
     if as_json:
         print_json({"ok": fine, "findings": [asdict(finding) for finding in findings]})
     else:
-        _print(findings)
+        _print(findings, context.host.program)
     click.get_current_context().exit(0 if fine else 1)
 
 
-def _print(findings: list[Finding]) -> None:
-    """A line a finding, and what to do on a line of its own."""
+def _print(findings: list[Finding], program: str) -> None:
+    """A line a finding, and what to do on a line of its own: by commands as they are called here."""
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         print_line(f"{finding.level:<4}  {finding.subject:<{width}}  {finding.found}")
         if finding.advice:
-            print_line(f"{'':<4}  {'':<{width}}  -> {finding.advice}")
+            advice = finding.advice.replace("`mailtasks ", f"`{program} ")
+            print_line(f"{'':<4}  {'':<{width}}  -> {advice}")

@@ -186,9 +186,9 @@ def given_size(message: Message) -> int:
 
 def _check_size(message: Message, size: int, limit: int) -> None:
     if size > limit:
-        told = (
-            f"the composed message has {size:,} bytes, {given_size(message):,} of them before it was composed"
-        )
+        given = given_size(message)
+        before = f", {given:,} of them before it was composed" if given != size else ""
+        told = f"the composed message has {size:,} bytes{before}"
         raise _too_large(message, told, limit)
 
 

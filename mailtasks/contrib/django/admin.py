@@ -34,6 +34,7 @@ from mailtasks.store.records import NewBatch
 LARGEST_LISTED: Final = 200_000  # bytes of a row that a list looks into
 LONGEST_SOURCE: Final = 200_000  # characters of a message that are shown
 _LISTED: Final = 2  # recipients, and subjects, of a row in a list
+_SHOWN: Final = 60  # characters of a subject, or an error, in a list
 
 
 @admin.register(OutboxRow)
@@ -93,7 +94,8 @@ class OutboxRowAdmin(admin.ModelAdmin):  # type: ignore[misc]  # Django ships no
         ids = list(queryset.values_list("pk", flat=True))
         released = Rows(router.db_for_write(OutboxRow)).retry(*ids) if ids else 0
         others = len(ids) - released
-        self.message_user(request, f"To be tried again: {released}.", messages.SUCCESS)
+        if released:
+            self.message_user(request, f"To be tried again: {released}.", messages.SUCCESS)
         if others:
             self.message_user(request, f"Had not failed and were left alone: {others}.", messages.WARNING)
 
@@ -110,7 +112,7 @@ class OutboxRowAdmin(admin.ModelAdmin):  # type: ignore[misc]  # Django ships no
         """The first subjects."""
         batch = _peeked(row)
         subjects = [subject for subject, _ in _mails(batch)] if batch else []
-        return _first(tuple(dict.fromkeys(subjects))) or "-"
+        return str(Truncator(_first(tuple(dict.fromkeys(subjects)))).chars(_SHOWN)) or "-"
 
     @admin.display(description="size", ordering="size")
     def amount(self, row: Any) -> str:
@@ -120,7 +122,7 @@ class OutboxRowAdmin(admin.ModelAdmin):  # type: ignore[misc]  # Django ships no
     @admin.display(description="error")
     def reason(self, row: Any) -> str:
         """Where it begins."""
-        return str(Truncator(row.error or "").chars(60))
+        return str(Truncator(row.error or "").chars(_SHOWN))
 
     @admin.display(description="messages")
     def mails(self, row: Any) -> str:

@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 
 APP: Final = "mailtasks.contrib.django"
 
+_OPTIONS: Final = (
+    *("fail_silently", "on_commit", "outbox", "database"),
+    *("priority", "expires_after", "tags"),
+)
+_DJANGOS: Final = {"alias", "username", "password", "_ignore_unknown_kwargs"}
+"""What Django gives to every backend."""
+
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +51,7 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django ships no t
             "until_accepted" (as with True), "until_final" or "forever"; None: MAILTASKS says it.
         database: the alias of the database whose transaction is meant, and which has the outbox.
         priority, expires_after, tags: of messages that don't say them themselves.
-        **kwargs: for Django, which refuses what it doesn't know from 6.1 on.
+        **kwargs: for Django. What neither it nor we know is refused.
 
     Raises:
         InvalidMailer (ImproperlyConfigured before Django 6.1): an option is wrong.
@@ -62,8 +69,10 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django ships no t
         tags: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
         self.alias = kwargs.get("alias")
+        if self.alias is None and (unknown := kwargs.keys() - _DJANGOS):  # of MAILERS Django refuses them
+            raise self._refused(f"there is no option {sorted(unknown)[0]!r}; known are {', '.join(_OPTIONS)}")
+        super().__init__(**kwargs)
         self.fail_silently = fail_silently
         self.on_commit = on_commit
         self.outbox = outbox

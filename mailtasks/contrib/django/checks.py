@@ -25,9 +25,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         conf.on_commit()
         conf.outbox()
     except SettingsError as error:
-        return [
-            Error(str(error), hint="`manage.py mailtasks config` shows the settings.", id="mailtasks.E001")
-        ]
+        return [Error(str(error), hint="Correct it where it stands.", id="mailtasks.E001")]
     return []
 
 

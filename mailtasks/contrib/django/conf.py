@@ -44,7 +44,7 @@ def framework_values(celery: Any = None) -> FrameworkValues | None:
         return None
     given = _given().items()
     ours = {name.lower(): value for name, value in given if name not in _OWN and value is not None}
-    return FrameworkValues("Django's settings", ours)
+    return FrameworkValues("Django's settings", {**_of_django(), **ours})
 
 
 def on_commit() -> bool:
@@ -53,7 +53,9 @@ def on_commit() -> bool:
     Raises:
         SettingsError: neither True nor False.
     """
-    value = _given().get(ON_COMMIT, True)
+    value = _given().get(ON_COMMIT)
+    if value is None:
+        return True
     if not isinstance(value, bool):
         raise SettingsError(
             f"MAILTASKS[{ON_COMMIT!r}] in Django's settings: {excerpt(value)} is wrong; "
@@ -68,9 +70,9 @@ def outbox() -> Keep | None:
     Raises:
         SettingsError: it is none of what it may be.
     """
-    value = _given().get(OUTBOX, False)
+    value = _given().get(OUTBOX)
     try:
-        return as_outbox(value)
+        return as_outbox(False if value is None else value)
     except ValueError as error:
         raise SettingsError(
             f"MAILTASKS[{OUTBOX!r}] in Django's settings: {excerpt(value)} is wrong; {error}"
@@ -91,6 +93,12 @@ def as_outbox(value: object) -> Keep | None:
         return Keep(value)  # type: ignore[arg-type]  # that it may be none is what is found out
     except ValueError:
         raise ValueError(f"expected {either(['True', 'False', *KEEPS])}") from None
+
+
+def _of_django() -> Mapping[str, Any]:
+    """Django's own settings that mean the same as one of ours, unless they are Django's defaults."""
+    is_set = settings.is_overridden("DEFAULT_FROM_EMAIL") and settings.DEFAULT_FROM_EMAIL
+    return {"default_from": settings.DEFAULT_FROM_EMAIL} if is_set else {}
 
 
 def _has_settings() -> bool:

@@ -20,6 +20,7 @@ from django.db import connections, transaction
 
 from mailtasks import packing
 from mailtasks.contrib.django.signals import handover_failed
+from mailtasks.errors import StoreUnavailable
 from mailtasks.message import Message
 
 if TYPE_CHECKING:
@@ -54,8 +55,12 @@ def _after_commit(mailer: Mailer, messages: Sequence[Message], ids: Sequence[str
     try:
         mailer.send_many(messages, ids=ids)
     except Exception as error:  # whatever it is, other callbacks of the transaction must run
-        log.exception(
-            "a transaction is committed, and mail of it could not be handed over: %s", ", ".join(ids)
+        log.error(
+            "a transaction is committed, and mail of it could not be handed over (%s): %s; it is lost, "
+            "unless a receiver of handover_failed keeps it; MAILTASKS['OUTBOX'] would have kept it",
+            error,
+            ", ".join(ids),
+            exc_info=None if isinstance(error, StoreUnavailable) else error,
         )
         handover_failed.send_robust(
             type(mailer), mailer=mailer, messages=tuple(messages), ids=tuple(ids), error=error

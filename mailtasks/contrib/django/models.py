@@ -52,8 +52,8 @@ class OutboxRow(models.Model):  # type: ignore[misc]  # Django ships no types
         """The table, and who may do what with it: nobody writes or changes mail by hand."""
 
         db_table = DEFAULT_NAME
-        verbose_name = "row of mail"
-        verbose_name_plural = "outbox"
+        verbose_name = "outbox row"
+        verbose_name_plural = "outbox rows"
         indexes = (models.Index(fields=["state", "look_at", "id"], name=f"ix_{DEFAULT_NAME}_due"),)
         default_permissions = ("view", "delete")
         permissions = (

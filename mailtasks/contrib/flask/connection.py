@@ -14,6 +14,7 @@ from blinker import NamedSignal, Namespace
 from flask import Flask
 
 import mailtasks
+from mailtasks import packing
 from mailtasks.contrib.flask.config import Person
 from mailtasks.contrib.flask.message import Message
 from mailtasks.contrib.flask.state import AppMail
@@ -111,6 +112,7 @@ class Connection:
         message.note_sending(time.time())
         message.mailtasks_ids = []
         if state.suppress:
+            message.mailtasks_ids = packing.places([mailable])  # as if; for views that tell it
             email_dispatched.tell(message, state.app)
             return
         self._waiting.append((message, mailable))

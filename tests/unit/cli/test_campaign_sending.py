@@ -14,7 +14,7 @@ import click
 import pytest
 from backports import zstd
 
-from mailtasks.campaign import intake
+from mailtasks.campaign import gathering, intake
 from mailtasks.cli import campaign_status
 from mailtasks.mailer import Mailer
 from mailtasks.message import Priority
@@ -164,7 +164,10 @@ def test_of_many_the_first_few_of_each_kind_are_told(campaign_send, tmp_path):
     ran = campaign_send(PEOPLE + repeated + bad, "--yes", "--rejects", "rejects.csv")
     lines = ran.err.splitlines()
     assert len(lines) == 10 + 10 + 2
-    assert lines[-2] == "mailtasks: rejected 1,512 rows: 12 × bad address, 1,500 × repeated"
+    assert lines[-2] == (
+        "mailtasks: rejected 1,512 rows: 12 × bad address, 1,500 × repeated; at most 10 of a kind are shown, "
+        "--rejects FILE writes all"
+    )
     assert len((tmp_path / "rejects.csv").read_text().splitlines()) == 1 + 1512
 
 
@@ -551,6 +554,14 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+def test_ctrl_c_while_people_are_read(campaign_send, live, monkeypatch):
+    monkeypatch.setattr(gathering, "_people", lambda *_: interrupt())
+    ran = campaign_send(MANY, "--yes")
+    assert (ran.code, ran.out) == (INTERRUPTED, "")
+    assert ran.err.strip() == "mailtasks: interrupted while reading; this has accepted nobody"
+    assert live("campaign", "list", "--json").json == []
+
+
 def test_ctrl_c_while_people_are_accepted(campaign_send, live, worker, sink):
     with after(2, interrupt):
         ran = campaign_send(MANY, "--yes")
@@ -570,7 +581,7 @@ def test_ctrl_c_while_people_are_accepted(campaign_send, live, worker, sink):
 
 KILLED = """
 import os, signal
-from mailtasks.campaign import intake
+from mailtasks.campaign import gathering, intake
 from mailtasks.cli import main
 from mailtasks.store.campaigns import Campaigns
 

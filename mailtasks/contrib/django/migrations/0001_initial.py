@@ -54,8 +54,8 @@ class Migration(migrations.Migration):  # type: ignore[misc]  # Django ships no 
                 ("error", models.TextField(null=True)),
             ],
             options={
-                "verbose_name": "row of mail",
-                "verbose_name_plural": "outbox",
+                "verbose_name": "outbox row",
+                "verbose_name_plural": "outbox rows",
                 "db_table": "mailtasks_outbox",
                 "permissions": (
                     ("retry_outboxrow", "Can let failed mail be tried again"),

@@ -94,6 +94,12 @@ def test_an_option_that_is_wrong(name):
         EmailBackend(**{name: value})
 
 
+def test_an_option_that_is_none():
+    known = "known are fail_silently, on_commit, outbox, database, priority, expires_after, tags"
+    with pytest.raises(ImproperlyConfigured, match=f"there is no option 'priorty'; {known}"):
+        get_connection(priorty="bulk")
+
+
 def test_get_connection_takes_options(queue):
     connection = get_connection(priority="bulk")
     assert isinstance(connection, EmailBackend)

@@ -38,7 +38,7 @@ def test_a_wrong_setting(override, given, sentence):
     override(MAILTASKS=given)
     error = found()["mailtasks.E001"]
     assert error.msg == sentence
-    assert error.hint == "`manage.py mailtasks config` shows the settings."
+    assert error.hint == "Correct it where it stands."
     with pytest.raises(SystemCheckError, match=r"mailtasks\.E001"):
         call_command("check")
 

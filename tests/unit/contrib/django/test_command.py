@@ -35,11 +35,12 @@ def test_it_has_djangos_settings(queue, capsys):
 @pytest.mark.parametrize(
     "options", [["--settings", "proj.settings"], ["--settings=proj.settings", "--pythonpath=."]]
 )
-def test_djangos_own_options_may_stand_in_front(options, queue, capsys, monkeypatch):
+def test_djangos_own_options_may_stand_anywhere(options, queue, capsys, monkeypatch):
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "")
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert manage(*options, "config", "--changed", "--json") == 0
-    assert list(json.loads(capsys.readouterr().out)) == ["broker_url"]
+    for words in ([*options, "config", "--changed", "--json"], ["config", "--changed", "--json", *options]):
+        assert manage(*words) == 0
+        assert list(json.loads(capsys.readouterr().out)) == ["broker_url", "default_from"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_it_looks_where_an_installed_app_sends(queue, capsys):
 def test_it_can_be_called(queue):
     out = StringIO()
     call_command("mailtasks", "config", "--changed", "--json", stdout=out)
-    assert list(json.loads(out.getvalue())) == ["broker_url"]
+    assert list(json.loads(out.getvalue())) == ["broker_url", "default_from"]
     with pytest.raises(CommandError, match="mailtasks nonsense ended with exit code 2") as failed:
         call_command("mailtasks", "nonsense")
     assert failed.value.returncode == 2
@@ -115,6 +116,16 @@ def test_the_outbox_is_told_of_and_retried(written, capsys):
     found = answer(capsys, "retry", str(first.pk), str(rows[1].pk))
     assert found == (1, {"released": 1, "left_alone": [rows[1].pk]})
     assert {row.state for row in written()} == {"waiting"}
+
+
+def test_check_looks_into_the_outbox_and_names_commands_as_they_are_called(written, capsys):
+    first = written()[0]
+    type(first).objects.filter(pk=first.pk).update(state="aside", error="no")
+    assert manage("check") == 1
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "fail outbox 1 row set aside" in said
+    assert "-> `manage.py mailtasks outbox list` says why" in said
+    assert "-> start them: `manage.py mailtasks worker`" in said
 
 
 def test_the_outbox_may_be_in_another_of_djangos_databases(written, capsys):

@@ -87,12 +87,13 @@ def test_on_commit_is_yes_or_no(override):
     ],
 )
 def test_the_outbox_is_off_on_or_how_long_rows_stay(override, given, keep):
-    override(MAILTASKS={} if given is None else {"OUTBOX": given})
+    override(MAILTASKS={"OUTBOX": given, "ON_COMMIT": None})
+    assert conf.on_commit()
     assert conf.outbox() == keep
     assert Settings.load().source("lease") == "default", "it is none of our settings"
 
 
-@pytest.mark.parametrize("given", ["always", 1, None, ["forever"]])
+@pytest.mark.parametrize("given", ["always", 1, ["forever"]])
 def test_what_the_outbox_may_be(override, given):
     override(MAILTASKS={"OUTBOX": given})
     with pytest.raises(
@@ -104,7 +105,7 @@ def test_what_the_outbox_may_be(override, given):
 
 
 def test_processes_that_are_started_get_them_by_their_environment(override, monkeypatch):
-    override(MAILTASKS={"LEASE": 90, "SLICE": "3s", "MASK_ADDRESSES": True, "DEFAULT_FROM": None})
+    override(MAILTASKS={"LEASE": 90, "SLICE": "3s", "MASK_ADDRESSES": True, "RETENTION": None})
     monkeypatch.setenv("MAILTASKS_SLICE", "4")
     monkeypatch.setenv("MAILTASKS_LEASE", "")
     host = Host(framework=conf.framework_values())
@@ -112,7 +113,16 @@ def test_processes_that_are_started_get_them_by_their_environment(override, monk
     settings = Settings.load(environ=environment, framework={})
     assert (settings.lease, settings.slice, settings.window_bulk) == (90, 4, 5)
     assert settings.mask_addresses is True
-    assert "MAILTASKS_DEFAULT_FROM" not in environment
+    assert "MAILTASKS_RETENTION" not in environment
+    assert settings.default_from == "The Shop <shop@example.com>", "Django's DEFAULT_FROM_EMAIL"
+
+
+def test_a_default_sender_of_ours_is_stronger_than_djangos(override):
+    override(MAILTASKS={"DEFAULT_FROM": "ann@example.com"})
+    assert Settings.load().default_from == "ann@example.com"
+    override(MAILTASKS={}, DEFAULT_FROM_EMAIL="nobody at all")
+    with pytest.raises(SettingsError, match=r"^default_from \(Django's settings\): 'nobody at all' is wrong"):
+        Settings.load()
 
 
 ELSEWHERE = """

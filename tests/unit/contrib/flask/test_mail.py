@@ -253,7 +253,8 @@ def test_sending_is_suppressed_in_tests_or_on_request(make_app, redis_url, confi
         mail.send(sent)
         assert outbox == [sent]
         assert sent.date is not None
-        assert mail.mailer.stats().accepted == (0 if suppressed else 1) == len(sent.mailtasks_ids)
+        assert mail.mailer.stats().accepted == (0 if suppressed else 1)
+        assert len(sent.mailtasks_ids) == 1, "a view may tell it"
 
 
 def test_suppressed_a_block_records_at_once_and_needs_no_redis(make_app):

@@ -69,8 +69,12 @@ def _framework() -> FrameworkValues:
     return framework.with_redis_of(installation_of(app).settings) if app else framework
 
 
-def _without_djangos(arguments: Sequence[str]) -> Sequence[str]:
-    """Without the options that Django has taken already, which may stand in front."""
-    while arguments and arguments[0].partition("=")[0] in _DJANGOS:
-        arguments = arguments[1 if "=" in arguments[0] else 2 :]
-    return arguments
+def _without_djangos(arguments: Sequence[str]) -> list[str]:
+    """Without the options that Django has taken already, wherever they stand."""
+    ours, left = [], iter(arguments)
+    for word in left:
+        if word.partition("=")[0] not in _DJANGOS:
+            ours.append(word)
+        elif "=" not in word:
+            next(left, None)
+    return ours
