@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import mailtasks
+from mailtasks.local.faults import CONVENTION
 from mailtasks.settings import PREFIX
 from tests.pages import fences
 
@@ -35,4 +37,9 @@ def test_the_pages_tests_pass(tmp_path: Path) -> None:
         timeout=120,
         check=False,
     )
-    assert (ran.returncode, "9 passed" in ran.stdout) == (0, True), ran.stdout
+    assert (ran.returncode, "11 passed" in ran.stdout) == (0, True), ran.stdout
+
+
+def test_its_table_has_all_words() -> None:
+    table = PAGE.read_text(encoding="utf-8").partition("| word |")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`([\w-]+)`", table)) == sorted(CONVENTION)
