@@ -173,12 +173,15 @@ def producing_app(settings: Settings) -> Celery:
 
 
 class HintLine(NamedTuple):
-    """What stands in a priority's queue."""
+    """What stands in a priority's queue.
 
-    hints: int  # how many wait
-    next_hinted: (
-        float | None
-    )  # seconds since 1970 when the next was published, by its publisher; None: not known
+    Attributes:
+        hints: how many wait.
+        next_hinted: when the next was published, in seconds since 1970 by its publisher's clock, if known.
+    """
+
+    hints: int
+    next_hinted: float | None
 
 
 class Publisher:

@@ -24,6 +24,7 @@ from mailtasks.cli.options import seconds
 from mailtasks.cli.output import cell, counted, print_json, print_line, print_pairs, print_table
 from mailtasks.errors import SettingsError
 from mailtasks.logs import JsonFormatter
+from mailtasks.outbox.row import DEFAULT_NAME
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
-TABLE: Final = "mailtasks_outbox"
 LARGEST_ID: Final = 2**63 - 1  # that the table's column takes
 
 
@@ -53,7 +53,7 @@ def _named(command: Command) -> Command:
     for decorator in (
         click.option(
             "--table",
-            default=TABLE,
+            default=DEFAULT_NAME,
             show_default=True,
             help="The outbox's table, if need be with its schema: app.mail.",
         ),

@@ -26,7 +26,7 @@ LONGEST_PAUSE: Final = 30.0  # seconds between two tries while something is away
 
 
 class OutboxRelay:
-    """Moves an outbox's rows into the ledger. Made by `Outbox.relay`.
+    """Moves an outbox's rows into the ledger. Made by the `relay` of an outbox.
 
     Args:
         store: the outbox's table.

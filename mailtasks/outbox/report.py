@@ -31,7 +31,7 @@ class OutboxStatus:
 class RowAside:
     """A row that was set aside: whose mail waits for a person, and why."""
 
-    id: int  # the row's, for `Outbox.retry`
+    id: int  # the row's, for `retry`
     batch: str
     written_at: datetime
     messages: tuple[str, ...]  # their ids; none, if the row can't be read

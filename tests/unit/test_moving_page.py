@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+from _pytest.fixtures import FixtureFunctionDefinition
 from flask import Flask
 
 import mailtasks
@@ -26,6 +27,7 @@ from mailtasks.policy.backoff import RetryPolicy
 from mailtasks.relay import Relay
 from mailtasks.settings import SETTINGS
 from mailtasks.state import State
+from mailtasks.testing import plugin
 
 ROOT = Path(mailtasks.__file__).parents[1]
 PAGE = ROOT / "docs" / "how-to" / "moving.md"
@@ -182,6 +184,7 @@ KINDS: Mapping[str, Callable[[str], bool]] = {
     "a backend": is_backend,
     "a signal": is_signal,
     "an error": is_error,
+    "a fixture": lambda span: isinstance(getattr(plugin, span, None), FixtureFunctionDefinition),
 }
 FLASK = ("Flask-Mail", "Flask-Mailman")
 

@@ -1,7 +1,6 @@
 """Django: `EMAIL_BACKEND = "mailtasks.contrib.django.backend.EmailBackend"`, and what goes with it.
 
-In INSTALLED_APPS it brings `manage.py mailtasks`, the system checks and the outbox; the backend works without
-these.
+In INSTALLED_APPS it brings `manage.py mailtasks`, system checks and the outbox; the backend works without.
 `MAILTASKS` in Django's settings holds our settings.
 """
 
