@@ -155,7 +155,7 @@ class UnknownMessage(MailtasksError, LookupError):
         self.ledger = ledger
         super().__init__(
             f"no message {id!r} is known in {ledger}: "
-            "it was never accepted there, or its retention has ended; "
+            "it was never accepted there (it may wait in an outbox), or its retention has ended; "
             "check the id and whether that is the right Redis, or `mailtasks find ADDRESS`"
         )
 

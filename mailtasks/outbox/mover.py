@@ -237,7 +237,7 @@ class Mover:
             return Change.aside(
                 row,
                 f"its idempotency key or id was used before with other content, by message {batch.id}.0; "
-                "use another key for another mail",
+                "delete the row, and write the mail with another key",
             )
         round.done["accepted" if row.state == RowState.WAITING else "accepted_again"] += 1
         if stays(row.keep):

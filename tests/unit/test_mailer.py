@@ -312,8 +312,8 @@ def test_an_id_that_nobody_knows(mailer: Mailer, id: Any) -> None:
         with pytest.raises(UnknownMessage) as caught:
             ask(id)
         assert str(caught.value) == (
-            f"no message {id!r} is known in {mailer.settings.store_url}: it was never accepted there, or its "
-            "retention has ended; "
+            f"no message {id!r} is known in {mailer.settings.store_url}: it was never accepted there (it may "
+            "wait in an outbox), or its retention has ended; "
             "check the id and whether that is the right Redis, or `mailtasks find ADDRESS`"
         )
 

@@ -215,7 +215,7 @@ def test_a_conflict_is_set_aside(mover, mailer, write, rows):
     [row] = rows()
     assert row.error == (
         f"its idempotency key or id was used before with other content, by message {id}; "
-        "use another key for another mail"
+        "delete the row, and write the mail with another key"
     )
 
 
