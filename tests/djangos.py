@@ -17,7 +17,6 @@ TEMPLATES: Final = Path(__file__).parent / "unit" / "contrib" / "django" / "temp
 if not settings.configured:
     settings.configure(
         EMAIL_BACKEND=BACKEND,
-        DEFAULT_FROM_EMAIL="The Shop <shop@example.com>",
         INSTALLED_APPS=[
             "mailtasks.contrib.django",
             "django.contrib.admin",

@@ -91,8 +91,8 @@ EXPIRES_EARLY = [
 GOES_LATE = [
     (
         "look",
-        "if not at or at > now then return save(batch) end",
-        "if not at or at + 6000 > now then return save(batch) end",
+        "if not at or at > now then\n",
+        "if not at or at + 6000 > now then\n",
     )
 ]
 QUEUED_AGAIN = [

@@ -63,7 +63,10 @@ local function look(batch)
   end
   if batch.campaign and batch.campaign.state == 'cancelled' then cancel_rest(batch) end
   local at = next_look(batch)
-  if not at or at > now then return save(batch) end
+  if not at or at > now then
+    if batch.campaign then leave_campaign_gate(batch) end -- it had its turn when nothing of it could go
+    return save(batch)
+  end
   if batch.campaign then
     if batch.campaign.state == '' then
       note_aside(batch.id, 'there is no record of its campaign')

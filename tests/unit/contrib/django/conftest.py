@@ -35,6 +35,7 @@ def override(_no_settings_around):
         overrides.append(override_settings(**changes))
         overrides[-1].enable()
 
+    override(DEFAULT_FROM_EMAIL="The Shop <shop@example.com>")  # no other test's settings should have it
     yield override
     for one in reversed(overrides):
         one.disable()
