@@ -130,6 +130,25 @@ def test_a_batch_waits_at_its_campaigns_gate_and_is_due_at_the_end_of_its_life(p
     assert plays.bench.count("unfinished:bulk") == 3
 
 
+def test_a_batch_that_has_its_turn_when_nothing_of_it_could_go_leaves_the_gate(plays: Plays) -> None:
+    """It was claimed in a pause by a hint of before, and only who is deferred is left of it."""
+    record = plays.begin()
+    [id] = plays.accept(record, rows=2)
+    plays.feed()
+    claim = plays.bench.claim(id)
+    given = results(claim, State.SENT, State.DEFERRED, delay=600)
+    plays.bench.ledger.release(claim, OWNER, given)
+    plays.campaigns.pause(plays.now(record), "a look")
+    assert plays.bench.refused(id) == "paused"
+    plays.campaigns.resume(plays.now(record))
+    assert plays.feed() == []
+    assert plays.bench.ledger.sweep() == []
+    assert (plays.gate(record), plays.bench.field(id, "q")) == ([], None)
+    plays.bench.later(600)
+    assert plays.bench.look() == []
+    assert plays.feed() == [id]
+
+
 def test_batches_are_accepted_once_and_in_order(plays: Plays) -> None:
     record = plays.begin()
     first, second, third = (plays.new(record, number) for number in range(3))
