@@ -123,7 +123,8 @@ def gather(
     gathered = Gathered()
     try:
         with Once() as once:
-            fit = _fitting(_complete(rows, required), template) if template else _complete(rows, required)
+            complete = _complete(rows, required) if required else rows
+            fit = _fitting(complete, template) if template else complete
             people = _people(once.of(files.of(fit) if files else fit), gathered, rejected)
             gathered.first = list(islice(people, _FIRST_PEOPLE))
             size = ROWS_WITH_FILES_A_BATCH if files else ROWS_A_BATCH

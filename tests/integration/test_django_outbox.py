@@ -117,6 +117,9 @@ def shop(tmp_path: Path, database_url: str, road: Callable[..., Road]) -> Iterat
     shop.close()
 
 
+@pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_redis_away_in_the_request_and_a_relay_killed_in_the_middle(shop: Shop) -> None:
     shop.made.redis.kill()
     shop.fill(TRANSACTIONS * 3)
