@@ -292,7 +292,8 @@ class Campaigns:
         """How many rows are in which state.
 
         Args:
-            known: what is remembered from one call to the next: batches of which nothing can change any more.
+            known: what is remembered from one call to the next: batches of which all is sent. What else has
+                come to an end may be retried.
         """
         known = {} if known is None else known
         total = Counter(record.counts)
@@ -302,7 +303,7 @@ class Campaigns:
         for first, end in _runs(wanted):
             for number, states in self.states(record.uid, first, end):
                 of_batch = Counter({state: states.count(state.code.encode()) for state in State})
-                if is_finished(states):
+                if of_batch[State.SENT] == len(states):
                     known[number] = of_batch
                 else:
                     total += of_batch
