@@ -97,11 +97,18 @@ def _install(app: Celery, installation: Installation) -> Celery:
 def forget_settings() -> None:
     """Let the default mailer and every installed app read their settings anew when they are next needed.
 
-    For tests, in which what settings are made from changes. What a worker has begun with stays.
+    For tests, in which what settings are made from changes. What a worker has begun with stays. Our own app
+    is made of settings through and through, so it is forgotten whole.
     """
+    global _own, _installed
     forget_default_mailer()
+    with _lock:
+        _installed = installed_app()
+        _own = None
     for app in list(_all):
         installation_of(app).forget()
+        if app.configured:
+            _lend_broker(app, app.conf)  # Celery's environment may have named one until now
         if app.finalized:
             app._pool = app.amqp._producer_pool = None  # as Celery does after a fork: for another broker
             _fit(app)

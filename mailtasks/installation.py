@@ -157,11 +157,6 @@ class Installation:
 class OwnInstallation(Installation):
     """That of our own app. Its broker is that of the settings, default or not: producers know no other."""
 
-    def forget(self) -> None:
-        """Read the settings anew; its own are those of every source, and were read when the app was made."""
-        self._given = None
-        super().forget()
-
     @cached_property
     def settings(self) -> Settings:
         """Read when they are first needed.

@@ -24,6 +24,7 @@ from mailtasks.cli.options import seconds
 from mailtasks.cli.output import cell, counted, print_json, print_line, print_pairs, print_table
 from mailtasks.errors import SettingsError
 from mailtasks.logs import JsonFormatter
+from mailtasks.outbox.report import PATIENCE
 from mailtasks.outbox.row import DEFAULT_NAME
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def run(
 @_named
 @click.option(
     "--patience",
-    default="5m",
+    default=f"{PATIENCE // 60}m",
     show_default=True,
     callback=seconds,
     help="How long a row may wait before that is a failure.",
@@ -118,7 +119,7 @@ def status(context: Context, database: str | None, table: str, patience: float, 
         print_json(asdict(found))
     else:
         _print_status(found)
-    click.get_current_context().exit(1 if found.aside or (found.waiting_seconds or 0) > patience else 0)
+    click.get_current_context().exit(1 if found.aside or found.waits_too_long(patience) else 0)
 
 
 def _print_status(found: OutboxStatus) -> None:

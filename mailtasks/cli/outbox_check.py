@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mailtasks.cli.doctor import Finding, Level
 from mailtasks.cli.output import counted
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from mailtasks.outbox.report import OutboxStatus
     from mailtasks.outbox.store import RowStore
 
-PATIENCE: Final = 300.0
-"""Seconds for which a row may wait, as for `mailtasks outbox status`."""
-
 
 def outbox_finding(store: RowStore) -> Finding:
     """Look into the table, and judge it."""
@@ -25,7 +22,7 @@ def outbox_finding(store: RowStore) -> Finding:
         with store.transaction() as rows:
             status = rows.status()
     except DatabaseError as error:
-        return Finding("outbox", Level.WARN, str(error), "without its table nothing can be written there")
+        return Finding("outbox", Level.WARN, str(error), "until then what is sent by the outbox is an error")
     return judge_outbox(status)
 
 
@@ -35,7 +32,7 @@ def judge_outbox(status: OutboxStatus) -> Finding:
         found = f"{counted(status.aside, 'row')} set aside"
         return Finding("outbox", Level.FAIL, found, "`mailtasks outbox list` says why")
     waits = f"{counted(status.rows[RowState.WAITING], 'row')} waiting"
-    if (status.waiting_seconds or 0) > PATIENCE:
+    if status.waits_too_long():
         age = timedelta(seconds=int(status.waiting_seconds or 0))
         advice = "start its relay, `mailtasks outbox run`; if one runs, its log says for what it waits"
         return Finding("outbox", Level.FAIL, f"{waits}, the oldest for {age}", advice)

@@ -10,6 +10,9 @@ from typing import Final
 from mailtasks.outbox.content import decode
 from mailtasks.outbox.row import RowState, octets
 
+PATIENCE: Final = 300
+"""Seconds for which a row may wait before that is a failure, unless somebody says otherwise."""
+
 ROWS_AT_ONCE: Final = 10  # in memory, since each may hold megabytes
 
 
@@ -25,6 +28,10 @@ class OutboxStatus:
     def aside(self) -> int:
         """How many rows were set aside."""
         return self.rows[RowState.ASIDE]
+
+    def waits_too_long(self, patience: float = PATIENCE) -> bool:
+        """Whether a row has waited for longer than so many seconds."""
+        return (self.waiting_seconds or 0) > patience
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,14 +356,27 @@ def test_the_modules_functions_go_through_the_app_that_was_installed_last(
 def test_our_own_app_reads_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAILTASKS_BROKER_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("MAILTASKS_LEASE", "20")
-    installation = own_app().mailtasks
-    mailer, default = installation.mailer, mailtasks.default_mailer()
+    default = mailtasks.default_mailer()
+    assert own_app().mailtasks.settings.lease == 20
     monkeypatch.setenv("MAILTASKS_LEASE", "30")
-    assert installation.settings.lease == 20
+    monkeypatch.setenv("MAILTASKS_BROKER_URL", "redis://127.0.0.1:1/5")
+    assert own_app().mailtasks.settings.lease == 20
     module.forget_settings()
-    assert installation.settings.lease == installation.mailer.settings.lease == 30
-    assert installation.mailer is not mailer
+    assert own_app().mailtasks.settings.lease == own_app().mailtasks.mailer.settings.lease == 30
+    assert own_app().conf.broker_url == own_app().mailtasks.settings.broker_url == "redis://127.0.0.1:1/5"
     assert mailtasks.default_mailer() is not default
+
+
+def test_an_app_that_was_configured_in_anothers_environment_is_lent_a_broker_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MAILTASKS_BROKER_URL", "redis://127.0.0.1:1/5")
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://127.0.0.1:1/0")
+    app = install(Celery("shop", set_as_current=False))
+    assert app.conf.broker_url == "redis://127.0.0.1:1/0"
+    monkeypatch.delenv("CELERY_BROKER_URL")
+    module.forget_settings()
+    assert app.conf.broker_url == app.mailtasks.settings.broker_url == "redis://127.0.0.1:1/5"
 
 
 def test_an_installed_app_that_is_led_to_another_broker(

@@ -500,6 +500,17 @@ def test_who_asks_again_reads_only_what_can_have_changed(
     assert asked == [(0, 1), (2, 3)]
 
 
+def test_who_asks_again_sees_what_another_has_retried(plays: Plays) -> None:
+    record = plays.begin()
+    [id] = plays.accept(record, rows=2)
+    plays.feed()
+    plays.send(id, State.SENT, State.FAILED)
+    known: dict[int, Counter[State]] = {}
+    assert +plays.campaigns.counts(plays.now(record), known) == {State.SENT: 1, State.FAILED: 1}
+    assert plays.bench.ledger.retry(id, {1: State.FAILED}) == (1, 0)
+    assert +plays.campaigns.counts(plays.now(record), known) == {State.SENT: 1, State.QUEUED: 1}
+
+
 def test_a_batch_that_a_hand_has_deleted_holds_up_no_other(plays: Plays) -> None:
     record = plays.begin()
     ids = plays.accept(record, 2)

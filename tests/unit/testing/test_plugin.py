@@ -571,6 +571,7 @@ def test_django_without_pytest(project, way: str) -> None:
         import threading
         from django.core import mail
         from django.test import TestCase
+        from mailtasks.celery import current_app
         from mailtasks.contrib.django.testing import delivered_for_real
 
         class SignUp(TestCase):
@@ -582,6 +583,9 @@ def test_django_without_pytest(project, way: str) -> None:
                 self.assertEqual(caught.message["Subject"], "Your code")
                 self.assertEqual(set(threading.enumerate()) - before, set())
                 self.assertEqual(mail.outbox, [])
+                given_back = current_app().mailtasks.settings
+                self.assertEqual(given_back.broker_url, "redis://127.0.0.1:1/0")
+                self.assertEqual(given_back.relay.port, 1)
 
             def test_as_ever(self):
                 self.client.post("/signup")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
 from mailtasks.contrib.django import checks
+from mailtasks.contrib.django.backend import EmailBackend
 
 
 def found(*, of="mailtasks."):
@@ -43,8 +47,12 @@ def test_a_wrong_setting(override, given, sentence):
         call_command("check")
 
 
-def test_a_relay_that_only_django_knows(override):
-    override(EMAIL_HOST="smtp.example.com", MAILTASKS={})
+@pytest.mark.parametrize("name", ["EmailBackend", "AtOnce"])
+def test_a_relay_that_only_django_knows(name, override, monkeypatch):
+    shop = ModuleType("shop_mail")
+    shop.EmailBackend, shop.AtOnce = EmailBackend, type("AtOnce", (EmailBackend,), {})
+    monkeypatch.setitem(sys.modules, "shop_mail", shop)
+    override(EMAIL_HOST="smtp.example.com", MAILTASKS={}, EMAIL_BACKEND=f"shop_mail.{name}")
     warning = found()["mailtasks.W001"]
     assert "EMAIL_HOST is 'smtp.example.com', but mail goes to the relay smtp://127.0.0.1:25" in warning.msg
     assert 'MAILTASKS["RELAY"]' in warning.hint
@@ -55,6 +63,7 @@ def test_a_relay_that_only_django_knows(override):
     [
         {"EMAIL_HOST": "smtp.example.com", "MAILTASKS": {"RELAY": "smtp://smtp.example.com"}},
         {"EMAIL_HOST": "smtp.example.com", "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend"},
+        {"EMAIL_HOST": "smtp.example.com", "EMAIL_BACKEND": "nowhere.EmailBackend"},
         {"EMAIL_HOST": "smtp.example.com", "MAILTASKS": {"LEASE": "wrong"}},
     ],
 )
